@@ -1,0 +1,1 @@
+//! Load and replication scenarios, latency histograms, peers side by side.

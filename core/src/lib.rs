@@ -1,0 +1,1 @@
+//! One shard's data: values, keyspace, commands, RESP and RDB. No I/O, no clock, no threads.

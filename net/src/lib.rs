@@ -1,0 +1,1 @@
+//! The network ring, connections, configuration and the server binary.

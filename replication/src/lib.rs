@@ -1,0 +1,1 @@
+//! The merge stage, the ordered log, PSYNC and snapshots.

@@ -1,0 +1,1 @@
+//! Shards, the mailboxes between them, program order and multi-shard transactions.
