@@ -1,1 +1,6 @@
 //! The merge stage, the ordered log, PSYNC and snapshots.
+
+pub mod acks;
+pub mod ids;
+pub mod log;
+pub mod merge;

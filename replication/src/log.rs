@@ -446,7 +446,10 @@ mod tests {
         log.append(Bytes::from_static(&[7; 60]));
         log.trim();
         assert_eq!((log.first_byte(), log.histlen_bytes(), log.end_offset()), (111, 50, 160));
-        assert_eq!([110, 111, 160, 161, 162].map(|b| log.can_continue_with(b)), [false, true, true, true, false]);
+        assert_eq!(
+            [110, 111, 160, 161, 162].map(|b| log.can_continue_with(b)),
+            [false, true, true, true, false]
+        );
         assert!(!log.can_continue_with(0) && !log.can_continue_with(u64::MAX));
         log.deactivate();
         assert_eq!((log.first_byte(), log.end_offset()), (0, 160));
