@@ -4,3 +4,5 @@ pub mod acks;
 pub mod ids;
 pub mod log;
 pub mod merge;
+pub mod psync;
+pub mod sharing;

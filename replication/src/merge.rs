@@ -37,9 +37,15 @@ impl Segment {
     }
 }
 
-/// A question a ticket carries: at which offset does it end? Asked for a snapshot's cut and for `WAIT`.
+/// A question a ticket carries: at which offset does it end? The number is the asker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mark(pub u64);
+pub enum Mark {
+    /// Nothing but the question, as `WAIT` asks it.
+    Offset(u64),
+    /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
+    /// be merged in the same call, before the asker could say so.
+    Cut(u64),
+}
 
 /// The answer: the stream's offset after the ticket's effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +87,8 @@ impl Merge {
         self.early.len()
     }
 
-    /// A reader starts who does not know the database (a full sync's stream), or the stream so far came from elsewhere
-    /// (promotion): the next effect is preceded by `SELECT`.
+    /// A reader starts here who does not know the database, or the stream so far came from elsewhere (promotion): the
+    /// next effect is preceded by `SELECT`.
     pub fn forget_db(&mut self) {
         self.stream_db = None;
     }
@@ -134,6 +140,9 @@ impl Merge {
         debug_assert!(rest.is_empty());
         if let Some(mark) = arrival.mark {
             marked.push(Marked { mark, offset: log.end_offset() });
+            if matches!(mark, Mark::Cut(_)) {
+                self.forget_db();
+            }
         }
         self.next_ticket += 1;
     }
@@ -199,6 +208,7 @@ mod tests {
                 at = to;
             }
             marked.extend(mark.map(|mark| Marked { mark, offset: stream.len() as u64 }));
+            db = db.filter(|_| !matches!(mark, Some(Mark::Cut(_))));
         }
         (stream, marked)
     }
@@ -207,8 +217,11 @@ mod tests {
     fn one_stream_any_arrival_order_of_k_shards_merges_to_ticket_order() {
         for seed in 0..200 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let tickets: Vec<_> = (0..rng.usize(1..120))
-                .map(|i| (random_segment(&mut rng), (rng.u8(..4) == 0).then_some(Mark(i as u64))))
+            let tickets: Vec<_> = (0..rng.u64(1..120))
+                .map(|i| {
+                    let mark = [Some(Mark::Offset(i)), Some(Mark::Cut(i)), None, None, None][rng.usize(..5)];
+                    (random_segment(&mut rng), mark)
+                })
                 .collect();
             // Each shard hands in its own tickets in order; the shards run at random speeds.
             let shards = rng.usize(1..9);
@@ -234,15 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn cut_a_mark_names_the_offset_after_its_ticket_though_it_came_early() {
+    fn cut_names_the_offset_after_its_ticket_and_what_follows_selects_its_database() {
         let (mut merge, mut log, mut marked) = (Merge::new(5, 10), new_log(), Vec::new());
-        merge.submit(6, Segment::default(), Some(Mark(77)), &mut log, &mut marked);
+        merge.submit(6, Segment::default(), Some(Mark::Cut(77)), &mut log, &mut marked);
         merge.submit(7, Segment::of(0, Bytes::from_static(b"after")), None, &mut log, &mut marked);
         assert!(marked.is_empty());
         merge.submit(5, Segment::of(0, Bytes::from_static(b"before")), None, &mut log, &mut marked);
         let select_bytes = select(0).len() as u64;
-        assert_eq!(marked, [Marked { mark: Mark(77), offset: select_bytes + 6 }]);
-        assert_eq!(log.end_offset(), select_bytes + 11);
+        assert_eq!(marked, [Marked { mark: Mark::Cut(77), offset: select_bytes + 6 }]);
+        assert_eq!(log.end_offset(), 2 * select_bytes + 11);
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A length. Whoever sizes a table by it must bound it first: see [`Cursor::count_hint`].
-    pub fn len(&mut self) -> Result<u64, Stop> {
+    pub fn length(&mut self) -> Result<u64, Stop> {
         self.atomically(|c| {
             let start = c.clone();
             match c.len_or_form()? {
@@ -213,8 +213,8 @@ impl<'a> Cursor<'a> {
             Ok(match c.len_or_form()? {
                 Length::Plain(len) => Cow::Borrowed(c.bytes(start.bounded(len)?)?),
                 Length::Special(string_form::LZF) => {
-                    let packed_len = start.bounded(c.len()?)?;
-                    let len = start.bounded(c.len()?)?;
+                    let packed_len = start.bounded(c.length()?)?;
+                    let len = start.bounded(c.length()?)?;
                     if !lzf::is_plausible(packed_len as u64, len as u64) {
                         return Err(start.fault(FaultKind::Lzf));
                     }
@@ -313,16 +313,15 @@ mod tests {
     use super::*;
     use crate::rdb::{Writer, WriterOptions};
 
+    type Check = Box<dyn Fn(&mut Cursor<'_>) -> Result<bool, Stop>>;
+
     /// Writes a random primitive and returns how to check that it was read back.
-    fn random_primitive(
-        rng: &mut fastrand::Rng,
-        writer: &mut Writer,
-    ) -> Box<dyn Fn(&mut Cursor<'_>) -> Result<bool, Stop>> {
+    fn random_primitive(rng: &mut fastrand::Rng, writer: &mut Writer) -> Check {
         match rng.u8(..6) {
             0 => {
                 let len = rng.u64(..) >> rng.u8(..64);
-                writer.len(len);
-                Box::new(move |c| Ok(c.len()? == len))
+                writer.length(len);
+                Box::new(move |c| Ok(c.length()? == len))
             }
             1 => {
                 let number = rng.i64(..) >> rng.u8(..64);

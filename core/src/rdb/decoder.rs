@@ -165,11 +165,13 @@ impl Decoder {
         let mut next = self.pending.clone_attributes();
         let event = match code {
             op::AUX => Some(Event::Aux { name: cursor.string()?.into(), value: cursor.string()?.into() }),
-            op::SELECTDB => Some(Event::SelectDb(cursor.len()?)),
-            op::RESIZEDB => Some(Event::ResizeDb { keys: cursor.len()?, expires: cursor.len()? }),
-            op::SLOT_INFO => {
-                Some(Event::SlotInfo { slot: cursor.len()?, keys: cursor.len()?, expires: cursor.len()? })
-            }
+            op::SELECTDB => Some(Event::SelectDb(cursor.length()?)),
+            op::RESIZEDB => Some(Event::ResizeDb { keys: cursor.length()?, expires: cursor.length()? }),
+            op::SLOT_INFO => Some(Event::SlotInfo {
+                slot: cursor.length()?,
+                keys: cursor.length()?,
+                expires: cursor.length()?,
+            }),
             op::FUNCTION2 => Some(Event::Function(cursor.string()?.into())),
             op::MODULE_AUX => Some(Event::ModuleAux(skip_module_aux(&mut cursor)?)),
             op::EXPIRETIME_MS => {
@@ -181,7 +183,7 @@ impl Decoder {
                 None
             }
             op::IDLE => {
-                next.idle_s = Some(cursor.len()?);
+                next.idle_s = Some(cursor.length()?);
                 None
             }
             op::FREQ => {
@@ -230,12 +232,12 @@ impl KeyHeader {
 }
 
 fn skip_module_aux(cursor: &mut Cursor<'_>) -> Result<u64, Stop> {
-    let id = cursor.len()?;
+    let id = cursor.length()?;
     loop {
         let start = cursor.clone();
-        match cursor.len()? {
+        match cursor.length()? {
             module_part::EOF => return Ok(id),
-            module_part::SIGNED | module_part::UNSIGNED => drop(cursor.len()?),
+            module_part::SIGNED | module_part::UNSIGNED => drop(cursor.length()?),
             module_part::FLOAT => drop(cursor.float()?),
             module_part::DOUBLE => drop(cursor.double()?),
             module_part::STRING => drop(cursor.string()?),
@@ -252,11 +254,11 @@ mod tests {
     /// One entry as the tests see it: what stands before the value, and the value, a string.
     type Entry = (KeyHeader, Vec<u8>);
 
+    /// What a file has come to: events, entries, and the bytes behind its end.
+    type Decoded = (Vec<Event>, Vec<Entry>, Vec<u8>);
+
     /// Feeds `file` in the pieces that `sizes` yields; returns what came out and what followed the end.
-    fn decode(
-        file: &[u8],
-        mut sizes: impl FnMut() -> usize,
-    ) -> Result<(Vec<Event>, Vec<Entry>, Vec<u8>), Fault> {
+    fn decode(file: &[u8], mut sizes: impl FnMut() -> usize) -> Result<Decoded, Fault> {
         let mut decoder = Decoder::new(Limits { string_bytes: 1 << 20 }, true);
         let (mut events, mut entries) = (Vec::new(), Vec::new());
         let mut rest = file;

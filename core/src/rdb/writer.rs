@@ -136,14 +136,14 @@ impl Writer {
     /// The database of the keys that follow.
     pub fn select_db(&mut self, db: u64) {
         self.out.push(op::SELECTDB);
-        self.len(db);
+        self.length(db);
     }
 
     /// How many keys the selected database has, and how many of them expire: a hint for the reader's tables.
     pub fn resize_db(&mut self, keys: u64, expires: u64) {
         self.out.push(op::RESIZEDB);
-        self.len(keys);
-        self.len(expires);
+        self.length(keys);
+        self.length(expires);
     }
 
     /// A function library.
@@ -161,7 +161,7 @@ impl Writer {
     /// Seconds since the next key was used.
     pub fn idle(&mut self, idle_s: u64) {
         self.out.push(op::IDLE);
-        self.len(idle_s);
+        self.length(idle_s);
     }
 
     /// The next key's LFU counter.
@@ -182,7 +182,7 @@ impl Writer {
     }
 
     /// A length or any other unsigned number.
-    pub fn len(&mut self, len: u64) {
+    pub fn length(&mut self, len: u64) {
         if len < 1 << 6 {
             self.out.push(len as u8);
         } else if len < 1 << 14 {
@@ -215,7 +215,7 @@ impl Writer {
     }
 
     fn plain(&mut self, bytes: &[u8]) {
-        self.len(bytes.len() as u64);
+        self.length(bytes.len() as u64);
         self.out.extend_from_slice(bytes);
     }
 
@@ -248,8 +248,8 @@ impl Writer {
             return false;
         };
         self.special(string_form::LZF);
-        self.len(packed_len as u64);
-        self.len(bytes.len() as u64);
+        self.length(packed_len as u64);
+        self.length(bytes.len() as u64);
         self.out.extend_from_slice(&self.packed);
         true
     }
