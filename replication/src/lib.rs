@@ -1,6 +1,7 @@
 //! The merge stage, the ordered log, PSYNC and snapshots.
 
 pub mod acks;
+pub mod framing;
 pub mod ids;
 pub mod log;
 pub mod merge;
