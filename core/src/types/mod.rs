@@ -9,6 +9,7 @@ pub mod intset;
 pub mod list;
 pub mod listpack;
 pub mod num;
+pub mod ordered;
 pub mod quicklist;
 
 /// When a value leaves its compact encoding. The fields are the `redis.conf` directives of the same names.
