@@ -334,6 +334,15 @@ impl Client {
         }
     }
 
+    /// The bare socket, for whoever drives it differently.
+    ///
+    /// # Panics
+    /// When replies have arrived that were not taken.
+    pub fn into_stream(self) -> Stream {
+        assert!(self.decoder.buffered().is_empty() && self.pushes.is_empty(), "replies would be lost");
+        self.decoder.into_source()
+    }
+
     /// `INFO section` as a map from field to value.
     ///
     /// # Errors

@@ -6,6 +6,12 @@
 
 pub mod client;
 pub mod dataset;
+pub mod fill;
+pub mod load;
 pub mod peers;
+pub mod probe;
+pub mod report;
 pub mod resp;
+pub mod schedule;
 pub mod sys;
+pub mod workload;

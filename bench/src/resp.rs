@@ -328,6 +328,11 @@ impl<R: Read> Decoder<R> {
         &mut self.source
     }
 
+    /// The reader; what is [buffered](Decoder::buffered) is lost.
+    pub fn into_source(self) -> R {
+        self.source
+    }
+
     /// Bytes received and not yet given out.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..self.end]

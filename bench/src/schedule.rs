@@ -35,7 +35,8 @@ impl Schedule {
     pub fn due(&self, now_ns: u64) -> u64 {
         let Some(elapsed_ns) = now_ns.checked_sub(self.start_ns) else { return 0 };
         // Operation n is due from the ceiling of its exact time, as intended_ns rounds down: count, then correct.
-        let estimate = (u128::from(elapsed_ns) * u128::from(self.rate_milli) / (u128::from(NS_PER_S) * 1000)) as u64;
+        let estimate =
+            (u128::from(elapsed_ns) * u128::from(self.rate_milli) / (u128::from(NS_PER_S) * 1000)) as u64;
         let mut due = estimate + 1;
         while self.intended_ns(due) <= now_ns {
             due += 1;

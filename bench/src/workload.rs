@@ -86,6 +86,11 @@ impl Mix {
             .expect("the weights sum up to the total")
     }
 
+    /// One command only.
+    pub fn only(op: Op) -> Mix {
+        Mix { parts: vec![(op, 1)], total: 1 }
+    }
+
     /// `ratio` of reads (`get`), the rest writes (`set`).
     ///
     /// # Errors
@@ -151,7 +156,9 @@ impl FromStr for Keys {
                 Ok(exponent) if (0.01..=10.0).contains(&exponent) => Ok(Keys::Zipf(exponent)),
                 _ => Err(format!("{exponent:?} is no exponent between 0.01 and 10")),
             },
-            _ => Err(format!("no distribution is called {text:?}: uniform, zipf, zipf:EXPONENT or sequential")),
+            _ => {
+                Err(format!("no distribution is called {text:?}: uniform, zipf, zipf:EXPONENT or sequential"))
+            }
         }
     }
 }
@@ -437,7 +444,10 @@ mod tests {
                 let expected = f64::from(draws) * (rank as f64).powf(-exponent) / sum;
                 let got = f64::from(drawn[rank as usize - 1]);
                 // Five standard deviations of the count.
-                assert!((got - expected).abs() < 5.0 * expected.sqrt(), "{exponent} {rank}: {got}, {expected}");
+                assert!(
+                    (got - expected).abs() < 5.0 * expected.sqrt(),
+                    "{exponent} {rank}: {got}, {expected}"
+                );
             }
         }
         assert_eq!(Zipf::new(1, 0.99).draw(&mut Rng::with_seed(1)), 1);
