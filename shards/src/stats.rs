@@ -51,10 +51,10 @@ impl CommandStats {
     /// Counts an error by its code.
     pub fn error(&mut self, text: &str) {
         let code = text.split(' ').next().unwrap_or("ERR");
-        match self.errors.get_mut(code) {
-            Some(count) => *count += 1,
-            None if self.errors.len() < MAX_ERRORS => drop(self.errors.insert(code.to_string(), 1)),
-            None => {}
+        if let Some(count) = self.errors.get_mut(code) {
+            *count += 1;
+        } else if self.errors.len() < MAX_ERRORS {
+            self.errors.insert(code.to_string(), 1);
         }
     }
 

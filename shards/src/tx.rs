@@ -349,6 +349,7 @@ impl Shard {
         if let Handler::Whole(run) = declared.handler {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
+            let (time, replica) = (self.time(), self.replica);
             let mut ctx = WholeCtx {
                 slices: &mut parts,
                 effects: &mut self.effects,
@@ -356,8 +357,8 @@ impl Shard {
                 rng: &mut self.rng,
                 settings: &self.settings,
                 db,
-                time: self.time(),
-                replica: self.replica,
+                time,
+                replica,
             };
             let outcome = run(&mut ctx, args);
             self.stats.called(id, 0, outcome.is_err());

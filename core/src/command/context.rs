@@ -54,7 +54,7 @@ impl AccessClock {
                 // entry's address are random enough to decide.
                 let excess = count.saturating_sub(LFU_INIT);
                 let dice = (now_ms as u32 ^ entry.key().as_ptr() as u32).wrapping_mul(0x9e37_79b9) >> 8;
-                let grows = count < 255 && dice % (excess * log_factor + 1) == 0;
+                let grows = count < 255 && dice.is_multiple_of(excess * log_factor + 1);
                 entry.set_lru(minutes(now_ms) << 8 | (count + u32::from(grows)));
             }
         }

@@ -9,6 +9,8 @@ pub mod intset;
 pub mod list;
 pub mod listpack;
 pub mod num;
+mod object;
+pub use object::Object;
 pub mod ordered;
 pub mod quicklist;
 
