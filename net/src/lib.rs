@@ -1,1 +1,3 @@
 //! The network ring, connections, configuration and the server binary.
+
+pub mod ring;
