@@ -43,7 +43,9 @@ fn load_reports_what_the_server_counted() {
 #[test]
 fn a_fixed_rate_load_keeps_its_rate_and_prints_progress() {
     let peer = Kind::Redis7.start().unwrap();
-    let ended = bench(&peer, &["load", "--rate", "500", "--duration", "2", "--read-ratio", "0.9", "--json"]);
+    // Room for a second's operations, should the machine be that busy.
+    let room = ["load", "-P", "10", "--rate", "500", "--duration", "2"];
+    let ended = bench(&peer, &[&room[..], &["--read-ratio", "0.9", "--json"]].concat());
     assert!(ended.status.success(), "{}", text(&ended.stderr));
     let json = text(&ended.stdout);
     assert!(json.contains("\"name\":\"all\",\"ops\":1000,"), "{json}");
@@ -60,8 +62,8 @@ fn fill_and_probe_print_their_tables() {
     assert!(table.contains("new_keys 20000.0") && table.contains("rss_bytes_per_key"), "{table}");
     let ended = bench(&peer, &["probe", "--csv", "--", "sleep", "0.2"]);
     assert!(ended.status.success(), "{}", text(&ended.stderr));
-    let ops = csv_value(&text(&ended.stdout), "probe", "ops");
-    assert!((100.0..=400.0).contains(&ops), "{ops} requests in about 200 ms");
+    let rate = csv_value(&text(&ended.stdout), "probe", "ops_per_s");
+    assert!((800.0..=1200.0).contains(&rate), "{rate} requests per second at one a millisecond");
 }
 
 #[test]
