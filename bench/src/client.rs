@@ -392,7 +392,7 @@ impl<T: Argument + ?Sized> Argument for &T {
 #[macro_export]
 macro_rules! cmd {
     ($($arg:expr),+ $(,)?) => {
-        vec![$($crate::client::Argument::to_argument(&$arg)),+]
+        ::std::vec::Vec::from([$($crate::client::Argument::to_argument(&$arg)),+])
     };
 }
 

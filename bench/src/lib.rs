@@ -14,4 +14,5 @@ pub mod report;
 pub mod resp;
 pub mod schedule;
 pub mod sys;
+pub mod wait;
 pub mod workload;

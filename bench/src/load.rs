@@ -503,6 +503,7 @@ impl<'a> Worker<'a> {
 mod tests {
     use super::*;
     use crate::peers::{Kind, Peer};
+    use crate::wait;
     use crate::workload::Keys;
 
     fn plan(peer: &Peer, mix: &str) -> Plan {
@@ -531,6 +532,12 @@ mod tests {
         let line = stats.get(&format!("cmdstat_{command}")).cloned().unwrap_or_default();
         let calls = line.split(',').find_map(|field| field.strip_prefix("calls="));
         calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// Waits until the load has begun.
+    fn under_way(peer: &Peer) {
+        wait::until("the load is under way", Duration::from_secs(20), || Ok(calls(peer, "get") >= 100))
+            .unwrap();
     }
 
     #[test]
@@ -571,7 +578,7 @@ mod tests {
         let peer = Kind::Redis7.start().unwrap();
         let plan = Plan {
             rate_per_s: Some(1000.0),
-            requests: Some(1000),
+            requests: Some(3000),
             connections: 2,
             pipeline: 1,
             ..plan(&peer, "get")
@@ -580,11 +587,11 @@ mod tests {
             let load = scope.spawn(|| run(&plan, &mut |_| {}));
             let mut other = peer.client().unwrap();
             // The stall begins when the load is under way.
-            while calls(&peer, "get") < 100 {}
+            under_way(&peer);
             other.call(&["DEBUG", "SLEEP", "0.3"]).unwrap();
             load.join().unwrap().unwrap()
         });
-        assert_eq!(summary.all.ops(), 1000);
+        assert_eq!(summary.all.ops(), 3000);
         // Only two requests were in flight, but about 200 were due in the first 200 ms of the stall.
         let slow = summary.all.latencies_ns.count_between(100_000_000, u64::MAX);
         assert!(slow >= 100, "{slow} operations waited 100 ms or more");
@@ -617,7 +624,7 @@ mod tests {
         let endless = Plan { requests: None, duration: Some(Duration::from_secs(60)), ..good.clone() };
         let error = std::thread::scope(|scope| {
             let load = scope.spawn(|| run(&endless, &mut |_| {}));
-            while calls(&peer, "get") < 100 {}
+            under_way(&peer);
             peer.kill().unwrap();
             load.join().unwrap().unwrap_err()
         });

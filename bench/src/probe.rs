@@ -76,6 +76,7 @@ mod tests {
     use super::*;
     use crate::cmd;
     use crate::peers::Kind;
+    use crate::wait;
 
     /// The server itself stalls, for a known time, in the middle of the probe.
     #[test]
@@ -83,6 +84,10 @@ mod tests {
         let peer = Kind::Redis7.start().unwrap();
         let mut other = peer.client().unwrap();
         let probe = Probe::start(peer.client().unwrap(), cmd!["GET", "a"], Duration::from_millis(1)).unwrap();
+        wait::until("the probe is under way", Duration::from_secs(20), || {
+            Ok(other.info("commandstats")?.contains_key("cmdstat_get"))
+        })
+        .unwrap();
         other.call(&["DEBUG", "SLEEP", "0.2"]).unwrap();
         let latencies_ns = probe.stop().unwrap();
         assert!(latencies_ns.max() >= 150_000_000, "max {} ns", latencies_ns.max());
