@@ -1,1 +1,6 @@
 //! The network ring, connections, configuration and the server binary.
+
+pub mod config;
+
+pub mod log;
+pub mod startup;
