@@ -1,6 +1,5 @@
 //! The network ring, connections, configuration and the server binary.
 
 pub mod config;
-
 pub mod log;
 pub mod startup;

@@ -95,12 +95,13 @@ struct Logger {
     /// Serializes writes from before the writer started, and from a crash.
     direct: Mutex<()>,
     queue: OnceLock<Sender<Item>>,
+    /// Lines lost because the queue was full or the target refused them.
+    dropped: AtomicU64,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Notice as u8);
 static ROLE: AtomicU8 = AtomicU8::new(b'C');
-static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Says where lines go. Until then they go to the standard output. To be called once; later calls change nothing.
 pub fn init(target: Target, level: LogLevel) {
@@ -125,7 +126,7 @@ pub fn enabled(level: LogLevel) -> bool {
 
 /// Lines dropped since the start because the queue was full or the target refused them.
 pub fn dropped_lines() -> u64 {
-    DROPPED.load(Ordering::Relaxed)
+    logger().dropped.load(Ordering::Relaxed)
 }
 
 /// Logs a line. Never blocks once the writer runs. Use the `log_*` macros.
@@ -163,7 +164,11 @@ pub fn install_panic_hook() {
         let thread = std::thread::current();
         write(
             LogLevel::Warning,
-            format_args!("Braid {} crashed in thread {}: {panic}", env!("CARGO_PKG_VERSION"), thread.name().unwrap_or("?")),
+            format_args!(
+                "Braid {} crashed in thread {}: {panic}",
+                env!("CARGO_PKG_VERSION"),
+                thread.name().unwrap_or("?")
+            ),
         );
         flush();
         former(panic);
@@ -176,7 +181,7 @@ fn logger() -> &'static Logger {
 
 impl Logger {
     fn new(target: Target) -> Self {
-        Self { target, direct: Mutex::new(()), queue: OnceLock::new() }
+        Self { target, direct: Mutex::new(()), queue: OnceLock::new(), dropped: AtomicU64::new(0) }
     }
 
     fn accept(&self, record: Record) {
@@ -190,7 +195,7 @@ impl Logger {
         match queue.try_send(Item::Record(record)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                DROPPED.fetch_add(1, Ordering::Relaxed);
+                self.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -229,7 +234,7 @@ impl Logger {
                     Item::Flush(done) => waiting.push(done),
                 }
             }
-            let dropped = dropped_lines();
+            let dropped = self.dropped.load(Ordering::Relaxed);
             if dropped > reported {
                 format_record(&mut batch, &dropped_record(dropped - reported));
                 reported = dropped;
@@ -245,7 +250,7 @@ impl Logger {
     fn put(&self, text: &[u8], lines: u64) {
         if !text.is_empty() && self.target.write(text).is_err() {
             // There is nowhere to say so but the count, which the next batch that gets through reports.
-            DROPPED.fetch_add(lines, Ordering::Relaxed);
+            self.dropped.fetch_add(lines, Ordering::Relaxed);
         }
     }
 }
@@ -256,13 +261,21 @@ fn dropped_record(count: u64) -> Record {
         unix_ms: u64::try_from(unix_ms).unwrap_or(u64::MAX),
         role: ROLE.load(Ordering::Relaxed),
         level: LogLevel::Warning,
-        message: format!("{count} log lines were dropped because they came faster than they could be written"),
+        message: format!("{count} log lines were dropped because they could not be written in time"),
     }
 }
 
 fn format_record(out: &mut String, record: &Record) {
     let local = local_time(record.unix_ms / 1000);
-    format_line(out, std::process::id(), record.role, &local, record.unix_ms % 1000, record.level, &record.message);
+    format_line(
+        out,
+        std::process::id(),
+        record.role,
+        &local,
+        record.unix_ms % 1000,
+        record.level,
+        &record.message,
+    );
 }
 
 /// A time of day as the log shows it.
@@ -305,7 +318,8 @@ fn format_line(
     level: LogLevel,
     message: &str,
 ) {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mark = match level {
         LogLevel::Debug => '.',
         LogLevel::Verbose => '-',
@@ -392,7 +406,15 @@ mod tests {
         format_line(&mut out, 1, b'M', &LocalTime::default(), 0, LogLevel::Notice, "a\nb\r\u{1b}");
         assert!(out.ends_with("* a\\nb\\r\\x1b\n"), "{out}");
         out.clear();
-        format_line(&mut out, 1, b'M', &LocalTime::default(), 0, LogLevel::Notice, &"é".repeat(MAX_MESSAGE_BYTES));
+        format_line(
+            &mut out,
+            1,
+            b'M',
+            &LocalTime::default(),
+            0,
+            LogLevel::Notice,
+            &"é".repeat(MAX_MESSAGE_BYTES),
+        );
         assert!(out.ends_with("é...\n") && out.len() < MAX_MESSAGE_BYTES + 64);
     }
 
@@ -424,17 +446,20 @@ mod tests {
         let logger = leaked(Target::Stdout);
         let (sender, receiver) = bounded(2);
         logger.queue.set(sender).unwrap();
-        let before = dropped_lines();
         for _ in 0..5 {
             logger.accept(record("x"));
         }
         assert_eq!(receiver.len(), 2);
-        assert!(dropped_lines() >= before + 3);
+        assert_eq!(logger.dropped.load(Ordering::Relaxed), 3);
     }
 
     #[test]
     fn a_log_file_that_cannot_be_opened_is_an_error() {
-        assert!(Target::open("/nonexistent/log").unwrap_err().starts_with("Can't open the log file '/nonexistent/log'"));
+        assert!(
+            Target::open("/nonexistent/log")
+                .unwrap_err()
+                .starts_with("Can't open the log file '/nonexistent/log'")
+        );
         assert_eq!(Target::open(""), Ok(Target::Stdout));
     }
 

@@ -39,12 +39,29 @@ pub fn command() -> Command {
         .override_usage("braid-server [braid.conf | -] [--directive value ...]")
         .after_help(AFTER_HELP)
         .disable_version_flag(true)
-        .arg(Arg::new("version").short('v').short_alias('V').long("version").action(ArgAction::Version)
-            .help("Print the version"))
-        .arg(Arg::new("file").value_name("braid.conf").num_args(0..=2).value_parser(clap::value_parser!(PathBuf))
-            .help("Configuration file in redis.conf syntax; - reads the standard input"))
-        .arg(Arg::new("include").long("include").value_name("path").action(ArgAction::Append)
-            .help("Read another configuration file; the name may be a pattern such as conf.d/*.conf"));
+        .arg(
+            Arg::new("version")
+                .short('v')
+                .short_alias('V')
+                .long("version")
+                .action(ArgAction::Version)
+                .help("Print the version"),
+        )
+        .arg(
+            Arg::new("file")
+                .value_name("braid.conf")
+                .num_args(0..=2)
+                .action(ArgAction::Append)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Configuration file in redis.conf syntax; - reads the standard input"),
+        )
+        .arg(
+            Arg::new("include")
+                .long("include")
+                .value_name("path")
+                .action(ArgAction::Append)
+                .help("Read another configuration file; the name may be a pattern such as conf.d/*.conf"),
+        );
     for directive in directives() {
         let mut arg = Arg::new(directive.name)
             .long(directive.name)
@@ -55,7 +72,9 @@ pub fn command() -> Command {
             .help(help(directive));
         arg = match directive.group {
             Group::Stock => arg.hide(true),
-            Group::Encodings | Group::Limits | Group::Monitoring | Group::AppendOnly => arg.hide_short_help(true),
+            Group::Encodings | Group::Limits | Group::Monitoring | Group::AppendOnly => {
+                arg.hide_short_help(true)
+            }
             _ => arg,
         };
         command = command.arg(arg);
@@ -79,7 +98,8 @@ fn help(directive: &Directive) -> String {
 /// What clap says about it, which includes the texts of `--help` and `--version`: `exit()` prints and ends.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
     let mut command = command();
-    let joined = join(arguments).map_err(|message| command.error(clap::error::ErrorKind::InvalidUtf8, message))?;
+    let joined =
+        join(arguments).map_err(|message| command.error(clap::error::ErrorKind::InvalidUtf8, message))?;
     let matches = command.try_get_matches_from_mut(joined)?;
     let mut parsed = Arguments::default();
     for path in matches.get_many::<PathBuf>("file").into_iter().flatten() {
@@ -88,7 +108,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
         } else if parsed.file.is_none() && !parsed.stdin {
             parsed.file = Some(path.clone());
         } else {
-            let message = format!("one configuration file is enough, but '{}' was given too\n", path.display());
+            let message =
+                format!("one configuration file is enough, but '{}' was given too\n", path.display());
             return Err(command.error(clap::error::ErrorKind::TooManyValues, message));
         }
     }
@@ -96,7 +117,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
     for name in directives().map(|directive| directive.name).chain(["include"]) {
         let words = matches.get_many::<String>(name).into_iter().flatten();
         let places = matches.indices_of(name).into_iter().flatten();
-        flags.extend(places.zip(words).map(|(place, words)| (place, format!("{name} {words}").trim_end().to_owned())));
+        flags.extend(
+            places.zip(words).map(|(place, words)| (place, format!("{name} {words}").trim_end().to_owned())),
+        );
     }
     flags.sort_by_key(|(place, _)| *place);
     parsed.flags = flags.into_iter().map(|(_, line)| line).collect();
@@ -112,27 +135,30 @@ fn join(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, 
         arguments.pop();
     }
     let mut joined: Vec<OsString> = Vec::new();
-    let mut flag: Option<String> = None;
+    // The flag under way: `--name=`, to be followed by its words.
+    let mut flag: Option<(String, Vec<String>)> = None;
+    let finished = |(name, words): (String, Vec<String>)| OsString::from(name + &words.join(" "));
     for argument in arguments {
         let text = argument.to_str();
         if let Some(name) = text.and_then(|text| text.strip_prefix("--")) {
-            joined.extend(flag.take().map(OsString::from));
-            flag = Some(match name.split_once('=') {
-                Some((name, value)) => format!("--{}={}", name.to_ascii_lowercase(), quote(value)),
-                None if matches!(name, "help" | "version") => argument.to_string_lossy().into_owned(),
-                None => format!("--{}=", name.to_ascii_lowercase()),
-            });
-        } else if let Some(flag) = &mut flag {
-            let text = text.ok_or_else(|| format!("'{}' is not valid UTF-8\n", argument.to_string_lossy()))?;
-            if !flag.ends_with('=') {
-                flag.push(' ');
+            joined.extend(flag.take().map(finished));
+            let (name, words) = match name.split_once('=') {
+                Some((name, value)) => (name, vec![quote(value)]),
+                None => (name, vec![]),
+            };
+            match name {
+                "help" | "version" => joined.push(argument),
+                _ => flag = Some((format!("--{}=", name.to_ascii_lowercase()), words)),
             }
-            flag.push_str(&quote(text));
+        } else if let Some((_, words)) = &mut flag {
+            let text =
+                text.ok_or_else(|| format!("'{}' is not valid UTF-8\n", argument.to_string_lossy()))?;
+            words.push(quote(text));
         } else {
             joined.push(argument);
         }
     }
-    joined.extend(flag.map(OsString::from));
+    joined.extend(flag.map(finished));
     joined.extend(stdin.then(|| OsString::from("-")));
     Ok(joined)
 }
@@ -158,10 +184,24 @@ mod tests {
     fn a_flag_takes_all_words_up_to_the_next() {
         assert_eq!(flags(&["--port", "6380", "--save", ""]), ["port 6380", "save \"\""]);
         assert_eq!(
-            flags(&["--save", "1", "2", "--bind", "127.0.0.1", "-::1", "--SAVE", "3 4", "--list-max-listpack-size", "-5"]),
+            flags(&[
+                "--save",
+                "1",
+                "2",
+                "--bind",
+                "127.0.0.1",
+                "-::1",
+                "--SAVE",
+                "3 4",
+                "--list-max-listpack-size",
+                "-5"
+            ]),
             ["save 1 2", "bind 127.0.0.1 -::1", "save \"3 4\"", "list-max-listpack-size -5"]
         );
-        assert_eq!(flags(&["--requirepass=--x y=", "--slaveof", "h", "1"]), ["requirepass \"--x y=\"", "replicaof h 1"]);
+        assert_eq!(
+            flags(&["--requirepass=--x y=", "--slaveof", "h", "1"]),
+            ["requirepass \"--x y=\"", "replicaof h 1"]
+        );
         assert_eq!(flags(&["--requirepass", "a=", "b"]), ["requirepass a= b"]);
         assert_eq!(flags(&["--daemonize"]), ["daemonize"]);
         assert_eq!(flags(&["--tls-port", "0", "--include", "a b"]), ["tls-port 0", "include \"a b\""]);
@@ -194,7 +234,13 @@ mod tests {
             assert_eq!(parsed(&arguments).unwrap_err().exit_code(), 0);
         }
         let help = parsed(&["--help"]).unwrap_err().to_string();
-        for part in ["--shards <0..1024>", "[default: 6379]", "Memory and eviction", "volatile-lru|", "--hll-sparse-max-bytes"] {
+        for part in [
+            "--shards <0..1024>",
+            "[default: 6379]",
+            "Memory and eviction",
+            "volatile-lru|",
+            "--hll-sparse-max-bytes",
+        ] {
             assert!(help.contains(part), "{part} is missing from\n{help}");
         }
         assert!(!help.contains("--tls-port"));

@@ -26,7 +26,11 @@ macro_rules! kind {
         }
     }};
     ($field:ident: $type:ty, size($min:expr)) => {
-        Kind::Size { field: Field { get: |c| c.$field, set: |c, value| c.$field = value }, min: $min, max: u64::MAX }
+        Kind::Size {
+            field: Field { get: |c| c.$field, set: |c, value| c.$field = value },
+            min: $min,
+            max: u64::MAX,
+        }
     };
     ($field:ident: $type:ty, octal($max:expr)) => {
         Kind::Octal { field: Field { get: |c| c.$field, set: |c, value| c.$field = value }, max: $max }

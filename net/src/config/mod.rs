@@ -51,10 +51,12 @@ pub fn load(arguments: &cli::Arguments) -> Result<Loaded, String> {
         let name = path.display().to_string();
         let text = read_file(path).map_err(fatal)?;
         loader.text(&name, &text).map_err(|error| error.to_string())?;
-        absolute = Some(std::path::absolute(path).map_err(|error| fatal(format!("no path to '{name}': {error}")))?);
+        absolute =
+            Some(std::path::absolute(path).map_err(|error| fatal(format!("no path to '{name}': {error}")))?);
     }
     if arguments.stdin {
-        let text = read_text(io::stdin().lock()).map_err(|error| fatal(format!("can't read config: {error}")))?;
+        let text =
+            read_text(io::stdin().lock()).map_err(|error| fatal(format!("can't read config: {error}")))?;
         loader.text("the standard input", &text).map_err(|error| error.to_string())?;
     }
     for flag in &arguments.flags {
@@ -110,8 +112,9 @@ fn include_files(pattern: &str) -> Result<Vec<(String, String)>, String> {
         return Ok(vec![(pattern.to_owned(), read_file(path)?)]);
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = fs::read_dir(folder)
-        .map_err(|error| format!("can't open config folder '{}': {}", folder.display(), system_text(&error)))?;
+    let entries = fs::read_dir(folder).map_err(|error| {
+        format!("can't open config folder '{}': {}", folder.display(), system_text(&error))
+    })?;
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in entries {
         let found = entry.map_err(|error| error.to_string())?;
@@ -158,7 +161,10 @@ mod tests {
     #[test]
     fn files_that_cannot_be_read_are_named() {
         let error = load(&arguments(Path::new("/nonexistent.conf"), &[])).err().unwrap();
-        assert_eq!(error, "Fatal error, can't open config file '/nonexistent.conf': No such file or directory");
+        assert_eq!(
+            error,
+            "Fatal error, can't open config file '/nonexistent.conf': No such file or directory"
+        );
         assert_eq!(rewrite_file(&Config::default(), None), Err(rewrite::NO_FILE.to_owned()));
     }
 

@@ -101,7 +101,9 @@ impl<'a> Loader<'a> {
         if name.eq_ignore_ascii_case("include") {
             let [path] = arguments else { return Err(LineError::bad_directive()) };
             if depth == MAX_INCLUDE_DEPTH {
-                return Err(LineError::Here(format!("more than {MAX_INCLUDE_DEPTH} files include each other")));
+                return Err(LineError::Here(format!(
+                    "more than {MAX_INCLUDE_DEPTH} files include each other"
+                )));
             }
             for (origin, text) in (self.include)(path).map_err(LineError::Here)? {
                 self.nested_text(&origin, &text, depth + 1).map_err(LineError::Included)?;
@@ -214,7 +216,9 @@ pub fn quote(word: &str) -> String {
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
-            control if control.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(control))),
+            control if control.is_ascii_control() => {
+                quoted.push_str(&format!("\\x{:02x}", u32::from(control)))
+            }
             other => quoted.push(other),
         }
     }
@@ -265,7 +269,11 @@ mod tests {
             assert_eq!(split_words(line).expect(line), words, "{line}");
         }
         for line in ["\"a", "'a", "\"a\"b", r#""a\"#, "'a\\'"] {
-            assert_eq!(split_words(line), Err("Unbalanced quotes in configuration line".to_owned()), "{line}");
+            assert_eq!(
+                split_words(line),
+                Err("Unbalanced quotes in configuration line".to_owned()),
+                "{line}"
+            );
         }
         assert_eq!(split_words(r#""\xff""#), Err("argument must be valid UTF-8".to_owned()));
     }
@@ -313,7 +321,10 @@ mod tests {
             ("daemonize", "wrong number of arguments"),
             ("hz 10 11", "wrong number of arguments"),
             ("port \"1", "Unbalanced quotes in configuration line"),
-            ("loglevel x", "argument(s) must be one of the following: debug, verbose, notice, warning, nothing"),
+            (
+                "loglevel x",
+                "argument(s) must be one of the following: debug, verbose, notice, warning, nothing",
+            ),
             ("maxmemory 3q", "argument must be a memory value"),
             ("daemonize maybe", "argument must be 'yes' or 'no'"),
             ("unixsocketperm 999", "argument couldn't be parsed into an integer"),
@@ -342,7 +353,8 @@ mod tests {
 
     #[test]
     fn values_that_ask_for_nothing_are_taken() {
-        let config = load("appendonly no\ntls-port 0\ncluster-enabled no\nactivedefrag no\naclfile \"\"").unwrap();
+        let config =
+            load("appendonly no\ntls-port 0\ncluster-enabled no\nactivedefrag no\naclfile \"\"").unwrap();
         assert_eq!(config, Config::default());
     }
 
@@ -350,7 +362,10 @@ mod tests {
     fn includes_nest_and_errors_name_the_included_file() {
         let mut files = |path: &str| match path {
             "a" => Ok(vec![("a".to_owned(), "port 1\ninclude b".to_owned())]),
-            "b" => Ok(vec![("b".to_owned(), "hz 20".to_owned()), ("b2".to_owned(), "hz 30\nsave 1 1".to_owned())]),
+            "b" => Ok(vec![
+                ("b".to_owned(), "hz 20".to_owned()),
+                ("b2".to_owned(), "hz 30\nsave 1 1".to_owned()),
+            ]),
             "bad" => Ok(vec![("bad".to_owned(), "\nhz 0".to_owned())]),
             "loop" => Ok(vec![("loop".to_owned(), "include loop".to_owned())]),
             _ => Err(format!("can't open config file '{path}'")),
@@ -373,8 +388,11 @@ mod tests {
     fn every_directive_takes_its_default_and_shows_it() {
         for directive in directives().filter(|d| !matches!(d.support, table::Support::Refused(_))) {
             for full in [false, true] {
-                let text: Vec<String> =
-                    directive.lines(&Config::default(), full).iter().map(|w| format_line(directive.name, w)).collect();
+                let text: Vec<String> = directive
+                    .lines(&Config::default(), full)
+                    .iter()
+                    .map(|w| format_line(directive.name, w))
+                    .collect();
                 let config = load(&text.join("\n")).unwrap_or_else(|error| panic!("{error}"));
                 assert_eq!(config, Config::default(), "{}", directive.name);
             }

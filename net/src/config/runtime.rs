@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub fn get(config: &Config, patterns: &[&[u8]]) -> Vec<(&'static str, String)> {
     let shown = directives().filter(|directive| !matches!(directive.support, Support::Refused(_)));
     let names = shown.flat_map(|directive| directive.names().map(move |name| (name, directive)));
-    let wanted = names.filter(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    let wanted =
+        names.filter(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
     wanted.map(|(name, directive)| (name, directive.get(config))).collect()
 }
 
@@ -52,8 +53,8 @@ pub fn set(config: &Config, pairs: &[(&[u8], &[u8])], asker: Asker) -> Result<Ch
     for (name, _) in pairs {
         let text = String::from_utf8_lossy(name);
         let found = table::find(&text).filter(|directive| !matches!(directive.support, Support::Refused(_)));
-        let directive =
-            found.ok_or_else(|| format!("Unknown option or number of arguments for CONFIG SET - '{text}'"))?;
+        let directive = found
+            .ok_or_else(|| format!("Unknown option or number of arguments for CONFIG SET - '{text}'"))?;
         let permitted = match directive.mutability {
             Mutability::Runtime => Ok(()),
             Mutability::Startup => Err("can't set immutable config"),
@@ -161,7 +162,8 @@ mod tests {
         assert_eq!(value(&config, "slaveof"), "");
         assert_eq!(value(&config, "bind"), "* -::*");
         assert_eq!(value(&config, "auto-aof-rewrite-min-size"), "67108864");
-        let names: Vec<&str> = get(&config, &[b"hash-max-*", b"hash*"]).iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> =
+            get(&config, &[b"hash-max-*", b"hash-m*"]).iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
             [
@@ -178,7 +180,8 @@ mod tests {
     #[test]
     fn set_takes_all_pairs_and_reports_what_changed() {
         let config = Config::default();
-        let pairs = [("maxmemory", "1mb"), ("SLAVE-priority", "5"), ("timeout", "0"), ("save", ""), ("port", "7")];
+        let pairs =
+            [("maxmemory", "1mb"), ("SLAVE-priority", "5"), ("timeout", "0"), ("save", ""), ("port", "7")];
         let change = set_text(&config, &pairs).unwrap();
         let names: Vec<&str> = change.changed.iter().map(|directive| directive.name).collect();
         assert_eq!(names, ["maxmemory", "replica-priority", "save", "port"]);
@@ -195,8 +198,14 @@ mod tests {
         let config = Config::default();
         let failed = |name: &str, error: &str| failure(name, error);
         for (pairs, error) in [
-            (&[("hz", "20"), ("timeout", "-1")][..], failed("timeout", "argument must be between 0 and 2147483647 inclusive")),
-            (&[("hz", "20"), ("Foo", "1")], "Unknown option or number of arguments for CONFIG SET - 'Foo'".to_owned()),
+            (
+                &[("hz", "20"), ("timeout", "-1")][..],
+                failed("timeout", "argument must be between 0 and 2147483647 inclusive"),
+            ),
+            (
+                &[("hz", "20"), ("Foo", "1")],
+                "Unknown option or number of arguments for CONFIG SET - 'Foo'".to_owned(),
+            ),
             (&[("hz", "20"), ("daemonize", "yes")], failed("daemonize", "can't set immutable config")),
             (&[("hz", "20"), ("dir", "/")], failed("dir", "can't set protected config")),
             (&[("hz", "20"), ("hz", "21")], failed("hz", "duplicate parameter")),
@@ -209,7 +218,10 @@ mod tests {
             (&[("save", "1 2 3")], failed("save", "Invalid save parameters")),
             (
                 &[("client-output-buffer-limit", "normal 1 2 3 foo 1 2 3")],
-                failed("client-output-buffer-limit", "Invalid client class specified in buffer limit configuration."),
+                failed(
+                    "client-output-buffer-limit",
+                    "Invalid client class specified in buffer limit configuration.",
+                ),
             ),
         ] {
             assert_eq!(set_text(&config, pairs).err(), Some(error), "{pairs:?}");

@@ -248,7 +248,9 @@ impl Directive {
         let [word] = words else { return Err("wrong number of arguments".to_owned()) };
         match self.kind {
             Kind::Flag(field) => (field.set)(config, parse_flag(word)?),
-            Kind::Integer { field, min, max } => (field.set)(config, in_range(parse_integer(word)?, min, max)?),
+            Kind::Integer { field, min, max } => {
+                (field.set)(config, in_range(parse_integer(word)?, min, max)?)
+            }
             Kind::Size { field, min, max } => (field.set)(config, in_range(parse_size(word)?, min, max)?),
             Kind::Octal { field, max } => (field.set)(config, in_range(parse_octal(word)?, 0, max)?),
             Kind::Choice { field, names } => (field.set)(config, parse_choice(names, word)?),

@@ -114,8 +114,10 @@ impl Special for SavePoints {
             self.0.clear();
         }
         for pair in words.chunks_exact(2) {
-            let seconds = parse_integer(&pair[0]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
-            let changes = parse_integer(&pair[1]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
+            let seconds =
+                parse_integer(&pair[0]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
+            let changes =
+                parse_integer(&pair[1]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
             if seconds == 0 || self.0.len() == MAX_SAVE_POINTS {
                 return Err(invalid());
             }
@@ -258,7 +260,8 @@ impl Special for OutputLimits {
         for group in words.chunks_exact(4) {
             let limit = self.class_mut(&group[0]);
             let limit = limit.ok_or("Invalid client class specified in buffer limit configuration.")?;
-            let error = || "Error in hard, soft or soft_seconds setting in buffer limit configuration.".to_owned();
+            let error =
+                || "Error in hard, soft or soft_seconds setting in buffer limit configuration.".to_owned();
             let soft_seconds = parse_integer(&group[3]).ok().and_then(|n| u64::try_from(n).ok());
             *limit = OutputLimit {
                 hard_bytes: parse_size(&group[1]).map_err(|_| error())?,
@@ -270,9 +273,11 @@ impl Special for OutputLimits {
     }
 
     fn show(&self) -> String {
-        let class = |name, l: &OutputLimit| format!("{name} {} {} {}", l.hard_bytes, l.soft_bytes, l.soft_seconds);
+        let class =
+            |name, l: &OutputLimit| format!("{name} {} {} {}", l.hard_bytes, l.soft_bytes, l.soft_seconds);
         // The word `slave` is what Redis still prints here, and what exporters look for.
-        [class("normal", &self.normal), class("slave", &self.replica), class("pubsub", &self.pubsub)].join(" ")
+        [class("normal", &self.normal), class("slave", &self.replica), class("pubsub", &self.pubsub)]
+            .join(" ")
     }
 
     fn lines(&self, full: bool) -> Vec<Vec<String>> {
@@ -286,7 +291,12 @@ impl Special for OutputLimits {
         ];
         let wanted = classes.iter().filter(|(_, now, default)| full || now != default);
         let line = |name: &str, l: &OutputLimit| {
-            vec![name.to_owned(), format_size(l.hard_bytes), format_size(l.soft_bytes), l.soft_seconds.to_string()]
+            vec![
+                name.to_owned(),
+                format_size(l.hard_bytes),
+                format_size(l.soft_bytes),
+                l.soft_seconds.to_string(),
+            ]
         };
         wanted.map(|(name, limit, _)| line(name, limit)).collect()
     }
@@ -429,8 +439,16 @@ pub fn parse_octal(word: &str) -> Result<u32, String> {
 }
 
 /// Units of a memory size. The longer spellings are powers of 1024, the shorter ones powers of 1000, as in Redis.
-const UNITS: [(&str, u64); 8] =
-    [("gb", 1 << 30), ("mb", 1 << 20), ("kb", 1 << 10), ("g", 1_000_000_000), ("m", 1_000_000), ("k", 1000), ("b", 1), ("", 1)];
+const UNITS: [(&str, u64); 8] = [
+    ("gb", 1 << 30),
+    ("mb", 1 << 20),
+    ("kb", 1 << 10),
+    ("g", 1_000_000_000),
+    ("m", 1_000_000),
+    ("k", 1000),
+    ("b", 1),
+    ("", 1),
+];
 
 /// Reads a memory size such as `100mb`, in bytes.
 pub fn parse_size(word: &str) -> Result<u64, String> {
@@ -477,14 +495,18 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "mb", "-1", "1.5gb", "10%", "3q", "1 mb", "18446744073709551616", "18446744073709551615kb"] {
+        for text in
+            ["", "mb", "-1", "1.5gb", "10%", "3q", "1 mb", "18446744073709551616", "18446744073709551615kb"]
+        {
             assert_eq!(parse_size(text), Err("argument must be a memory value".to_owned()), "{text}");
         }
     }
 
     #[test]
     fn sizes_are_written_with_the_largest_whole_unit() {
-        for (bytes, text) in [(0, "0"), (1000, "1000"), (1024, "1kb"), (3 << 20, "3mb"), (5 << 30, "5gb"), (1025, "1025")] {
+        for (bytes, text) in
+            [(0, "0"), (1000, "1000"), (1024, "1kb"), (3 << 20, "3mb"), (5 << 30, "5gb"), (1025, "1025")]
+        {
             assert_eq!(format_size(bytes), text);
             assert_eq!(parse_size(text), Ok(bytes));
         }
@@ -495,7 +517,11 @@ mod tests {
         assert_eq!(parse_integer("-12"), Ok(-12));
         assert_eq!(parse_integer("0"), Ok(0));
         for text in ["", "+1", "01", "-0", " 1", "1 ", "1x", "0x10", "9223372036854775808"] {
-            assert_eq!(parse_integer(text), Err("argument couldn't be parsed into an integer".to_owned()), "{text}");
+            assert_eq!(
+                parse_integer(text),
+                Err("argument couldn't be parsed into an integer".to_owned()),
+                "{text}"
+            );
         }
         assert_eq!(in_range(11, 0, 10), Err("argument must be between 0 and 10 inclusive".to_owned()));
     }
@@ -534,7 +560,11 @@ mod tests {
         save.accept(&[String::new()], false).unwrap();
         assert_eq!(save.show(), "");
         for text in ["1", "a b", "0 1", "1 -1", "1 2 3"] {
-            assert_eq!(save.clone().accept(&words(text), true), Err("Invalid save parameters".to_owned()), "{text}");
+            assert_eq!(
+                save.clone().accept(&words(text), true),
+                Err("Invalid save parameters".to_owned()),
+                "{text}"
+            );
         }
     }
 
@@ -559,7 +589,9 @@ mod tests {
 
     #[test]
     fn keyspace_events_print_in_redis_order() {
-        for (given, printed) in [("", ""), ("KEA", "AKE"), ("lKg$m", "g$lKm"), ("g$lshzxetdE", "AE"), ("mKnA", "AnKm")] {
+        for (given, printed) in
+            [("", ""), ("KEA", "AKE"), ("lKg$m", "g$lKm"), ("g$lshzxetdE", "AE"), ("mKnA", "AnKm")]
+        {
             let mut events = KeyspaceEvents::default();
             events.accept(&[given.to_owned()], true).unwrap();
             assert_eq!(events.show(), printed, "{given}");

@@ -20,8 +20,12 @@ pub fn check_release(release: &str) -> Result<(), String> {
     let (major, minor) = MIN_KERNEL;
     match parse_release(release) {
         Some(version) if version >= MIN_KERNEL => Ok(()),
-        Some(_) => Err(format!("Linux {release} is too old: Braid needs {major}.{minor} or newer, for io_uring")),
-        None => Err(format!("the kernel calls itself '{release}': Braid needs Linux {major}.{minor} or newer")),
+        Some(_) => {
+            Err(format!("Linux {release} is too old: Braid needs {major}.{minor} or newer, for io_uring"))
+        }
+        None => {
+            Err(format!("the kernel calls itself '{release}': Braid needs Linux {major}.{minor} or newer"))
+        }
     }
 }
 
@@ -32,19 +36,30 @@ pub fn explain_ring_error(errno: i32, disabled: Option<&str>) -> String {
         (_, Some("2")) => {
             "io_uring is switched off on this machine: run 'sysctl kernel.io_uring_disabled=0'".to_owned()
         }
-        (_, Some("1")) if errno == libc::EPERM => "io_uring is reserved for a group on this machine: add the server's \
+        (_, Some("1")) if errno == libc::EPERM => {
+            "io_uring is reserved for a group on this machine: add the server's \
             user to the group in kernel.io_uring_group, or run 'sysctl kernel.io_uring_disabled=0'"
-            .to_owned(),
-        (libc::ENOSYS, _) => "this kernel or its sandbox has no io_uring: in a container, allow the io_uring system calls \
+                .to_owned()
+        }
+        (libc::ENOSYS, _) => {
+            "this kernel or its sandbox has no io_uring: in a container, allow the io_uring system calls \
             in the seccomp profile"
-            .to_owned(),
-        (libc::EPERM | libc::EACCES, _) => "io_uring is forbidden here: in a container, allow the io_uring system calls \
+                .to_owned()
+        }
+        (libc::EPERM | libc::EACCES, _) => {
+            "io_uring is forbidden here: in a container, allow the io_uring system calls \
             in the seccomp profile"
-            .to_owned(),
-        (libc::EINVAL, _) => "this kernel's io_uring lacks SINGLE_ISSUER or DEFER_TASKRUN, which came with Linux 6.1".to_owned(),
-        (libc::ENOMEM, _) => "there is no memory for an io_uring: raise the limit of locked memory with 'ulimit -l' or \
+                .to_owned()
+        }
+        (libc::EINVAL, _) => {
+            "this kernel's io_uring lacks SINGLE_ISSUER or DEFER_TASKRUN, which came with Linux 6.1"
+                .to_owned()
+        }
+        (libc::ENOMEM, _) => {
+            "there is no memory for an io_uring: raise the limit of locked memory with 'ulimit -l' or \
             LimitMEMLOCK="
-            .to_owned(),
+                .to_owned()
+        }
         (libc::EMFILE | libc::ENFILE, _) => "no file is left for an io_uring: raise 'ulimit -n'".to_owned(),
         _ => format!("io_uring cannot be used: {}", io::Error::from_raw_os_error(errno)),
     }

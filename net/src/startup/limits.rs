@@ -53,7 +53,10 @@ pub fn plan_files(limit: Limit, maxclients: u32, shards: u16) -> Result<FilePlan
     let reduced = u32::try_from(reached - reserved).expect("less than maxclients, which is a u32");
     let warnings = vec![
         format!("You requested maxclients of {maxclients} requiring at least {wanted} max file descriptors."),
-        format!("Server can't set maximum open files to {wanted} because of OS error: the hard limit is {}.", limit.hard),
+        format!(
+            "Server can't set maximum open files to {wanted} because of OS error: the hard limit is {}.",
+            limit.hard
+        ),
         format!(
             "Current maximum open files is {reached}. maxclients has been reduced to {reduced} to compensate for low \
              ulimit. If you need higher maxclients increase 'ulimit -n'."
@@ -170,11 +173,16 @@ mod tests {
         let wanted = 10_000 + RESERVED_FILES + 2 * FILES_PER_SHARD;
         let plan = |soft, hard| plan_files(Limit { soft, hard }, 10_000, 2);
         assert_eq!(plan(u64::MAX, u64::MAX).unwrap().raise_to, None);
-        assert_eq!(plan(wanted, wanted).unwrap(), FilePlan { raise_to: None, maxclients: 10_000, warnings: vec![] });
+        assert_eq!(
+            plan(wanted, wanted).unwrap(),
+            FilePlan { raise_to: None, maxclients: 10_000, warnings: vec![] }
+        );
         assert_eq!(plan(1024, u64::MAX).unwrap().raise_to, Some(wanted));
         let low = plan(1024, 4096).unwrap();
         assert_eq!((low.raise_to, low.maxclients), (Some(4096), 4096 - 64));
-        assert!(low.warnings[2].contains("maxclients has been reduced to 4032 to compensate for low ulimit."));
+        assert!(
+            low.warnings[2].contains("maxclients has been reduced to 4032 to compensate for low ulimit.")
+        );
         assert_eq!(plan(1024, 1024).unwrap().maxclients, 1024 - 64);
         assert!(plan(64, 64).unwrap_err().contains("at least 65"));
         assert_eq!(plan(65, 65).unwrap().maxclients, 1);

@@ -87,7 +87,8 @@ impl PidFile {
 /// One line.
 pub fn enter_dir(dir: &str) -> Result<String, String> {
     env::set_current_dir(dir).map_err(|error| format!("Can't chdir to '{dir}': {error}"))?;
-    let path = env::current_dir().map_err(|error| format!("the working directory '{dir}' has no path: {error}"))?;
+    let path =
+        env::current_dir().map_err(|error| format!("the working directory '{dir}' has no path: {error}"))?;
     path.into_os_string().into_string().map_err(|_| format!("the path of '{dir}' is not valid UTF-8"))
 }
 
@@ -157,6 +158,8 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
-        assert!(enter_dir("/nonexistent").unwrap_err().starts_with("Can't chdir to '/nonexistent': No such file"));
+        assert!(
+            enter_dir("/nonexistent").unwrap_err().starts_with("Can't chdir to '/nonexistent': No such file")
+        );
     }
 }
