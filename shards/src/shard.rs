@@ -196,7 +196,7 @@ impl Shard {
         out: &mut Reply,
         host: &mut impl Host,
     ) -> Ran {
-        let command = registry().get(id);
+        let command = registry().get(id).resolve(args);
         if self.is_blocked(command, args) {
             let mut unit = Unit::default();
             unit.push(id, db, args);
@@ -269,7 +269,7 @@ impl Shard {
         use braid_core::keyspace::Keys;
         let start_us = host.monotonic_us();
         let mark = out.mark();
-        let command = registry().get(id);
+        let command = registry().get(id).resolve(args);
         let replica = self.replica;
         let outcome = match command.handler {
             Handler::Keys(run) | Handler::Cursor(run) => run(
@@ -338,7 +338,7 @@ impl Shard {
             let mut count = 0;
             for command in all {
                 count += 1;
-                if self.is_blocked(registry().get(command.id), command.args()) {
+                if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
                     return false;
                 }
             }
@@ -360,7 +360,7 @@ impl Shard {
         loop {
             let rest = commands.rest();
             let Some(command) = commands.next() else { return true };
-            if self.is_blocked(registry().get(command.id), command.args()) {
+            if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
                 commands.rewind(rest);
                 return false;
             }

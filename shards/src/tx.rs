@@ -345,7 +345,7 @@ impl Shard {
         host: &mut impl Host,
     ) {
         let (id, db, args) = (command.id, command.db, command.args());
-        let declared = registry().get(id);
+        let declared = registry().get(id).resolve(args);
         if let Handler::Whole(run) = declared.handler {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();

@@ -119,6 +119,15 @@ impl Command {
         self.flags.has(Flags::WRITE)
     }
 
+    /// The subcommand that `args` name, or the command itself if it has none (or none of that name).
+    #[inline]
+    pub fn resolve(&'static self, args: Args<'_>) -> &'static Command {
+        if self.subcommands.is_empty() {
+            return self;
+        }
+        args.get(1).and_then(|word| self.subcommand(word)).unwrap_or(self)
+    }
+
     /// Finds a subcommand by its word, in any case.
     pub fn subcommand(&self, word: &[u8]) -> Option<&'static Command> {
         self.subcommands.iter().find(|sub| sub.name.as_bytes().eq_ignore_ascii_case(word))
