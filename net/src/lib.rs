@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod log;
+pub mod ring;
 pub mod startup;

@@ -1,0 +1,111 @@
+//! The ring alone under load: answers `+PONG` for every "PING" it receives, to measure what a request costs before any
+//! store is involved. `ring_ping PORT CPU [BUFFERS [BUFFER_LEN_BYTES]]`; measure with `redis-benchmark -t ping_mbulk`.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use braid_net::ring::{Event, Ring, RingConfig, SendBuffer, Token, check_support};
+use glommio::{LocalExecutorBuilder, Placement};
+
+/// Rounds between two yields to the executor's other tasks.
+const ROUNDS_PER_YIELD: u32 = 64;
+
+#[derive(Default)]
+struct Connection {
+    replies: SendBuffer,
+    is_sending: bool,
+}
+
+struct Server {
+    ring: Ring,
+    connections: Vec<Connection>,
+    spare: Vec<SendBuffer>,
+    dirty: Vec<Token>,
+}
+
+impl Server {
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Accepted { socket, .. } => {
+                let stream = std::net::TcpStream::from(socket);
+                stream.set_nodelay(true).expect("a connected socket");
+                let token = self.ring.add(stream.into());
+                if self.connections.len() <= token.slot() {
+                    self.connections.resize_with(token.slot() + 1, Connection::default);
+                }
+                self.connections[token.slot()] = Connection::default();
+                self.ring.start_recv(token);
+            }
+            Event::Received { token, data } => {
+                let connection = &mut self.connections[token.slot()];
+                if connection.replies.is_empty() {
+                    connection.replies = self.spare.pop().unwrap_or_default();
+                    self.dirty.push(token);
+                }
+                for _ in data.windows(4).filter(|window| window == b"PING") {
+                    connection.replies.bytes.extend_from_slice(b"+PONG\r\n");
+                }
+            }
+            Event::Sent { token, mut buffer, .. } => {
+                buffer.clear();
+                self.spare.push(buffer);
+                self.connections[token.slot()].is_sending = false;
+                self.dirty.push(token);
+            }
+            Event::Eof { token } | Event::RecvError { token, .. } => self.ring.close(token),
+            Event::Closed { token } => self.connections[token.slot()] = Connection::default(),
+            _ => {}
+        }
+    }
+
+    fn send_replies(&mut self) {
+        for token in self.dirty.drain(..) {
+            let connection = &mut self.connections[token.slot()];
+            if !connection.is_sending && !connection.replies.is_empty() {
+                let replies = std::mem::take(&mut connection.replies);
+                connection.is_sending = self.ring.send(token, replies).is_ok();
+            }
+        }
+    }
+}
+
+fn main() {
+    let arguments: Vec<usize> =
+        std::env::args().skip(1).map(|text| text.parse().expect("numbers only")).collect();
+    let [port, cpu, sizes @ ..] = &arguments[..] else { panic!("usage: ring_ping PORT CPU [BUFFERS [LEN]]") };
+    let mut config = RingConfig::default();
+    if let Some(buffers) = sizes.first() {
+        config.recv_buffers = u16::try_from(*buffers).expect("at most 32768 buffers");
+    }
+    if let Some(len_bytes) = sizes.get(1) {
+        config.recv_buffer_len_bytes = u32::try_from(*len_bytes).expect("a buffer length");
+    }
+    check_support().unwrap_or_else(|reason| panic!("{reason}"));
+    let port = u16::try_from(*port).expect("a port number");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
+        .io_memory(64 << 10)
+        .ring_depth(64)
+        .make()
+        .expect("an executor starts");
+    executor.run(async move {
+        let mut ring = Ring::new(&config).expect("a ring");
+        let sleeper = ring.sleeper().expect("a file descriptor");
+        ring.accept(listener.into());
+        let mut server = Server { ring, connections: Vec::new(), spare: Vec::new(), dirty: Vec::new() };
+        let mut rounds = 0_u32;
+        loop {
+            server.ring.poll().expect("the ring works");
+            while let Some(event) = server.ring.next() {
+                server.handle(event);
+            }
+            server.send_replies();
+            rounds += 1;
+            if rounds.is_multiple_of(ROUNDS_PER_YIELD) {
+                glommio::executor().yield_task_queue_now().await;
+            }
+            if server.ring.prepare_sleep(None, || false).expect("the ring works") {
+                sleeper.sleep().await.expect("the eventfd works");
+            }
+        }
+    });
+}
