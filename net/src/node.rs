@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
+pub const REDIS_VERSION: &str = "8.2.0";
+
 /// Shared by all shards; see the module.
 pub struct Node {
     pub config: config::Shared,
@@ -25,6 +28,8 @@ pub struct Node {
     pub run_id: String,
     pub next_client: AtomicU64,
     pub connected_clients: AtomicUsize,
+    /// As last measured.
+    pub used_memory_bytes: AtomicU64,
     /// Set once: every shard leaves its loop.
     pub stopping: AtomicBool,
 }
@@ -43,8 +48,19 @@ impl Node {
             run_id: (0..40).map(|_| char::from_digit(rng.u32(..16), 16).expect("a hex digit")).collect(),
             next_client: AtomicU64::new(1),
             connected_clients: AtomicUsize::new(0),
+            used_memory_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Whether this node follows a master.
+    pub fn is_replica(&self) -> bool {
+        false
+    }
+
+    /// Whether memory in use exceeds `maxmemory_bytes` (0: no limit).
+    pub fn is_out_of_memory(&self, maxmemory_bytes: u64) -> bool {
+        maxmemory_bytes > 0 && self.used_memory_bytes.load(Ordering::Relaxed) > maxmemory_bytes
     }
 
     /// Wakes every shard, to look at what changed.

@@ -206,7 +206,12 @@ impl Shard {
             tx.watch_dirty = false;
             return self.ask(token, tx);
         }
-        let Tx { id, loans, work, watch_dirty, .. } = tx;
+        let Tx { id, loans, work, watch_dirty, watcher, .. } = tx;
+        if let Some(watcher) = watcher {
+            // Executed or not, the transaction ends the watch.
+            let owners: Vec<ShardId> = loans.iter().map(|(shard, _)| *shard).collect();
+            self.unwatch(watcher, owners);
+        }
         let everything = matches!(loans[0].1, Loan::Everything(_));
         if everything {
             self.run_over_everything(id, loans, work, watch_dirty, host);

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod replication;
+pub mod scan;
 pub mod strings;
 pub mod transactions;
 

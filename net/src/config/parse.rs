@@ -359,6 +359,13 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_is_only_kept_has_no_empty_words() {
+        let directive = table::find("oom-score-adj-values").expect("it is in the table");
+        let config = load(r#"oom-score-adj-values "" "1  2" 3"#).expect("it is valid");
+        assert_eq!(directive.get(&config), "1 2 3");
+    }
+
+    #[test]
     fn includes_nest_and_errors_name_the_included_file() {
         let mut files = |path: &str| match path {
             "a" => Ok(vec![("a".to_owned(), "port 1\ninclude b".to_owned())]),

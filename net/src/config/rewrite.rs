@@ -280,7 +280,7 @@ mod tests {
                 Kind::Kept(Shape::Words) => text.split_whitespace().map(str::to_owned).collect(),
                 Kind::Special(_) => match directive.name {
                     "save" if number % 4 == 0 => vec![String::new()],
-                    "save" => vec![format!("{}1", small(8)), small(16), "7".to_owned(), small(24)],
+                    "save" => vec![format!("1{}", small(8)), small(16), "7".to_owned(), small(24)],
                     "bind" => (0..number % 4).map(|n| format!("10.0.0.{n}")).collect(),
                     "replicaof" => vec![format!("host{}", number % 7), (1 + number % 65535).to_string()],
                     "client-output-buffer-limit" => {

@@ -242,6 +242,7 @@ impl Directive {
             return (field.accept)(config, words, replace);
         }
         if let Kind::Kept(Shape::Words) = self.kind {
+            let words: Vec<&str> = words.iter().flat_map(|word| word.split_whitespace()).collect();
             self.keep(config, words.join(" "));
             return Ok(());
         }

@@ -12,7 +12,7 @@ pub use front::Front;
 
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Sleeper, Token};
-use crate::session::Flow;
+use crate::session::{Flow, OpenRun};
 use braid_core::command::Time;
 use braid_core::resp::{Parsed, parse::ParseLimits};
 use braid_shards::{ConnId, Shard, ShardConfig, ShardId};
@@ -204,6 +204,10 @@ impl Engine {
     /// Goes on with what a connection had sent before its command under way was answered.
     fn resume(&mut self, id: ConnId) {
         let Some(mut conn) = self.front.take_conn_by_id(id) else { return };
+        if conn.session.steps.is_some() && !conn.waiting {
+            self.next_step(&mut conn);
+            self.front.list(&mut conn);
+        }
         if !conn.waiting && !conn.is_congested() {
             self.consume_held(&mut conn);
         }
@@ -229,7 +233,7 @@ impl Engine {
     /// Parses and runs commands from `input` as far as it goes.
     fn consume(&mut self, conn: &mut Conn, input: &[u8]) -> Consumed {
         let mut used = 0;
-        let mut run_to = None;
+        let mut run_to: Option<OpenRun> = None;
         while !conn.waiting && !conn.closing {
             let limits = ParseLimits {
                 max_bulk_len_bytes: self.front.config.proto_max_bulk_len_bytes,
@@ -292,8 +296,8 @@ impl Engine {
     }
 
     fn close(&mut self, token: Token) {
-        if let Some(conn) = self.front.take_conn(token) {
-            self.drop_watches(&conn);
+        if let Some(mut conn) = self.front.take_conn(token) {
+            self.drop_watches(&mut conn);
             self.front.put_conn(conn);
         }
         self.front.ring.close(token);

@@ -10,7 +10,7 @@ use crate::engine::{Conn, Engine, Front};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
 use braid_core::resp::parse::Arg;
 use braid_core::resp::{Parser, Reply};
-use braid_shards::{ConnId, LockKey, Ran, ShardId, SlotMap, Unit, Work};
+use braid_shards::{LockKey, Ran, Shard, ShardId, SlotMap, Unit, Work};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -225,7 +225,7 @@ impl Engine {
     ) -> Result<Option<ShardId>, Error> {
         if command.name == "keys" {
             conn.session.steps =
-                Some(Box::new(Steps::Keys { pattern: args[1].into(), found: Vec::new(), count: 0 }));
+                Some(Box::new(Steps::Keys { pattern: args[1].into(), found: Vec::new(), count: 0, cursor: None }));
             self.scan_step(conn, 0);
             return Ok(None);
         }
@@ -241,8 +241,7 @@ impl Engine {
         if to == front.id {
             let mut unit = Unit::default();
             unit.push(id, conn.session.db, args);
-            let work = Work::Commands { conn: conn.id, flags: Default::default(), watcher, unit };
-            shard.run_later(work);
+            shard.run_later(conn.id, Default::default(), watcher, unit);
         } else {
             shard.dispatch(to, conn.id, Default::default(), watcher, id, conn.session.db, args);
         }
@@ -250,6 +249,10 @@ impl Engine {
 
     pub(crate) fn front(&mut self) -> &mut Front {
         self.parts().1
+    }
+
+    pub(crate) fn shard(&mut self) -> &mut Shard {
+        self.parts().0
     }
 }
 

@@ -5,8 +5,9 @@ mod dispatch;
 mod table;
 mod transactions;
 
-pub use dispatch::Flow;
-pub use table::{Call, implementation};
+pub use dispatch::{Flow, OpenRun, call_in_transaction};
+pub use table::Call;
+pub use transactions::step_answered;
 
 use braid_core::keyspace::WatcherId;
 use braid_shards::{RunFlags, ShardId, Unit};
@@ -33,7 +34,14 @@ pub enum Steps {
     /// `WATCH` of keys of several shards: what is left to do.
     Watch(Vec<(ShardId, Unit)>),
     /// `KEYS`: walks the shards with SCAN and joins what it finds.
-    Keys { pattern: Box<[u8]>, found: Vec<u8>, count: usize },
+    Keys {
+        pattern: Box<[u8]>,
+        /// Encoded elements, and how many.
+        found: Vec<u8>,
+        count: usize,
+        /// Where the next step goes on; 0: the last one is done. None before the first.
+        cursor: Option<u64>,
+    },
 }
 
 /// State of one connection's dialogue.

@@ -1,11 +1,10 @@
 //! `MULTI`, `EXEC`, `WATCH`, and commands that take several steps.
 
-use super::dispatch::{Flow, Place, call, place};
+use super::dispatch::{Flow, call};
 use super::{Multi, Steps, Watching, watcher};
 use crate::engine::{Conn, Engine};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
-use braid_core::resp::Reply;
-use braid_shards::{LockKey, Ran, ShardId, Unit, Work};
+use braid_shards::{LockKey, RunFlags, ShardId, SlotMap, Unit, Work};
 
 /// Bytes of queued commands a transaction may hold (Redis bounds them with the query buffer limit).
 const QUEUE_MAX_LEN_BYTES: usize = 1 << 30;
@@ -34,7 +33,9 @@ impl Engine {
                 self.drop_watches(conn);
                 return self.call_session(conn, id, args);
             }
-            _ if conn.session.multi.is_some() => queue(conn, id, command, args),
+            _ if conn.session.multi.is_some() => {
+                queue(conn, id, command, args, self.front().config.databases as usize)
+            }
             _ => return self.call_session(conn, id, args),
         };
         if let Err(error) = outcome {
@@ -62,13 +63,10 @@ impl Engine {
     }
 
     /// Forgets what a connection watches, here and at the owners.
-    pub(crate) fn drop_watches(&mut self, conn: &Conn) {
-        let Some(watching) = &conn.session.watching else { return };
-        let shards = watching.shards.clone();
+    pub(crate) fn drop_watches(&mut self, conn: &mut Conn) {
+        let Some(watching) = conn.session.watching.take() else { return };
         let (shard, front) = self.parts();
-        shard.unwatch(watcher(front.id, conn.id), shards);
-        // The list at the connection goes with the next WATCH or with the connection.
-        conn.session.forget_watches();
+        shard.unwatch(watcher(front.id, conn.id), watching.shards);
     }
 
     fn watch(&mut self, conn: &mut Conn, args: Args<'_>) -> Flow {
@@ -157,40 +155,25 @@ impl Engine {
         }
         let (map, here) = (self.front().node.map, self.front().id);
         let who = watching.as_ref().map(|_| watcher(here, conn.id));
-        let plan = Plan::of(&multi.unit, watching.as_deref(), |command, args| place(command, args, map, here), |key| {
-            map.shard_of(key)
-        });
-        if let Some(selected) = plan.selected {
-            conn.session.db = selected;
-        }
-        let flags = braid_shards::RunFlags { atomic: true, ..conn.session.flags };
-        // The owners forget the watches: those that take part in the transaction do so when it runs, the others here.
-        let (shard, front) = self.parts();
-        let Plan { everywhere, keys, owners, has_session, .. } = plan;
+        let flags = RunFlags { atomic: true, ..conn.session.flags };
+        let Plan { everywhere, keys, owners, has_session } = Plan::of(&multi.unit, watching.as_deref(), map);
+        let unit = multi.unit;
+        let shard = self.shard();
         match owners.as_slice() {
             _ if everywhere => {
-                let work = Work::Commands { conn: conn.id, flags, watcher: who, unit: multi.unit };
-                shard.begin(None, work);
+                shard.begin(None, Work::Commands { conn: conn.id, flags, watcher: who, unit });
             }
-            [] => {
-                // No keys at all: it runs here, with nothing to lock.
-                shard.run_later(Work::Commands { conn: conn.id, flags, watcher: who, unit: multi.unit });
-            }
-            [owner] if *owner == here => {
-                shard.run_later(Work::Commands { conn: conn.id, flags, watcher: who, unit: multi.unit });
-            }
-            [owner] if !has_session => shard.dispatch_atomic(*owner, conn.id, flags, who, &multi.unit),
-            _ => {
-                let work = Work::Commands { conn: conn.id, flags, watcher: who, unit: multi.unit };
-                shard.begin(Some(keys), work);
-            }
+            [] => shard.run_later(conn.id, flags, who, unit),
+            [owner] if *owner == here => shard.run_later(conn.id, flags, who, unit),
+            [owner] if !has_session => shard.dispatch_atomic(*owner, conn.id, flags, who, &unit),
+            _ => shard.begin(Some(keys), Work::Commands { conn: conn.id, flags, watcher: who, unit }),
         }
-        let _ = front;
         Flow::Wait
     }
 }
 
 /// What a transaction's commands need.
+#[derive(Default)]
 struct Plan {
     everywhere: bool,
     keys: Vec<LockKey>,
@@ -198,49 +181,36 @@ struct Plan {
     owners: Vec<ShardId>,
     /// It has commands that only the connection's shard can run.
     has_session: bool,
-    /// The database selected in the end, if any was.
-    selected: Option<u16>,
 }
 
 impl Plan {
-    fn of(
-        unit: &Unit,
-        watching: Option<&Watching>,
-        place: impl Fn(&Command, Args<'_>) -> Place,
-        owner: impl Fn(&[u8]) -> ShardId,
-    ) -> Self {
-        let mut plan =
-            Plan { everywhere: false, keys: Vec::new(), owners: Vec::new(), has_session: false, selected: None };
-        let mut add = |key: &[u8], owners: &mut Vec<ShardId>, keys: &mut Vec<LockKey>| {
-            let shard = owner(key);
-            if !owners.contains(&shard) {
-                owners.push(shard);
-            }
-            keys.push(key.into());
-        };
+    fn of(unit: &Unit, watching: Option<&Watching>, map: SlotMap) -> Self {
+        let mut plan = Plan::default();
         for command in unit.commands() {
-            let declared = registry().get(command.id).resolve(command.args());
+            let args = command.args();
+            let declared = registry().get(command.id).resolve(args);
             match declared.handler {
-                Handler::Session => {
-                    plan.has_session = true;
-                    if declared.name == "select" {
-                        plan.selected = Some(command.db);
-                    }
-                }
+                Handler::Session => plan.has_session = true,
                 Handler::Whole(_) | Handler::Cursor(_) => plan.everywhere = true,
                 Handler::Keys(_) => {
-                    let args = command.args();
                     for key in declared.find_keys(args).unwrap_or_default() {
-                        add(args[key.index], &mut plan.owners, &mut plan.keys);
+                        plan.add(args[key.index], map);
                     }
                 }
             }
         }
         for key in watching.iter().flat_map(|watching| &watching.keys) {
-            add(key, &mut plan.owners, &mut plan.keys);
+            plan.add(key, map);
         }
-        let _ = place;
         plan
+    }
+
+    fn add(&mut self, key: &[u8], map: SlotMap) {
+        let owner = map.shard_of(key);
+        if !self.owners.contains(&owner) {
+            self.owners.push(owner);
+        }
+        self.keys.push(key.into());
     }
 }
 
@@ -253,7 +223,13 @@ fn begin_multi(conn: &mut Conn) -> Result<(), Error> {
     Ok(())
 }
 
-fn queue(conn: &mut Conn, id: CommandId, command: &Command, args: Args<'_>) -> Result<(), Error> {
+fn queue(
+    conn: &mut Conn,
+    id: CommandId,
+    command: &Command,
+    args: Args<'_>,
+    databases: usize,
+) -> Result<(), Error> {
     let multi = conn.session.multi_mut();
     let refused = match command.name {
         "watch" => Some(Error::text("ERR WATCH inside MULTI is not allowed")),
@@ -267,6 +243,12 @@ fn queue(conn: &mut Conn, id: CommandId, command: &Command, args: Args<'_>) -> R
     if multi.unit.len_bytes() > QUEUE_MAX_LEN_BYTES {
         multi.failed = true;
         return Err(Error::text("ERR transaction queue is too large"));
+    }
+    // What follows a SELECT in the queue is for the database it selects; a bad index fails when it is executed.
+    if command.name == "select"
+        && let Ok(db) = super::connection::parse_db(args[1], databases)
+    {
+        multi.db = db;
     }
     multi.unit.push(id, multi.db, args);
     conn.out.simple("QUEUED");
