@@ -13,7 +13,7 @@ mod keyspec;
 mod registry;
 
 pub use args::Args;
-pub use context::{Ctx, Limits, Settings, Time, WholeCtx};
+pub use context::{AccessClock, Ctx, Limits, Settings, Time, WholeCtx};
 pub use effects::{Effects, Segment};
 pub use error::Error;
 pub use flags::{Category, Flags};

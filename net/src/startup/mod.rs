@@ -9,3 +9,4 @@ pub mod limits;
 pub mod process;
 pub mod protected;
 pub mod signals;
+pub mod sockets;
