@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn rank_and_select_match_a_sorted_vector_of_100_000() {
-        let count: usize = if cfg!(miri) { 500 } else { 100_000 };
+        let count: usize = 100_000;
         let mut rng = fastrand::Rng::with_seed(5);
         let (mut tree, mut model) = (CountedTree::new(), Vec::new());
         for _ in 0..count {
@@ -537,9 +537,9 @@ mod tests {
     #[test]
     fn random_edits_match_a_sorted_vector() {
         let mut rng = fastrand::Rng::with_seed(6);
-        for round in 0..if cfg!(miri) { 1 } else { 6 } {
+        for round in 0..6 {
             let (mut tree, mut model) = (CountedTree::new(), Vec::<u64>::new());
-            for step in 0..if cfg!(miri) { 400 } else { 12_000 } {
+            for step in 0..12_000 {
                 let growing = step % 4_000 < 2_200;
                 if rng.u8(..10) < if growing { 8 } else { 2 } {
                     // Some rounds insert at the edges, where splits are lopsided.
