@@ -1,1 +1,9 @@
 //! The merge stage, the ordered log, PSYNC and snapshots.
+
+pub mod acks;
+pub mod framing;
+pub mod ids;
+pub mod log;
+pub mod merge;
+pub mod psync;
+pub mod sharing;

@@ -1,1 +1,16 @@
 //! Shards, the mailboxes between them, program order and multi-shard transactions.
+
+pub mod locks;
+pub mod parcel;
+pub mod shard;
+pub mod slots;
+pub mod stats;
+pub mod tx;
+pub mod unit;
+
+pub use locks::LockKey;
+pub use parcel::{ConnId, Parcel, RunFlags};
+pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
+pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
+pub use tx::{Everything, Work};
+pub use unit::Unit;

@@ -1,0 +1,118 @@
+//! What a shard's tick changed, as replicas will apply it.
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+/// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs.
+#[derive(Debug, Clone, Default)]
+pub struct Segment {
+    pub bytes: Bytes,
+    /// (database, length in bytes) of consecutive stretches; together as long as `bytes`.
+    pub runs: SmallVec<[(u16, u32); 1]>,
+}
+
+/// Collects the effects of a tick: deterministic commands, already encoded.
+#[derive(Default)]
+pub struct Effects {
+    /// Off while nobody listens: no replica, no backlog, no append-only file.
+    enabled: bool,
+    buf: BytesMut,
+    runs: SmallVec<[(u16, u32); 1]>,
+    /// Inside a transaction: whether its MULTI has been written.
+    multi: Option<bool>,
+    multi_db: u16,
+}
+
+impl Effects {
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    #[inline]
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Appends one command for database `db`.
+    #[inline]
+    pub fn push(&mut self, db: u16, args: &[&[u8]]) {
+        if !self.enabled {
+            return;
+        }
+        if self.multi == Some(false) {
+            self.multi = Some(true);
+            self.encode(db, &[b"MULTI"]);
+        }
+        self.multi_db = db;
+        self.encode(db, args);
+    }
+
+    fn encode(&mut self, db: u16, args: &[&[u8]]) {
+        let start = self.buf.len();
+        self.buf.reserve(16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>());
+        let mut digits = itoa::Buffer::new();
+        self.buf.extend_from_slice(b"*");
+        self.buf.extend_from_slice(digits.format(args.len()).as_bytes());
+        self.buf.extend_from_slice(b"\r\n");
+        for arg in args {
+            self.buf.extend_from_slice(b"$");
+            self.buf.extend_from_slice(digits.format(arg.len()).as_bytes());
+            self.buf.extend_from_slice(b"\r\n");
+            self.buf.extend_from_slice(arg);
+            self.buf.extend_from_slice(b"\r\n");
+        }
+        let len = u32::try_from(self.buf.len() - start).expect("an effect is shorter than 4 GB");
+        match self.runs.last_mut() {
+            Some((last, run_len)) if *last == db && u32::MAX - *run_len >= len => *run_len += len,
+            _ => self.runs.push((db, len)),
+        }
+    }
+
+    /// Effects pushed from here to [`Effects::end_multi`] become one `MULTI`/`EXEC` block (if there are any).
+    pub fn begin_multi(&mut self) {
+        assert!(self.multi.is_none(), "transactions do not nest");
+        self.multi = Some(false);
+    }
+
+    pub fn end_multi(&mut self) {
+        if self.multi.take().expect("begun") {
+            self.encode(self.multi_db, &[b"EXEC"]);
+        }
+    }
+
+    /// Freezes what has been collected.
+    pub fn take(&mut self) -> Segment {
+        assert!(self.multi.is_none(), "a segment ends between transactions");
+        Segment { bytes: self.buf.split().freeze(), runs: std::mem::take(&mut self.runs) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_one_block_and_an_empty_one_is_nothing() {
+        let mut effects = Effects::default();
+        effects.push(0, &[b"lost"]);
+        assert!(effects.is_empty());
+        effects.set_enabled(true);
+        effects.begin_multi();
+        effects.end_multi();
+        assert!(effects.is_empty());
+        effects.begin_multi();
+        effects.push(3, &[b"DEL", b"k"]);
+        effects.push(4, &[b"DEL", b"k"]);
+        effects.end_multi();
+        let segment = effects.take();
+        let del = "*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
+        assert_eq!(segment.bytes, format!("*1\r\n$5\r\nMULTI\r\n{del}{del}*1\r\n$4\r\nEXEC\r\n"));
+        assert_eq!(segment.runs.as_slice(), [(3, 36), (4, 34)]);
+        assert_eq!(segment.runs.iter().map(|run| run.1 as usize).sum::<usize>(), segment.bytes.len());
+        assert!(effects.is_empty());
+    }
+}

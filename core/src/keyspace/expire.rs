@@ -1,0 +1,77 @@
+//! Removing keys whose time is over, in slices.
+
+use super::{Db, Keyspace};
+use crate::command::{Effects, Settings};
+use crate::table::{Due, OwnedValue, Verdict};
+
+/// Keys visited at a time: enough to finish a segment of the table, which updates its record of what is due.
+const SWEEP_LEN: usize = 1024;
+
+impl Keyspace {
+    /// Counts a key that expired and tells who watches it.
+    pub(super) fn expired(&mut self, db: u16, key: &[u8]) {
+        self.stats.expired += 1;
+        self.stats.dirty += 1;
+        if !self.watches.is_empty() {
+            self.watches.touch_expired(db, key);
+        }
+        if let Some(changes) = &mut self.changes {
+            changes.push((db, key.into()));
+        }
+    }
+
+    /// One slice of the background expiry: looks at no more than about `budget` keys, only where the table knows that
+    /// something may be due. Returns true if it stopped for its budget, so that there is more to do now.
+    ///
+    /// A replica never calls this: its keys go when the master says so.
+    pub fn expire_slice(&mut self, now_ms: u64, budget: usize, settings: &Settings, effects: &mut Effects) -> bool {
+        if !self.active_expire {
+            return false;
+        }
+        let mut left = budget;
+        for db in 0..self.dbs.len() as u16 {
+            while self.db(db).expires > 0 {
+                if left == 0 {
+                    return true;
+                }
+                let Db { table, sweep, .. } = self.db_mut(db);
+                let position = match table.next_due(*sweep, now_ms) {
+                    Due::At(position) => position,
+                    Due::Resume(position) => {
+                        *sweep = position;
+                        left -= 1;
+                        continue;
+                    }
+                    Due::Nothing => break,
+                };
+                let (mut over, mut values, mut visited) = (Vec::new(), Vec::new(), 0);
+                *sweep = table.retain_slice(position, SWEEP_LEN, |entry| {
+                    visited += 1;
+                    if entry.expiry_ms().is_none_or(|at| now_ms <= at) {
+                        return Verdict::Keep;
+                    }
+                    over.push(Box::<[u8]>::from(entry.key()));
+                    if let OwnedValue::Boxed(object) = entry.take_value() {
+                        values.push(object);
+                    }
+                    Verdict::Remove
+                });
+                let done = *sweep == 0;
+                left -= visited.min(left);
+                self.db_mut(db).expires -= over.len();
+                for object in values {
+                    self.discard_value(object);
+                }
+                for key in over {
+                    self.expired(db, &key);
+                    effects.push(db, &[settings.expire_verb(), &key]);
+                }
+                if done {
+                    break;
+                }
+            }
+            self.db_mut(db).sweep = 0;
+        }
+        false
+    }
+}

@@ -1,0 +1,284 @@
+//! One shard's slice of the keyspace: its databases, what is known of their keys, and what is left to free.
+//!
+//! [`Keyspace`] is the data; commands reach it through [`Keys`], which adds a database, a time and the effects of what
+//! is done, and hides keys whose time is over.
+
+mod expire;
+mod keys;
+mod watch;
+
+pub use keys::{Collection, Expiry, Keys, StrRef};
+pub use watch::{WatcherId, Watches};
+
+use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
+use crate::types::Object;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+
+/// A key with its value, as it travels between shards.
+pub type KeyEntry = Entry<Object>;
+
+/// One numbered database of a slice.
+pub struct Db {
+    pub table: Table<Object>,
+    /// Keys with an expiry.
+    pub expires: usize,
+    /// Where the expiry sweep goes on.
+    sweep: u64,
+}
+
+impl Db {
+    fn new(hash: HashKey) -> Self {
+        Self { table: Table::new(hash), expires: 0, sweep: 0 }
+    }
+}
+
+/// Counters of `INFO stats` that the keyspace itself keeps. They only ever grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct KeyspaceStats {
+    pub hits: u64,
+    pub misses: u64,
+    pub expired: u64,
+    pub evicted: u64,
+    /// Changes to the dataset (`rdb_changes_since_last_save` counts from a base).
+    pub dirty: u64,
+    pub lazyfreed_objects: u64,
+    /// Microseconds that the expiry sweep took.
+    pub expire_cycle_us: u64,
+}
+
+impl std::ops::AddAssign for KeyspaceStats {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.expired += other.expired;
+        self.evicted += other.evicted;
+        self.dirty += other.dirty;
+        self.lazyfreed_objects += other.lazyfreed_objects;
+        self.expire_cycle_us += other.expire_cycle_us;
+    }
+}
+
+/// A value of at most this many allocations is freed at once: that takes some microseconds.
+const FREE_AT_ONCE: usize = 64;
+
+/// What waits to be freed in slices.
+enum Trash {
+    Value(Box<Object>),
+    Table(Drain<Object>),
+}
+
+/// One shard's data.
+pub struct Keyspace {
+    dbs: Box<[Db]>,
+    hash: HashKey,
+    pub watches: Watches,
+    pub stats: KeyspaceStats,
+    trash: VecDeque<Trash>,
+    /// In a transaction's scratch keyspace: (database, key) of every change, for the owners of the keys.
+    changes: Option<Vec<(u16, Box<[u8]>)>>,
+    /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
+    /// cut of a snapshot switches it on for the whole dataset at once.
+    pub stream: bool,
+    /// `DEBUG SET-ACTIVE-EXPIRE`.
+    pub active_expire: bool,
+}
+
+impl Keyspace {
+    pub fn new(databases: usize, hash: HashKey) -> Self {
+        Self {
+            dbs: (0..databases).map(|_| Db::new(hash)).collect(),
+            hash,
+            watches: Watches::default(),
+            stats: KeyspaceStats::default(),
+            trash: VecDeque::new(),
+            changes: None,
+            stream: false,
+            active_expire: true,
+        }
+    }
+
+    /// A keyspace for keys on loan, which records what changes.
+    pub fn scratch(databases: usize, hash: HashKey) -> Self {
+        Self { changes: Some(Vec::new()), ..Self::new(databases, hash) }
+    }
+
+    pub fn databases(&self) -> usize {
+        self.dbs.len()
+    }
+
+    pub fn db(&self, db: u16) -> &Db {
+        &self.dbs[usize::from(db)]
+    }
+
+    pub fn db_mut(&mut self, db: u16) -> &mut Db {
+        &mut self.dbs[usize::from(db)]
+    }
+
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        self.hash.hash(key)
+    }
+
+    /// Takes a key out without any effect: it goes on loan, or comes home from one.
+    pub fn detach(&mut self, db: u16, key: &[u8]) -> Option<KeyEntry> {
+        let hash = self.hash(key);
+        let db = self.db_mut(db);
+        let entry = db.table.remove(hash, key)?;
+        db.expires -= usize::from(entry.expiry_ms().is_some());
+        Some(entry)
+    }
+
+    /// Takes a key out of every database.
+    pub fn detach_all(&mut self, key: &[u8]) -> SmallVec<[(u16, KeyEntry); 1]> {
+        let databases = 0..self.databases() as u16;
+        databases.filter_map(|db| self.detach(db, key).map(|entry| (db, entry))).collect()
+    }
+
+    /// Takes a key out of every database to lend it to a transaction, which may change it.
+    pub fn lend(&mut self, key: &[u8]) -> SmallVec<[(u16, KeyEntry); 1]> {
+        self.detach_all(key)
+    }
+
+    /// Whether a key that `watcher` watches changed, or its time came.
+    pub fn watch_is_dirty(&self, watcher: WatcherId, now_ms: u64) -> bool {
+        self.watches.is_dirty(watcher, |db, key| {
+            let found = self.db(db).table.find(self.hash(key), key);
+            found.and_then(|entry| entry.expiry_ms()).is_some_and(|at| now_ms > at)
+        })
+    }
+
+    /// Puts an entry in without any effect. The key must not exist.
+    pub fn attach(&mut self, db: u16, entry: KeyEntry) {
+        let hash = self.hash(entry.key());
+        let db = self.db_mut(db);
+        db.expires += usize::from(entry.expiry_ms().is_some());
+        db.table.insert(hash, entry);
+    }
+
+    /// A key was changed (or created, or removed): tells who watches it and counts it.
+    #[inline]
+    pub fn changed(&mut self, db: u16, key: &[u8]) {
+        self.stats.dirty += 1;
+        if !self.watches.is_empty() {
+            self.watches.touch(db, key);
+        }
+        if let Some(changes) = &mut self.changes {
+            changes.push((db, key.into()));
+        }
+    }
+
+    /// In a scratch keyspace: what changed since it was last asked.
+    pub fn take_changes(&mut self) -> Vec<(u16, Box<[u8]>)> {
+        self.changes.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Moves what a scratch keyspace left to free, and its counters, over here.
+    pub fn absorb(&mut self, scratch: &mut Keyspace) {
+        self.trash.append(&mut scratch.trash);
+        self.stats += std::mem::take(&mut scratch.stats);
+    }
+
+    /// Drops a value, or frees it later in slices if dropping it would take long.
+    fn discard_value(&mut self, object: Box<Object>) {
+        if object.free_effort() > FREE_AT_ONCE {
+            self.trash.push_back(Trash::Value(object));
+        }
+    }
+
+    /// As `discard_value`, for a whole entry.
+    pub fn discard(&mut self, mut entry: KeyEntry) {
+        if entry.kind() == Kind::Boxed
+            && let OwnedValue::Boxed(object) = entry.take_value()
+        {
+            self.discard_value(object);
+        }
+    }
+
+    /// Empties one database; its old content is freed in slices.
+    pub fn clear(&mut self, db: u16) {
+        let Self { dbs, watches, trash, stats, .. } = self;
+        let old = std::mem::replace(&mut dbs[usize::from(db)], Db::new(self.hash));
+        stats.dirty += old.table.len() as u64;
+        if !watches.is_empty() {
+            watches.touch_where(db, |key| old.table.find(self.hash.hash(key), key).is_some());
+        }
+        if !old.table.is_empty() {
+            trash.push_back(Trash::Table(old.table.into_drain()));
+        }
+    }
+
+    /// Exchanges two databases.
+    pub fn swap(&mut self, a: u16, b: u16) {
+        let Self { dbs, watches, .. } = self;
+        if !watches.is_empty() {
+            let (left, right) = (&dbs[usize::from(a)].table, &dbs[usize::from(b)].table);
+            let exists = |key: &[u8]| {
+                let hash = self.hash.hash(key);
+                left.find(hash, key).is_some() || right.find(hash, key).is_some()
+            };
+            watches.touch_where(a, exists);
+            watches.touch_where(b, exists);
+        }
+        dbs.swap(usize::from(a), usize::from(b));
+        self.stats.dirty += 1;
+    }
+
+    /// Keys in all databases.
+    pub fn len(&self) -> usize {
+        self.dbs.iter().map(|db| db.table.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Something waits to be freed.
+    pub fn has_trash(&self) -> bool {
+        !self.trash.is_empty()
+    }
+
+    /// Values and tables that wait to be freed (`INFO`: `lazyfree_pending_objects`).
+    pub fn trash_len(&self) -> usize {
+        self.trash
+            .iter()
+            .map(|trash| match trash {
+                Trash::Value(_) => 1,
+                Trash::Table(drain) => drain.len(),
+            })
+            .sum()
+    }
+
+    /// Frees about `budget` allocations of what waits. True if something is left.
+    pub fn free_some(&mut self, budget: usize) -> bool {
+        let mut left = budget;
+        while left > 0 {
+            match self.trash.pop_front() {
+                None => return false,
+                Some(Trash::Value(mut object)) => {
+                    if object.free_some(left) {
+                        self.stats.lazyfreed_objects += 1;
+                        left -= 1;
+                    } else {
+                        self.trash.push_front(Trash::Value(object));
+                        break;
+                    }
+                }
+                Some(Trash::Table(mut drain)) => {
+                    while left > 0
+                        && let Some(entry) = drain.next()
+                    {
+                        // A large value is set aside, the small ones are freed on the way.
+                        self.discard(entry);
+                        self.stats.lazyfreed_objects += 1;
+                        left -= 1;
+                    }
+                    if drain.len() > 0 {
+                        self.trash.push_back(Trash::Table(drain));
+                    }
+                }
+            }
+        }
+        !self.trash.is_empty()
+    }
+}

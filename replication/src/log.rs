@@ -1,0 +1,517 @@
+//! The ordered log: the replication stream of one history, as far back as memory keeps it.
+//!
+//! Offsets are as in Redis: an *offset* is a number of bytes, `master_repl_offset` the number of all bytes ever; *bytes*
+//! are counted from 1. So offset `n` is also the number of the last byte of `n`, and a replica that has `n` bytes asks
+//! for byte `n + 1`.
+//!
+//! The log holds pieces by reference count and hands out slices of them; it copies only pieces too small to be worth a
+//! reference. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them. A reader is
+//! whoever consumes the stream: a replica, the spill to disk, the append-only file.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Smaller pieces are copied together: a reference costs about 80 bytes here and in the iovec of every send.
+const COPY_BELOW_BYTES: usize = 256;
+/// Room made for copied pieces at a time.
+const TAIL_BYTES: usize = 16 << 10;
+
+/// Names a reader of one [`Log`]. Not reused for another reader before it wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReaderId {
+    slot: u32,
+    generation: u32,
+}
+
+/// `client-output-buffer-limit replica`. Zero: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReaderLimits {
+    pub hard_bytes: u64,
+    pub soft_bytes: u64,
+    /// How long the soft limit may be exceeded without a break.
+    pub soft_ms: u64,
+}
+
+impl Default for ReaderLimits {
+    /// Redis's: 256mb 64mb 60.
+    fn default() -> Self {
+        ReaderLimits { hard_bytes: 256 << 20, soft_bytes: 64 << 20, soft_ms: 60_000 }
+    }
+}
+
+/// Which limit a reader broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    Hard,
+    Soft,
+}
+
+struct Piece {
+    /// Offset before the first byte.
+    start: u64,
+    bytes: Bytes,
+}
+
+struct Reader {
+    /// Bytes of the stream it has had.
+    position: u64,
+    over_soft_since_ms: Option<u64>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    reader: Option<Reader>,
+}
+
+/// See the module.
+pub struct Log {
+    pieces: VecDeque<Piece>,
+    /// Small pieces being copied together; they come after `pieces`.
+    tail: BytesMut,
+    /// Offset before the first byte kept.
+    start: u64,
+    /// Offset after the last byte.
+    end: u64,
+    backlog_bytes: u64,
+    is_active: bool,
+    slots: Vec<Slot>,
+}
+
+impl Log {
+    /// A log that goes on after `offset` bytes, keeping nothing until [`Log::activate`].
+    pub fn new(offset: u64, backlog_bytes: u64) -> Self {
+        Log {
+            pieces: VecDeque::new(),
+            tail: BytesMut::new(),
+            start: offset,
+            end: offset,
+            backlog_bytes,
+            is_active: false,
+            slots: Vec::new(),
+        }
+    }
+
+    /// From now on the stream is kept (`repl_backlog_active:1`).
+    pub fn activate(&mut self) {
+        self.is_active = true;
+    }
+
+    /// Keeps nothing any more (`repl-backlog-ttl` is over). The history needs a new id: see [`crate::ids::Ids::renew`].
+    ///
+    /// # Panics
+    /// If there are readers.
+    pub fn deactivate(&mut self) {
+        self.reset(self.end);
+        self.is_active = false;
+    }
+
+    /// Another history begins after `offset` bytes: a full sync replaced the dataset.
+    ///
+    /// # Panics
+    /// If there are readers; theirs was the old history.
+    pub fn reset(&mut self, offset: u64) {
+        assert_eq!(self.readers().count(), 0, "readers of a history that ends");
+        self.pieces.clear();
+        self.tail.clear();
+        self.start = offset;
+        self.end = offset;
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// `master_repl_offset`: number of bytes of the stream so far.
+    pub fn end_offset(&self) -> u64 {
+        self.end
+    }
+
+    /// `repl_backlog_first_byte_offset`: number, from 1, of the first byte kept, or of the next one if none is; 0 while
+    /// inactive.
+    pub fn first_byte(&self) -> u64 {
+        if self.is_active { self.start + 1 } else { 0 }
+    }
+
+    /// `repl_backlog_histlen`: bytes kept.
+    pub fn histlen_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// `repl_backlog_size`.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.backlog_bytes
+    }
+
+    /// Changes `repl-backlog-size`, at once.
+    pub fn set_backlog_bytes(&mut self, backlog_bytes: u64) {
+        self.backlog_bytes = backlog_bytes;
+        self.trim();
+    }
+
+    /// Appends to the stream. Call [`Log::trim`] when a batch is in.
+    pub fn append(&mut self, bytes: Bytes) {
+        self.end += bytes.len() as u64;
+        if !self.is_active {
+            debug_assert_eq!(self.readers().count(), 0);
+            self.start = self.end;
+        } else if bytes.len() < COPY_BELOW_BYTES {
+            self.copy(&bytes);
+        } else {
+            self.seal();
+            let start = self.end - bytes.len() as u64;
+            self.pieces.push_back(Piece { start, bytes });
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        if self.tail.capacity() - self.tail.len() < bytes.len() {
+            self.seal_before(self.end - bytes.len() as u64);
+            self.tail = BytesMut::with_capacity(TAIL_BYTES);
+        }
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// Makes the copied pieces readable. What is left of their room stays usable.
+    fn seal(&mut self) {
+        let tail_end = self.pieces.back().map_or(self.start, Piece::end) + self.tail.len() as u64;
+        self.seal_before(tail_end);
+    }
+
+    fn seal_before(&mut self, tail_end: u64) {
+        if !self.tail.is_empty() {
+            let bytes = self.tail.split().freeze();
+            self.pieces.push_back(Piece { start: tail_end - bytes.len() as u64, bytes });
+        }
+    }
+
+    /// Lets go of what neither the backlog's size nor a reader keeps. Frees whole pieces, so call it often.
+    pub fn trim(&mut self) {
+        let backlog_start = self.end.saturating_sub(self.backlog_bytes);
+        let floor = self.readers().map(|reader| reader.position).fold(backlog_start, u64::min);
+        if floor <= self.start {
+            return;
+        }
+        self.seal();
+        while let Some(piece) = self.pieces.front_mut() {
+            if piece.end() > floor {
+                if piece.start < floor {
+                    piece.bytes.advance((floor - piece.start) as usize);
+                    piece.start = floor;
+                }
+                break;
+            }
+            self.pieces.pop_front();
+        }
+        self.start = floor;
+    }
+
+    /// Whether a partial resync can start with `next_byte` (counted from 1): every byte from it on is kept, or it is
+    /// the very next one.
+    pub fn can_continue_with(&self, next_byte: u64) -> bool {
+        self.is_active && next_byte > self.start && next_byte <= self.end + 1
+    }
+
+    /// Appends to `out` up to `max_slices` slices and `max_bytes` bytes of the stream from `offset` on, and returns how
+    /// many bytes they are. They stay valid whatever becomes of the log.
+    ///
+    /// # Panics
+    /// If the log does not have `offset`: readers pin what they need.
+    pub fn slices(&mut self, offset: u64, max_bytes: u64, max_slices: usize, out: &mut Vec<Bytes>) -> u64 {
+        assert!(self.start <= offset && offset <= self.end, "offset {offset} is not in the log");
+        self.seal();
+        let first = self.pieces.partition_point(|piece| piece.end() <= offset);
+        let mut at = offset;
+        let stop = self.end.min(offset.saturating_add(max_bytes));
+        for piece in self.pieces.range(first..).take(max_slices) {
+            if at == stop {
+                break;
+            }
+            let from = (at - piece.start) as usize;
+            let to = (stop.min(piece.end()) - piece.start) as usize;
+            out.push(piece.bytes.slice(from..to));
+            at = piece.start + to as u64;
+        }
+        at - offset
+    }
+
+    /// Starts a reader that has had `position` bytes: the offset of the cut for a full sync, `next_byte - 1` for a
+    /// partial one.
+    ///
+    /// # Panics
+    /// If the log is inactive or does not have that position.
+    pub fn add_reader(&mut self, position: u64) -> ReaderId {
+        assert!(self.can_continue_with(position + 1), "position {position} is not in the log");
+        let slot = self.slots.iter().position(|slot| slot.reader.is_none()).unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        self.slots[slot].reader = Some(Reader { position, over_soft_since_ms: None });
+        ReaderId { slot: slot as u32, generation: self.slots[slot].generation }
+    }
+
+    /// Ends a reader; what only it kept goes with the next [`Log::trim`].
+    pub fn remove_reader(&mut self, id: ReaderId) {
+        self.reader_mut(id);
+        let slot = &mut self.slots[id.slot as usize];
+        slot.reader = None;
+        slot.generation = slot.generation.wrapping_add(1);
+    }
+
+    /// Bytes of the stream the reader has had.
+    pub fn position(&self, id: ReaderId) -> u64 {
+        self.reader(id).position
+    }
+
+    /// Bytes that wait for the reader.
+    pub fn pending_bytes(&self, id: ReaderId) -> u64 {
+        self.end - self.reader(id).position
+    }
+
+    /// The next slices for the reader, as in [`Log::slices`]. It has had them when [`Log::advance`] says so.
+    pub fn reader_slices(
+        &mut self,
+        id: ReaderId,
+        max_bytes: u64,
+        max_slices: usize,
+        out: &mut Vec<Bytes>,
+    ) -> u64 {
+        self.slices(self.position(id), max_bytes, max_slices, out)
+    }
+
+    /// The reader has had `len_bytes` more.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn advance(&mut self, id: ReaderId, len_bytes: u64) {
+        let end = self.end;
+        let reader = self.reader_mut(id);
+        reader.position += len_bytes;
+        assert!(reader.position <= end, "a reader passed the end of the log");
+    }
+
+    /// Whether the reader is too far behind and has to be cut off (or served from disk). Ask again from time to time:
+    /// the soft limit is about how long. A hard limit below the backlog's size is raised to it, since who is cut off
+    /// could come back and ask for the same bytes.
+    pub fn check_limits(&mut self, id: ReaderId, limits: ReaderLimits, now_ms: u64) -> Option<Exceeded> {
+        let pending_bytes = self.pending_bytes(id);
+        let hard_bytes = limits.hard_bytes.max(self.backlog_bytes);
+        let reader = self.reader_mut(id);
+        if limits.soft_bytes == 0 || pending_bytes <= limits.soft_bytes {
+            reader.over_soft_since_ms = None;
+        }
+        if limits.hard_bytes != 0 && pending_bytes > hard_bytes {
+            return Some(Exceeded::Hard);
+        }
+        if limits.soft_bytes == 0 || pending_bytes <= limits.soft_bytes {
+            return None;
+        }
+        let since_ms = *reader.over_soft_since_ms.get_or_insert(now_ms);
+        (now_ms.saturating_sub(since_ms) > limits.soft_ms).then_some(Exceeded::Soft)
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.slots.iter().filter_map(|slot| slot.reader.as_ref())
+    }
+
+    fn reader(&self, id: ReaderId) -> &Reader {
+        let slot = &self.slots[id.slot as usize];
+        assert_eq!(slot.generation, id.generation, "a reader that was removed");
+        slot.reader.as_ref().expect("the generation changes when a reader goes")
+    }
+
+    fn reader_mut(&mut self, id: ReaderId) -> &mut Reader {
+        let slot = &mut self.slots[id.slot as usize];
+        assert_eq!(slot.generation, id.generation, "a reader that was removed");
+        slot.reader.as_mut().expect("the generation changes when a reader goes")
+    }
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_from(log: &mut Log, offset: u64, max_bytes: u64, max_slices: usize) -> Vec<u8> {
+        let mut slices = Vec::new();
+        let len_bytes = log.slices(offset, max_bytes, max_slices, &mut slices);
+        assert!(slices.len() <= max_slices && slices.iter().all(|slice| !slice.is_empty()));
+        let bytes = slices.concat();
+        assert_eq!(bytes.len() as u64, len_bytes);
+        bytes
+    }
+
+    /// What the log is a compressed way to say: every byte ever, and each reader's position.
+    struct Model {
+        first_offset: u64,
+        stream: Vec<u8>,
+        readers: Vec<(ReaderId, u64)>,
+    }
+
+    #[test]
+    fn one_stream_every_range_of_the_log_equals_the_model() {
+        for seed in 0..60 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let first_offset = rng.u64(..1000);
+            let mut log = Log::new(first_offset, rng.u64(1..5000));
+            log.activate();
+            let mut model = Model { first_offset, stream: Vec::new(), readers: Vec::new() };
+            let mut start = first_offset;
+            for _ in 0..400 {
+                match rng.u8(..10) {
+                    0..4 => {
+                        let bits = rng.u8(..11);
+                        let len_bytes = rng.usize(..1 << bits);
+                        let bytes: Vec<u8> = (0..len_bytes).map(|_| rng.u8(..)).collect();
+                        model.stream.extend_from_slice(&bytes);
+                        log.append(bytes.into());
+                    }
+                    4 => {
+                        let position = rng.u64(log.first_byte() - 1..=log.end_offset());
+                        model.readers.push((log.add_reader(position), position));
+                    }
+                    5 if !model.readers.is_empty() => {
+                        let (id, _) = model.readers.swap_remove(rng.usize(..model.readers.len()));
+                        log.remove_reader(id);
+                    }
+                    6 | 7 if !model.readers.is_empty() => {
+                        let pick = rng.usize(..model.readers.len());
+                        let (id, position) = &mut model.readers[pick];
+                        let mut slices = Vec::new();
+                        let got = log.reader_slices(*id, rng.u64(..3000), rng.usize(1..8), &mut slices);
+                        let from = (*position - first_offset) as usize;
+                        assert_eq!(slices.concat(), model.stream[from..from + got as usize]);
+                        log.advance(*id, got);
+                        *position += got;
+                    }
+                    8 => log.set_backlog_bytes(rng.u64(1..5000)),
+                    _ => log.trim(),
+                }
+                check(&mut log, &model, &mut start, &mut rng);
+            }
+        }
+    }
+
+    fn check(log: &mut Log, model: &Model, start: &mut u64, rng: &mut fastrand::Rng) {
+        let end = model.first_offset + model.stream.len() as u64;
+        assert_eq!(log.end_offset(), end);
+        assert_eq!(log.first_byte() + log.histlen_bytes(), end + 1);
+        log.trim();
+        let slowest = model.readers.iter().map(|reader| reader.1).min().unwrap_or(end);
+        *start = (*start).max(slowest.min(end.saturating_sub(log.backlog_bytes())));
+        assert_eq!(log.first_byte(), *start + 1);
+        for (id, position) in &model.readers {
+            assert_eq!(log.position(*id), *position);
+            assert_eq!(log.pending_bytes(*id), end - position);
+        }
+        let offset = rng.u64(*start..=end);
+        let max_bytes = rng.u64(..3000);
+        let from = (offset - model.first_offset) as usize;
+        let to = (from + max_bytes as usize).min(model.stream.len());
+        assert_eq!(bytes_from(log, offset, max_bytes, usize::MAX), model.stream[from..to]);
+    }
+
+    #[test]
+    fn small_ranges_all_of_them() {
+        let mut log = Log::new(10, 1 << 20);
+        log.activate();
+        let mut stream = Vec::new();
+        for len_bytes in [1, 300, 2, 3, 257, 0, 4, 256, 255] {
+            let bytes: Vec<u8> = (0..len_bytes).map(|i| (i + stream.len()) as u8).collect();
+            stream.extend_from_slice(&bytes);
+            log.append(bytes.into());
+        }
+        for from in 0..=stream.len() {
+            for len_bytes in 0..=stream.len() - from {
+                let got = bytes_from(&mut log, 10 + from as u64, len_bytes as u64, usize::MAX);
+                assert_eq!(got, stream[from..from + len_bytes]);
+            }
+        }
+    }
+
+    #[test]
+    fn psync_range_is_that_of_redis() {
+        let mut log = Log::new(100, 50);
+        assert!(!log.can_continue_with(101), "inactive");
+        log.activate();
+        // Nothing written yet: the very next byte can be had, and only it.
+        assert_eq!((log.first_byte(), log.histlen_bytes()), (101, 0));
+        assert_eq!([100, 101, 102].map(|byte| log.can_continue_with(byte)), [false, true, false]);
+        log.append(Bytes::from_static(&[7; 60]));
+        log.trim();
+        assert_eq!((log.first_byte(), log.histlen_bytes(), log.end_offset()), (111, 50, 160));
+        assert_eq!(
+            [110, 111, 160, 161, 162].map(|b| log.can_continue_with(b)),
+            [false, true, true, true, false]
+        );
+        assert!(!log.can_continue_with(0) && !log.can_continue_with(u64::MAX));
+        log.deactivate();
+        assert_eq!((log.first_byte(), log.end_offset()), (0, 160));
+        log.append(Bytes::from_static(&[7; 5]));
+        log.activate();
+        assert_eq!((log.first_byte(), log.histlen_bytes(), log.end_offset()), (166, 0, 165));
+    }
+
+    #[test]
+    fn large_pieces_are_shared_and_small_ones_gathered() {
+        let mut log = Log::new(0, 1 << 20);
+        log.activate();
+        let large = Bytes::from(vec![1; 1000]);
+        let address = large.as_ptr();
+        log.append(large);
+        for _ in 0..100 {
+            log.append(Bytes::from_static(&[2; 100]));
+        }
+        let mut slices = Vec::new();
+        assert_eq!(log.slices(0, u64::MAX, 10, &mut slices), 11_000);
+        assert_eq!(slices.len(), 2);
+        assert_eq!(slices[0].as_ptr(), address);
+    }
+
+    #[test]
+    fn no_loss_a_reader_keeps_what_it_has_not_had() {
+        let mut log = Log::new(0, 10);
+        log.activate();
+        let slow = log.add_reader(0);
+        log.append(Bytes::from_static(&[1; 1000]));
+        log.trim();
+        assert_eq!(log.histlen_bytes(), 1000);
+        log.advance(slow, 600);
+        log.trim();
+        assert_eq!(log.first_byte(), 601);
+        log.remove_reader(slow);
+        log.trim();
+        assert_eq!(log.first_byte(), 991);
+    }
+
+    #[test]
+    fn limits_cut_off_at_once_or_after_a_time() {
+        let limits = ReaderLimits { hard_bytes: 1000, soft_bytes: 100, soft_ms: 5000 };
+        let mut log = Log::new(0, 10);
+        log.activate();
+        let id = log.add_reader(0);
+        log.append(Bytes::from_static(&[1; 100]));
+        assert_eq!(log.check_limits(id, limits, 0), None);
+        log.append(Bytes::from_static(&[1; 1]));
+        assert_eq!(log.check_limits(id, limits, 1000), None);
+        assert_eq!(log.check_limits(id, limits, 6000), None);
+        assert_eq!(log.check_limits(id, limits, 6001), Some(Exceeded::Soft));
+        // A moment below the limit starts the time anew.
+        log.advance(id, 1);
+        assert_eq!(log.check_limits(id, limits, 6002), None);
+        log.append(Bytes::from_static(&[1; 900]));
+        assert_eq!(log.check_limits(id, limits, 11_100), None);
+        log.append(Bytes::from_static(&[1; 1]));
+        assert_eq!(log.check_limits(id, limits, 11_101), Some(Exceeded::Hard));
+        log.set_backlog_bytes(1001);
+        assert_eq!(log.check_limits(id, limits, 11_101), None, "the backlog's size counts if it is larger");
+        let none = ReaderLimits { hard_bytes: 0, soft_bytes: 0, soft_ms: 0 };
+        assert_eq!(log.check_limits(id, none, 99_999), None);
+    }
+}

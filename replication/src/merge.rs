@@ -1,0 +1,300 @@
+//! The merge: braids what the shards wrote into one stream.
+//!
+//! A shard that wrote during a tick takes a ticket and hands in its segment under it. Tickets are dense, so the merge
+//! emits ticket `n` when it has it, then `n + 1`, and never guesses. Nothing goes between the parts of one segment but
+//! `SELECT`, so a `MULTI` … `EXEC` inside one stays whole. Payload is passed on by reference.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::log::Log;
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
+
+/// Consecutive effects on one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub db: u16,
+    pub len_bytes: u32,
+}
+
+/// What one ticket stands for: effects encoded as RESP, and which databases they are on. May be empty.
+#[derive(Clone, Debug, Default)]
+pub struct Segment {
+    pub bytes: Bytes,
+    /// Together as long as `bytes`.
+    pub runs: SmallVec<[Run; 2]>,
+}
+
+impl Segment {
+    /// Effects on one database.
+    pub fn of(db: u16, bytes: Bytes) -> Self {
+        let len_bytes = u32::try_from(bytes.len()).expect("a tick writes less than 4 GiB");
+        Segment { bytes, runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
+    }
+}
+
+/// A question a ticket carries: at which offset does it end? The number is the asker's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// Nothing but the question, as `WAIT` asks it.
+    Offset(u64),
+    /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
+    /// be merged in the same call, before the asker could say so.
+    Cut(u64),
+}
+
+/// The answer: the stream's offset after the ticket's effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marked {
+    pub mark: Mark,
+    pub offset: u64,
+}
+
+struct Arrival {
+    segment: Segment,
+    mark: Option<Mark>,
+}
+
+/// See the module.
+pub struct Merge {
+    next_ticket: u64,
+    /// Tickets from `next_ticket` on that came before their turn.
+    early: VecDeque<Option<Arrival>>,
+    early_max: usize,
+    /// The database that a reader of the stream is in, if every reader knows.
+    stream_db: Option<u16>,
+}
+
+impl Merge {
+    /// Starts with `next_ticket`. `early_max` bounds how far ahead of the next ticket one may come; the shards keep
+    /// to it by not taking tickets while too many of theirs are not merged.
+    pub fn new(next_ticket: u64, early_max: usize) -> Self {
+        assert!(early_max > 0);
+        Merge { next_ticket, early: VecDeque::new(), early_max, stream_db: None }
+    }
+
+    /// The ticket that everything waits for.
+    pub fn next_ticket(&self) -> u64 {
+        self.next_ticket
+    }
+
+    /// How many tickets from the next one on there is news about: 0 means that nothing waits.
+    pub fn window(&self) -> usize {
+        self.early.len()
+    }
+
+    /// A reader starts here who does not know the database, or the stream so far came from elsewhere (promotion): the
+    /// next effect is preceded by `SELECT`.
+    pub fn forget_db(&mut self) {
+        self.stream_db = None;
+    }
+
+    /// A ticket arrives. It and all that waited only for it are appended to the log, and the marks among them
+    /// answered in `marked`. Trim the log afterwards.
+    ///
+    /// # Panics
+    /// If the ticket came before, is too far ahead, or its runs are not as long as its bytes: the caller is broken,
+    /// and a stream in wrong order must not leave the node.
+    pub fn submit(
+        &mut self,
+        ticket: u64,
+        segment: Segment,
+        mark: Option<Mark>,
+        log: &mut Log,
+        marked: &mut Vec<Marked>,
+    ) {
+        let runs_bytes: u64 = segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum();
+        assert_eq!(runs_bytes, segment.bytes.len() as u64, "ticket {ticket}: runs and bytes differ");
+        let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
+        assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");
+        let ahead = ahead as usize;
+        let arrival = Arrival { segment, mark };
+        if ahead == 0 && self.early.is_empty() {
+            self.emit(arrival, log, marked);
+            return;
+        }
+        if self.early.len() <= ahead {
+            self.early.resize_with(ahead + 1, || None);
+        }
+        let replaced = self.early[ahead].replace(arrival);
+        assert!(replaced.is_none(), "ticket {ticket} came twice");
+        while let Some(arrival) = self.early.front_mut().and_then(Option::take) {
+            self.early.pop_front();
+            self.emit(arrival, log, marked);
+        }
+    }
+
+    fn emit(&mut self, arrival: Arrival, log: &mut Log, marked: &mut Vec<Marked>) {
+        let mut rest = arrival.segment.bytes;
+        for run in arrival.segment.runs.iter().filter(|run| run.len_bytes > 0) {
+            if self.stream_db != Some(run.db) {
+                log.append(select(run.db));
+                self.stream_db = Some(run.db);
+            }
+            log.append(rest.split_to(run.len_bytes as usize));
+        }
+        debug_assert!(rest.is_empty());
+        if let Some(mark) = arrival.mark {
+            marked.push(Marked { mark, offset: log.end_offset() });
+            if matches!(mark, Mark::Cut(_)) {
+                self.forget_db();
+            }
+        }
+        self.next_ticket += 1;
+    }
+
+    /// Puts a `PING` into the stream here: replicas notice a dead link by its absence.
+    pub fn ping(&mut self, log: &mut Log) {
+        log.append(Bytes::from_static(PING));
+    }
+
+    /// Puts `REPLCONF GETACK *` into the stream here: every replica answers with its offset when it has applied what
+    /// comes before.
+    pub fn get_ack(&mut self, log: &mut Log) {
+        log.append(Bytes::from_static(GETACK));
+    }
+}
+
+fn select(db: u16) -> Bytes {
+    let digits = db.to_string();
+    Bytes::from(format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(log: &mut Log) -> Vec<u8> {
+        let mut slices = Vec::new();
+        log.slices(0, u64::MAX, usize::MAX, &mut slices);
+        slices.concat()
+    }
+
+    fn new_log() -> Log {
+        let mut log = Log::new(0, 1 << 30);
+        log.activate();
+        log
+    }
+
+    fn random_segment(rng: &mut fastrand::Rng) -> Segment {
+        let mut segment = Segment::default();
+        let mut bytes = Vec::new();
+        for _ in 0..rng.usize(..4) {
+            let len_bytes = rng.u32(..700);
+            bytes.extend((0..len_bytes).map(|_| rng.u8(..)));
+            segment.runs.push(Run { db: rng.u16(..3), len_bytes });
+        }
+        segment.bytes = bytes.into();
+        segment
+    }
+
+    /// The same stream by sorting.
+    fn expected(tickets: &[(Segment, Option<Mark>)]) -> (Vec<u8>, Vec<Marked>) {
+        let (mut stream, mut marked, mut db) = (Vec::new(), Vec::new(), None);
+        for (segment, mark) in tickets {
+            let mut at = 0;
+            for run in &segment.runs {
+                let to = at + run.len_bytes as usize;
+                if at < to && db != Some(run.db) {
+                    stream
+                        .extend_from_slice(format!("*2\r\n$6\r\nSELECT\r\n$1\r\n{}\r\n", run.db).as_bytes());
+                    db = Some(run.db);
+                }
+                stream.extend_from_slice(&segment.bytes[at..to]);
+                at = to;
+            }
+            marked.extend(mark.map(|mark| Marked { mark, offset: stream.len() as u64 }));
+            db = db.filter(|_| !matches!(mark, Some(Mark::Cut(_))));
+        }
+        (stream, marked)
+    }
+
+    #[test]
+    fn one_stream_any_arrival_order_of_k_shards_merges_to_ticket_order() {
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let tickets: Vec<_> = (0..rng.u64(1..120))
+                .map(|i| {
+                    let mark = [Some(Mark::Offset(i)), Some(Mark::Cut(i)), None, None, None][rng.usize(..5)];
+                    (random_segment(&mut rng), mark)
+                })
+                .collect();
+            // Each shard hands in its own tickets in order; the shards run at random speeds.
+            let shards = rng.usize(1..9);
+            let mut queues = vec![VecDeque::new(); shards];
+            for ticket in 0..tickets.len() {
+                queues[rng.usize(..shards)].push_back(ticket);
+            }
+            let mut merge = Merge::new(1000, tickets.len());
+            let (mut log, mut marked) = (new_log(), Vec::new());
+            let mut merged = vec![false; tickets.len()];
+            while queues.iter().any(|queue| !queue.is_empty()) {
+                if let Some(ticket) = queues[rng.usize(..shards)].pop_front() {
+                    let (segment, mark) = tickets[ticket].clone();
+                    merge.submit(1000 + ticket as u64, segment, mark, &mut log, &mut marked);
+                    merged[ticket] = true;
+                    let whole = merged.iter().take_while(|is| **is).count();
+                    assert_eq!(merge.next_ticket(), 1000 + whole as u64);
+                }
+            }
+            assert_eq!(merge.window(), 0);
+            assert_eq!((stream(&mut log), marked), expected(&tickets));
+        }
+    }
+
+    #[test]
+    fn cut_names_the_offset_after_its_ticket_and_what_follows_selects_its_database() {
+        let (mut merge, mut log, mut marked) = (Merge::new(5, 10), new_log(), Vec::new());
+        merge.submit(6, Segment::default(), Some(Mark::Cut(77)), &mut log, &mut marked);
+        merge.submit(7, Segment::of(0, Bytes::from_static(b"after")), None, &mut log, &mut marked);
+        assert!(marked.is_empty());
+        merge.submit(5, Segment::of(0, Bytes::from_static(b"before")), None, &mut log, &mut marked);
+        let select_bytes = select(0).len() as u64;
+        assert_eq!(marked, [Marked { mark: Mark::Cut(77), offset: select_bytes + 6 }]);
+        assert_eq!(log.end_offset(), 2 * select_bytes + 11);
+    }
+
+    #[test]
+    fn atomicity_pings_and_acks_stand_between_segments_and_change_no_database() {
+        let (mut merge, mut log, mut marked) = (Merge::new(0, 10), new_log(), Vec::new());
+        let transaction = |db| Segment::of(db, Bytes::from_static(b"MULTI..EXEC"));
+        merge.submit(0, transaction(12), None, &mut log, &mut marked);
+        merge.submit(2, transaction(12), None, &mut log, &mut marked);
+        merge.ping(&mut log);
+        merge.get_ack(&mut log);
+        merge.submit(1, Segment::default(), None, &mut log, &mut marked);
+        merge.forget_db();
+        merge.submit(3, transaction(12), None, &mut log, &mut marked);
+        let select = b"*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n";
+        let block = b"MULTI..EXEC";
+        assert_eq!(stream(&mut log), [select, &block[..], PING, GETACK, block, select, block].concat());
+    }
+
+    #[test]
+    fn one_stream_no_payload_byte_is_copied() {
+        let payload = Bytes::from(vec![b'x'; 100_000]);
+        let (mut merge, mut log) = (Merge::new(0, 10), new_log());
+        merge.submit(0, Segment::of(0, payload.clone()), None, &mut log, &mut Vec::new());
+        let mut slices = Vec::new();
+        log.slices(0, u64::MAX, 10, &mut slices);
+        assert_eq!(slices[1].as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    #[should_panic(expected = "ahead of the next one")]
+    fn early_tickets_are_bounded() {
+        Merge::new(0, 3).submit(3, Segment::default(), None, &mut new_log(), &mut Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "came twice")]
+    fn a_ticket_comes_once() {
+        let (mut merge, mut log) = (Merge::new(0, 3), new_log());
+        merge.submit(1, Segment::default(), None, &mut log, &mut Vec::new());
+        merge.submit(1, Segment::default(), None, &mut log, &mut Vec::new());
+    }
+}

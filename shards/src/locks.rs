@@ -1,0 +1,127 @@
+//! Which keys of a shard are on loan to a multi-shard transaction.
+//!
+//! Deadlock cannot arise because whoever waits is younger than whom it waits for (transaction ids are drawn from one
+//! counter): a request that finds an older holder waits, one that finds a younger holder is refused and starts over
+//! with a new id ("wait-die", Rosenkrantz, Stearns and Lewis, 1978). Single-shard commands hold nothing while they
+//! wait, so they may wait for anyone.
+
+use std::collections::HashMap;
+
+/// A transaction's age: smaller is older. Drawn from one counter for all shards.
+pub type TxId = u64;
+
+/// A key under lock: in all databases at once, for some commands work on two (`MOVE`, `COPY … DB`).
+pub type LockKey = Box<[u8]>;
+
+/// What a transaction asks of one shard.
+#[derive(Debug, Clone)]
+pub enum Claim {
+    Keys(Vec<LockKey>),
+    /// The whole slice.
+    Everything,
+}
+
+/// Answer to a request for locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Granted,
+    /// Ask again when something was released.
+    Wait,
+    /// Start over with a new id, releasing what was granted elsewhere.
+    Refused,
+}
+
+/// One shard's locks.
+#[derive(Default)]
+pub struct Locks {
+    held: HashMap<LockKey, TxId>,
+    /// Holder of the whole slice.
+    exclusive: Option<TxId>,
+}
+
+impl Locks {
+    /// The one branch of the fast path: nothing is on loan.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.exclusive.is_none()
+    }
+
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive.is_some()
+    }
+
+    /// Whether a single-shard command may not touch this key now.
+    pub fn blocks(&self, key: &[u8]) -> bool {
+        self.exclusive.is_some() || self.held.contains_key(key)
+    }
+
+    /// Takes all of a claim, or nothing of it.
+    pub fn acquire(&mut self, id: TxId, claim: &Claim) -> Verdict {
+        let youngest = match claim {
+            Claim::Everything => self.held.values().chain(self.exclusive.as_ref()).max().copied(),
+            Claim::Keys(keys) => {
+                self.exclusive.into_iter().chain(keys.iter().filter_map(|key| self.held.get(key).copied())).max()
+            }
+        };
+        match youngest {
+            Some(holder) if holder > id => Verdict::Refused,
+            Some(holder) => {
+                assert_ne!(holder, id, "a transaction asks each shard once");
+                Verdict::Wait
+            }
+            None => {
+                match claim {
+                    Claim::Everything => self.exclusive = Some(id),
+                    Claim::Keys(keys) => self.held.extend(keys.iter().cloned().map(|key| (key, id))),
+                }
+                Verdict::Granted
+            }
+        }
+    }
+
+    /// Gives back what a transaction holds here.
+    pub fn release(&mut self, id: TxId, keys: impl IntoIterator<Item = LockKey>) {
+        if self.exclusive == Some(id) {
+            self.exclusive = None;
+        }
+        for key in keys {
+            let holder = self.held.remove(&key);
+            assert_eq!(holder, Some(id), "only the holder releases");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(names: &[&str]) -> Claim {
+        Claim::Keys(names.iter().map(|name| name.as_bytes().into()).collect())
+    }
+
+    fn keys(names: &[&str]) -> Vec<LockKey> {
+        match claim(names) {
+            Claim::Keys(keys) => keys,
+            Claim::Everything => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn law3_the_younger_waits_and_the_older_starts_over() {
+        let mut locks = Locks::default();
+        assert_eq!(locks.acquire(5, &claim(&["a", "b"])), Verdict::Granted);
+        assert_eq!(locks.acquire(7, &claim(&["b", "c"])), Verdict::Wait);
+        assert_eq!(locks.acquire(3, &claim(&["b"])), Verdict::Refused);
+        assert!(!locks.blocks(b"c"), "who waits holds nothing");
+        assert!(locks.blocks(b"a"));
+        assert_eq!(locks.acquire(9, &Claim::Everything), Verdict::Wait);
+        locks.release(5, keys(&["a", "b"]));
+        assert!(locks.is_empty());
+        assert_eq!(locks.acquire(9, &Claim::Everything), Verdict::Granted);
+        assert!(locks.blocks(b"anything"));
+        assert_eq!(locks.acquire(10, &claim(&["z"])), Verdict::Wait);
+        assert_eq!(locks.acquire(8, &claim(&["z"])), Verdict::Refused);
+        locks.release(9, []);
+        assert!(locks.is_empty());
+    }
+}

@@ -1,0 +1,97 @@
+//! What one shard sends another in one tick.
+
+use crate::locks::{Claim, LockKey, TxId};
+use crate::slots::ShardId;
+use braid_core::command::Segment;
+use braid_core::keyspace::{Keyspace, KeyEntry, WatcherId};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::any::Any;
+use std::ops::Range;
+
+/// A connection, by its index and generation at the shard that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// How a run's commands are executed and answered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunFlags {
+    /// Reply in RESP3.
+    pub resp3: bool,
+    /// One transaction: all or nothing of it is seen, one array answers it.
+    pub atomic: bool,
+    /// `CLIENT NO-TOUCH on`: reads leave the access time alone.
+    pub no_touch: bool,
+    /// Commands of the master's stream: expired keys stay until it says so.
+    pub from_master: bool,
+}
+
+/// One message. Bytes it refers to lie in its parcel's arena.
+pub enum Msg {
+    /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
+    Run { conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, bytes: Range<u32>, shared: Range<u32> },
+    /// The answer to a run or to a transaction.
+    Reply { conn: ConnId, bytes: Range<u32>, pieces: Vec<(usize, Bytes)> },
+    /// Forget what a connection watches here.
+    Unwatch(WatcherId),
+    Tx(Box<TxMsg>),
+    /// A tick's effects for the merge stage.
+    Segment { ticket: u64, segment: Segment, mark: Option<u64> },
+    /// For the layers above, which know the type.
+    Upper(Box<dyn Any + Send>),
+}
+
+/// Multi-shard transactions. `token` is the coordinator's name for its attempt.
+pub enum TxMsg {
+    /// Coordinator to owner: lend me this.
+    Lock { token: u64, id: TxId, claim: Claim, watcher: Option<WatcherId> },
+    /// Owner to coordinator.
+    Grant { token: u64, id: TxId, loan: Loan, watch_dirty: bool },
+    Refuse { token: u64, id: TxId },
+    /// Coordinator to owner: here is everything back.
+    Return { id: TxId, loan: Loan },
+}
+
+/// Data whose ownership travels with a transaction.
+pub enum Loan {
+    Keys(Vec<LentKey>),
+    Everything(Box<Keyspace>),
+}
+
+/// One key on loan: its entries, by the databases in which it exists.
+pub struct LentKey {
+    pub key: LockKey,
+    pub entries: SmallVec<[(u16, KeyEntry); 1]>,
+    /// Databases in which the transaction changed it.
+    pub changed: SmallVec<[u16; 4]>,
+}
+
+/// The messages of a tick for one receiver.
+#[derive(Default)]
+pub struct Parcel {
+    pub msgs: Vec<Msg>,
+    pub arena: Vec<u8>,
+    pub shared: Vec<Bytes>,
+}
+
+/// A parcel that grew beyond this is not kept for reuse.
+const KEEP_ARENA_BYTES: usize = 256 * 1024;
+
+impl Parcel {
+    pub fn is_empty(&self) -> bool {
+        self.msgs.is_empty()
+    }
+
+    /// Makes it ready for reuse.
+    pub fn clear(&mut self) {
+        self.msgs.clear();
+        self.shared.clear();
+        if self.arena.capacity() > KEEP_ARENA_BYTES {
+            self.arena = Vec::new();
+        }
+        self.arena.clear();
+    }
+}
+
+/// A message's addressee.
+pub type Addressed = (ShardId, Box<Parcel>);

@@ -1,0 +1,606 @@
+//! One shard: its slice of the keyspace, and everything that happens to it in a tick. No I/O, no clock, no threads.
+//!
+//! The layer above feeds it parcels from other shards ([`Shard::receive`]), runs and dispatches its connections'
+//! commands ([`Shard::run`], [`Shard::dispatch`], [`Shard::begin`]), and ends every tick with [`Shard::end_tick`],
+//! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
+
+use crate::locks::{Locks, TxId};
+use crate::parcel::{ConnId, Msg, Parcel, RunFlags, TxMsg};
+use crate::slots::{ShardId, SlotMap};
+use crate::stats::CommandStats;
+use crate::tx::{Tx, WaitingClaim};
+use crate::unit::{self, Commands, Unit};
+use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, registry};
+use braid_core::keyspace::{Keyspace, WatcherId};
+use braid_core::resp::Reply;
+use braid_core::table::HashKey;
+use bytes::Bytes;
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters that all shards of a process share.
+#[derive(Default)]
+pub struct Counters {
+    /// Next ticket of the stream.
+    pub ticket: AtomicU64,
+    /// Last transaction id.
+    pub tx: AtomicU64,
+}
+
+/// What a shard needs of the layer above while it works.
+pub trait Host {
+    /// The answer to a dispatched run or a transaction of this shard's connection `conn`.
+    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>);
+
+    /// Executes a command of the connection or the server ([`Handler::Session`]) within a transaction.
+    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply);
+
+    /// A message that only the layers above understand.
+    fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
+
+    /// Effects for the merge stage, which lives on this shard.
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<u64>);
+
+    /// A command took this long.
+    fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
+
+    /// Monotonic time, for how long commands take.
+    fn monotonic_us(&mut self) -> u64;
+}
+
+/// Where the parcels of a tick go.
+pub trait Outlet {
+    /// Hands a parcel to another shard; gives it back if there is no room.
+    fn deliver(&mut self, to: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>>;
+}
+
+/// What became of a command that was to run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// The reply has been written.
+    Done,
+    /// A transaction has the key. The command waits; the answer comes through [`Host::reply`].
+    Parked,
+}
+
+/// What a shard is built from.
+pub struct ShardConfig {
+    pub id: ShardId,
+    pub map: SlotMap,
+    pub databases: usize,
+    pub hash: HashKey,
+    pub seed: u64,
+    pub settings: Arc<Settings>,
+    pub counters: Arc<Counters>,
+    /// The shard with the merge stage.
+    pub home: ShardId,
+}
+
+/// Commands that wait until a transaction returns a key.
+pub(crate) struct ParkedRun {
+    from: ShardId,
+    conn: ConnId,
+    flags: RunFlags,
+    watcher: Option<WatcherId>,
+    unit: Unit,
+    /// Replies to what ran before.
+    done: Reply,
+}
+
+/// What waits for a transaction to return something.
+pub(crate) enum Waiting {
+    Run(Box<ParkedRun>),
+    Claim(WaitingClaim),
+    Unwatch(WatcherId),
+}
+
+/// See the module's documentation.
+pub struct Shard {
+    pub id: ShardId,
+    pub map: SlotMap,
+    /// None while it is on loan to a transaction over everything.
+    pub(crate) keyspace: Option<Box<Keyspace>>,
+    pub(crate) scratch: Option<Box<Keyspace>>,
+    pub(crate) locks: Locks,
+    pub(crate) waiting: VecDeque<Waiting>,
+    outgoing: Vec<Box<Parcel>>,
+    pool: Vec<Box<Parcel>>,
+    /// Transaction messages to itself.
+    pub(crate) loopback: VecDeque<TxMsg>,
+    pub(crate) effects: Effects,
+    pub(crate) mark: Option<u64>,
+    pub(crate) txs: HashMap<u64, Tx>,
+    pub(crate) next_token: u64,
+    pub(crate) counters: Arc<Counters>,
+    pub settings: Arc<Settings>,
+    pub rng: fastrand::Rng,
+    time: Time,
+    home: ShardId,
+    /// This node follows a master.
+    pub replica: bool,
+    pub stats: CommandStats,
+}
+
+/// Parcels kept for reuse.
+const POOL_LEN: usize = 64;
+
+impl Shard {
+    pub fn new(config: ShardConfig) -> Self {
+        let shards = config.map.shards();
+        assert!(usize::from(config.id) < shards && usize::from(config.home) < shards);
+        Self {
+            id: config.id,
+            map: config.map,
+            keyspace: Some(Box::new(Keyspace::new(config.databases, config.hash))),
+            scratch: Some(Box::new(Keyspace::scratch(config.databases, config.hash))),
+            locks: Locks::default(),
+            waiting: VecDeque::new(),
+            outgoing: (0..shards).map(|_| Box::default()).collect(),
+            pool: Vec::new(),
+            loopback: VecDeque::new(),
+            effects: Effects::default(),
+            mark: None,
+            txs: HashMap::new(),
+            next_token: 0,
+            counters: config.counters,
+            settings: config.settings,
+            rng: fastrand::Rng::with_seed(config.seed),
+            time: Time::default(),
+            home: config.home,
+            replica: false,
+            stats: CommandStats::new(registry().all().len()),
+        }
+    }
+
+    /// Begins a tick at `time`.
+    pub fn set_time(&mut self, time: Time) {
+        self.time = time;
+    }
+
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    /// The slice, unless it is on loan.
+    pub fn keyspace(&self) -> Option<&Keyspace> {
+        self.keyspace.as_deref()
+    }
+
+    /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
+    pub fn is_quiet(&self) -> bool {
+        self.locks.is_empty() && self.waiting.is_empty() && self.txs.is_empty()
+    }
+
+    /// Whether a command must wait for a transaction to return one of its keys.
+    fn is_blocked(&self, command: &Command, args: Args<'_>) -> bool {
+        if self.locks.is_empty() {
+            return false;
+        }
+        self.locks.is_exclusive()
+            || command
+                .find_keys(args)
+                .is_some_and(|keys| keys.iter().any(|key| self.locks.blocks(args[key.index])))
+    }
+
+    /// Runs a command of this shard's own connection on this shard's keys.
+    #[inline]
+    pub fn run(
+        &mut self,
+        conn: ConnId,
+        flags: RunFlags,
+        id: CommandId,
+        db: u16,
+        args: Args<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) -> Ran {
+        let command = registry().get(id);
+        if self.is_blocked(command, args) {
+            let mut unit = Unit::default();
+            unit.push(id, db, args);
+            self.park(ParkedRun { from: self.id, conn, flags, watcher: None, unit, done: Reply::new(flags.resp3) });
+            return Ran::Parked;
+        }
+        self.run_now(conn, flags, None, id, db, args, out, host);
+        Ran::Done
+    }
+
+    /// As [`Shard::run`] for a transaction whose keys all live here.
+    pub fn run_atomic(
+        &mut self,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        unit: Unit,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) -> Ran {
+        let flags = RunFlags { atomic: true, ..flags };
+        let mut commands = unit.commands();
+        if self.run_commands(conn, flags, watcher, &mut commands, out, host) {
+            return Ran::Done;
+        }
+        let done = Reply::new(flags.resp3);
+        self.park(ParkedRun { from: self.id, conn, flags, watcher, unit, done });
+        Ran::Parked
+    }
+
+    fn park(&mut self, run: ParkedRun) {
+        self.waiting.push_back(Waiting::Run(Box::new(run)));
+    }
+
+    /// Runs one command that nothing blocks.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    fn run_now(
+        &mut self,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        id: CommandId,
+        db: u16,
+        args: Args<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) {
+        let mut keyspace = self.keyspace.take().expect("not on loan: nothing blocks");
+        self.run_on(&mut keyspace, conn, flags, watcher, id, db, args, out, host);
+        self.keyspace = Some(keyspace);
+    }
+
+    /// Runs one command on a keyspace: this shard's slice, or a transaction's scratch.
+    #[allow(clippy::too_many_arguments)]
+    #[inline]
+    pub(crate) fn run_on(
+        &mut self,
+        keyspace: &mut Keyspace,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        id: CommandId,
+        db: u16,
+        args: Args<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) {
+        use braid_core::command::{Ctx, WholeCtx};
+        use braid_core::keyspace::Keys;
+        let start_us = host.monotonic_us();
+        let mark = out.mark();
+        let command = registry().get(id);
+        let replica = self.replica;
+        let outcome = match command.handler {
+            Handler::Keys(run) | Handler::Cursor(run) => run(
+                &mut Ctx {
+                    keys: Keys {
+                        space: keyspace,
+                        effects: &mut self.effects,
+                        settings: &self.settings,
+                        db,
+                        now_ms: self.time.ms(),
+                        replica,
+                        from_master: flags.from_master,
+                        no_touch: flags.no_touch,
+                    },
+                    out,
+                    rng: &mut self.rng,
+                    time: self.time,
+                    watcher,
+                    shard: self.id,
+                    shards: self.map.shards() as u16,
+                },
+                args,
+            ),
+            Handler::Whole(run) => run(
+                &mut WholeCtx {
+                    slices: &mut [keyspace],
+                    effects: &mut self.effects,
+                    out,
+                    rng: &mut self.rng,
+                    settings: &self.settings,
+                    db,
+                    time: self.time,
+                    replica,
+                },
+                args,
+            ),
+            Handler::Session => {
+                host.session(conn, id, args, out);
+                Ok(())
+            }
+        };
+        let failed = outcome.is_err();
+        if let Err(error) = outcome {
+            out.truncate(mark);
+            let text = error.to_string();
+            out.error(&text);
+            self.stats.failed(id, &text);
+        }
+        let took_us = host.monotonic_us().saturating_sub(start_us);
+        self.stats.called(id, took_us, failed);
+        host.took(conn, took_us, args);
+    }
+
+    /// Runs commands until the end (true) or until one is blocked; then `commands` stands before that one.
+    fn run_commands(
+        &mut self,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        commands: &mut Commands<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) -> bool {
+        if flags.atomic {
+            let all = Commands::new(commands.rest(), commands.shared());
+            let mut count = 0;
+            for command in all {
+                count += 1;
+                if self.is_blocked(registry().get(command.id), command.args()) {
+                    return false;
+                }
+            }
+            if self.locks.is_exclusive() {
+                return false;
+            }
+            if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
+                out.null_array();
+                return true;
+            }
+            out.array(count);
+            self.effects.begin_multi();
+            for command in commands.by_ref() {
+                self.run_now(conn, flags, watcher, command.id, command.db, command.args(), out, host);
+            }
+            self.effects.end_multi();
+            return true;
+        }
+        loop {
+            let rest = commands.rest();
+            let Some(command) = commands.next() else { return true };
+            if self.is_blocked(registry().get(command.id), command.args()) {
+                commands.rewind(rest);
+                return false;
+            }
+            self.run_now(conn, flags, watcher, command.id, command.db, command.args(), out, host);
+        }
+    }
+
+    /// Ends a connection's watch over this slice; true if something it watched changed.
+    pub(crate) fn forget_watcher(&mut self, watcher: WatcherId) -> bool {
+        let now_ms = self.time.ms();
+        let keyspace = self.keyspace.as_mut().expect("not on loan");
+        let dirty = keyspace.watch_is_dirty(watcher, now_ms);
+        keyspace.watches.unwatch(watcher);
+        dirty
+    }
+
+    /// Forgets what a connection of this shard watches here or elsewhere.
+    pub fn unwatch(&mut self, watcher: WatcherId, shards: impl IntoIterator<Item = ShardId>) {
+        for shard in shards {
+            self.send(shard, Msg::Unwatch(watcher));
+        }
+    }
+
+    /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
+    /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    pub fn dispatch(
+        &mut self,
+        to: ShardId,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        id: CommandId,
+        db: u16,
+        args: Args<'_>,
+    ) {
+        assert_ne!(to, self.id, "own commands run at once");
+        let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
+        let start = (arena.len() as u32, shared.len() as u32);
+        unit::encode(arena, shared, id, db, args);
+        let end = (arena.len() as u32, shared.len() as u32);
+        match msgs.last_mut() {
+            Some(Msg::Run { conn: last, bytes, shared, flags: RunFlags { atomic: false, .. }, .. })
+                if *last == conn && !flags.atomic && bytes.end == start.0 =>
+            {
+                bytes.end = end.0;
+                shared.end = end.1;
+            }
+            _ => msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 }),
+        }
+    }
+
+    /// Sends a whole transaction to the one shard that owns all of its keys.
+    pub fn dispatch_atomic(
+        &mut self,
+        to: ShardId,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        unit: &Unit,
+    ) {
+        assert_ne!(to, self.id, "own commands run at once");
+        let flags = RunFlags { atomic: true, ..flags };
+        let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
+        let (start, shared_start) = (arena.len() as u32, shared.len() as u32);
+        for command in unit.commands() {
+            unit::encode(arena, shared, command.id, command.db, command.args());
+        }
+        let (bytes, shared) = (start..arena.len() as u32, shared_start..shared.len() as u32);
+        msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
+    }
+
+    /// Adds a message for another shard, or for this one.
+    pub fn send(&mut self, to: ShardId, message: Msg) {
+        if to != self.id {
+            return self.outgoing[usize::from(to)].msgs.push(message);
+        }
+        match message {
+            Msg::Tx(message) => self.loopback.push_back(*message),
+            Msg::Unwatch(watcher) => self.unwatch_here(watcher),
+            _ => unreachable!("only transactions and watches address their own shard"),
+        }
+    }
+
+    fn unwatch_here(&mut self, watcher: WatcherId) {
+        match &mut self.keyspace {
+            Some(keyspace) => keyspace.watches.unwatch(watcher),
+            // On loan as a whole: the watch ends when it is back.
+            None => self.waiting.push_back(Waiting::Unwatch(watcher)),
+        }
+    }
+
+    /// Sends a message of the layers above.
+    pub fn send_upper(&mut self, to: ShardId, message: Box<dyn Any + Send>) {
+        assert_ne!(to, self.id, "the layers above talk to themselves directly");
+        self.send(to, Msg::Upper(message));
+    }
+
+    /// Handles everything another shard sent in one of its ticks.
+    pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
+        let mut msgs = std::mem::take(&mut parcel.msgs);
+        for message in msgs.drain(..) {
+            match message {
+                Msg::Run { conn, flags, watcher, bytes, shared } => {
+                    let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];
+                    let shared = &parcel.shared[shared.start as usize..shared.end as usize];
+                    self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
+                }
+                Msg::Reply { conn, bytes, pieces } => {
+                    host.reply(conn, &parcel.arena[bytes.start as usize..bytes.end as usize], pieces);
+                }
+                Msg::Unwatch(watcher) => self.unwatch_here(watcher),
+                Msg::Tx(message) => self.receive_tx(from, *message, host),
+                Msg::Segment { ticket, segment, mark } => host.segment(ticket, segment, mark),
+                Msg::Upper(message) => host.upper(from, message),
+            }
+        }
+        parcel.msgs = msgs;
+        self.recycle(parcel);
+        self.settle(host);
+    }
+
+    /// Handles what the shard sent to itself. To be called after [`Shard::begin`].
+    pub fn settle(&mut self, host: &mut impl Host) {
+        while let Some(message) = self.loopback.pop_front() {
+            self.receive_tx(self.id, message, host);
+        }
+    }
+
+    /// Runs another shard's commands; the answer goes into the parcel back to it.
+    fn run_for(
+        &mut self,
+        from: ShardId,
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        mut commands: Commands<'_>,
+        host: &mut impl Host,
+    ) {
+        let mut out = Reply::new(flags.resp3);
+        out.buf = std::mem::take(&mut self.outgoing[usize::from(from)].arena);
+        let start = out.buf.len();
+        let all_done = self.run_commands(conn, flags, watcher, &mut commands, &mut out, host);
+        if all_done {
+            let end = out.buf.len();
+            let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
+            let back = &mut self.outgoing[usize::from(from)];
+            back.arena = out.buf;
+            back.msgs.push(Msg::Reply { conn, bytes: start as u32..end as u32, pieces });
+            return;
+        }
+        let mut done = Reply::new(flags.resp3);
+        done.buf.extend_from_slice(&out.buf[start..]);
+        done.pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
+        out.buf.truncate(start);
+        self.outgoing[usize::from(from)].arena = out.buf;
+        self.park(ParkedRun { from, conn, flags, watcher, unit: commands.into_unit(), done });
+    }
+
+    /// Tries again what waits, in the order of arrival. To be called whenever something was returned.
+    pub(crate) fn retry_waiting(&mut self, host: &mut impl Host) {
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front().expect("counted") {
+                Waiting::Claim(claim) => self.try_claim(claim),
+                Waiting::Unwatch(watcher) => self.unwatch_here(watcher),
+                Waiting::Run(run) => {
+                    let ParkedRun { from, conn, flags, watcher, unit, mut done } = *run;
+                    let mut commands = unit.commands();
+                    if self.run_commands(conn, flags, watcher, &mut commands, &mut done, host) {
+                        self.answer(from, conn, done, host);
+                    } else {
+                        let unit = commands.into_unit();
+                        self.park(ParkedRun { from, conn, flags, watcher, unit, done });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers a finished reply to the shard of the connection.
+    pub(crate) fn answer(&mut self, to: ShardId, conn: ConnId, reply: Reply, host: &mut impl Host) {
+        if to == self.id {
+            return host.reply(conn, &reply.buf, reply.pieces);
+        }
+        let back = &mut self.outgoing[usize::from(to)];
+        let start = back.arena.len() as u32;
+        back.arena.extend_from_slice(&reply.buf);
+        let bytes = start..back.arena.len() as u32;
+        back.msgs.push(Msg::Reply { conn, bytes, pieces: reply.pieces });
+    }
+
+    /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.
+    pub fn background(&mut self, budget: usize) -> bool {
+        let Some(keyspace) = &mut self.keyspace else { return false };
+        let mut more = keyspace.free_some(budget);
+        if !self.replica && self.locks.is_empty() {
+            more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
+        }
+        more
+    }
+
+    /// Ends a tick: takes its ticket if it had effects, then lets its messages go. After this its replies may leave.
+    pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
+        debug_assert!(self.loopback.is_empty(), "a tick ends settled");
+        if !self.effects.is_empty() || self.mark.is_some() {
+            let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
+            let (segment, mark) = (self.effects.take(), self.mark.take());
+            if self.home == self.id {
+                host.segment(ticket, segment, mark);
+            } else {
+                self.send(self.home, Msg::Segment { ticket, segment, mark });
+            }
+        }
+        for to in 0..self.outgoing.len() {
+            if self.outgoing[to].is_empty() {
+                continue;
+            }
+            let fresh = self.pool.pop().unwrap_or_default();
+            let parcel = std::mem::replace(&mut self.outgoing[to], fresh);
+            if let Err(parcel) = outlet.deliver(to as ShardId, parcel) {
+                // No room: it goes on growing and leaves with a later tick. What it holds is bounded by the number of
+                // connections, each of which waits for its answer.
+                let fresh = std::mem::replace(&mut self.outgoing[to], parcel);
+                self.pool.push(fresh);
+            }
+        }
+    }
+
+    /// Something could not be delivered at the end of the last tick.
+    pub fn has_outgoing(&self) -> bool {
+        self.outgoing.iter().any(|parcel| !parcel.is_empty())
+    }
+
+    fn recycle(&mut self, mut parcel: Box<Parcel>) {
+        if self.pool.len() < POOL_LEN {
+            parcel.clear();
+            self.pool.push(parcel);
+        }
+    }
+
+    pub(crate) fn next_tx_id(&self) -> TxId {
+        self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

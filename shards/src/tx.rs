@@ -1,0 +1,399 @@
+//! Transactions over several shards.
+//!
+//! The coordinator is the shard of the connection. It borrows the keys concerned from their owners: each owner takes
+//! the entries out of its slice, remembers that they are on loan ([`crate::locks`]), and sends them. When all have
+//! come the coordinator runs the commands on a scratch keyspace with the very code that runs on a slice, and sends the
+//! entries back. So every command works over any shards, its effects are one piece of one tick's segment, and at any
+//! moment each entry belongs to exactly one thread.
+//!
+//! A transaction over the whole keyspace (`FLUSHALL`, the cut of a snapshot) borrows the slices themselves.
+
+use crate::locks::{Claim, LockKey, TxId, Verdict};
+use crate::parcel::{ConnId, LentKey, Loan, Msg, RunFlags, TxMsg};
+use crate::shard::{Host, Shard, Waiting};
+use crate::slots::ShardId;
+use crate::unit::Unit;
+use braid_core::command::{Handler, WholeCtx, registry};
+use braid_core::keyspace::{Keyspace, WatcherId};
+use braid_core::resp::Reply;
+use smallvec::SmallVec;
+use std::collections::HashMap;
+
+/// What a transaction does once it has everything.
+pub enum Work {
+    /// Runs commands and answers the connection. `watcher`: who watches keys, all of which are among those locked.
+    Commands { conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, unit: Unit },
+    /// Runs a function over all slices.
+    Action(Box<dyn FnOnce(&mut Everything<'_>)>),
+}
+
+/// All slices, for [`Work::Action`].
+pub struct Everything<'a> {
+    pub slices: &'a mut [&'a mut Keyspace],
+    /// Set to have the ticket that ends this tick carry a mark.
+    pub mark: &'a mut Option<u64>,
+}
+
+/// A transaction under way at its coordinator.
+pub(crate) struct Tx {
+    id: TxId,
+    claims: Vec<(ShardId, Claim)>,
+    watcher: Option<WatcherId>,
+    work: Work,
+    /// Answers still to come.
+    waiting: usize,
+    loans: Vec<(ShardId, Loan)>,
+    refused: bool,
+    watch_dirty: bool,
+}
+
+/// A request for locks that waits at an owner.
+pub(crate) struct WaitingClaim {
+    from: ShardId,
+    token: u64,
+    id: TxId,
+    claim: Claim,
+    watcher: Option<WatcherId>,
+}
+
+fn lend(keyspace: &mut Keyspace, key: LockKey) -> LentKey {
+    LentKey { entries: keyspace.lend(&key), key, changed: SmallVec::new() }
+}
+
+impl Shard {
+    /// Begins a transaction over the given keys; None: over everything. The caller then calls
+    /// [`Shard::settle`].
+    pub fn begin(&mut self, keys: Option<Vec<LockKey>>, work: Work) {
+        let claims = match keys {
+            None => (0..self.map.shards() as ShardId).map(|shard| (shard, Claim::Everything)).collect(),
+            Some(keys) => self.split_claims(keys),
+        };
+        assert!(!claims.is_empty(), "a transaction concerns somebody");
+        let watcher = match &work {
+            Work::Commands { watcher, .. } => *watcher,
+            Work::Action(_) => None,
+        };
+        self.next_token += 1;
+        let tx = Tx {
+            id: 0,
+            claims,
+            watcher,
+            work,
+            waiting: 0,
+            loans: Vec::new(),
+            refused: false,
+            watch_dirty: false,
+        };
+        self.ask(self.next_token, tx);
+    }
+
+    fn split_claims(&self, mut keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
+        let mut seen = std::collections::HashSet::new();
+        keys.retain(|key| seen.insert(key.clone()));
+        let mut by_shard: Vec<Vec<LockKey>> = (0..self.map.shards()).map(|_| Vec::new()).collect();
+        for key in keys {
+            by_shard[usize::from(self.map.shard_of(&key))].push(key);
+        }
+        let used = by_shard.into_iter().enumerate().filter(|(_, keys)| !keys.is_empty());
+        used.map(|(shard, keys)| (shard as ShardId, Claim::Keys(keys))).collect()
+    }
+
+    /// Sends the requests of a transaction under a new id.
+    fn ask(&mut self, token: u64, mut tx: Tx) {
+        tx.id = self.next_tx_id();
+        tx.waiting = tx.claims.len();
+        tx.refused = false;
+        for (shard, claim) in &tx.claims {
+            let (claim, watcher) = (claim.clone(), tx.watcher);
+            self.send(*shard, Msg::Tx(Box::new(TxMsg::Lock { token, id: tx.id, claim, watcher })));
+        }
+        self.txs.insert(token, tx);
+    }
+
+    pub(crate) fn receive_tx(&mut self, from: ShardId, message: TxMsg, host: &mut impl Host) {
+        match message {
+            TxMsg::Lock { token, id, claim, watcher } => {
+                self.try_claim(WaitingClaim { from, token, id, claim, watcher });
+            }
+            TxMsg::Grant { token, id, loan, watch_dirty } => {
+                let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
+                assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
+                tx.loans.push((from, loan));
+                tx.watch_dirty |= watch_dirty;
+                self.answered(token, host);
+            }
+            TxMsg::Refuse { token, id } => {
+                let tx = self.txs.get_mut(&token).expect("a refusal answers a request under way");
+                assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
+                tx.refused = true;
+                self.answered(token, host);
+            }
+            TxMsg::Return { id, loan } => {
+                self.take_back(id, loan);
+                self.retry_waiting(host);
+            }
+        }
+    }
+
+    /// Owner: lends what is asked for, lets the request wait, or refuses it.
+    pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
+        // A request for everything that waits keeps younger ones from overtaking it for ever. They are younger than
+        // it, so their waiting makes no cycle.
+        let overtakes = self.waiting.iter().any(|other| {
+            matches!(other, Waiting::Claim(WaitingClaim { id, claim: Claim::Everything, .. }) if *id < request.id)
+        });
+        let verdict =
+            if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
+        match verdict {
+            Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
+            Verdict::Refused => {
+                let WaitingClaim { from, token, id, .. } = request;
+                self.send(from, Msg::Tx(Box::new(TxMsg::Refuse { token, id })));
+            }
+            Verdict::Granted => {
+                let WaitingClaim { from, token, id, claim, watcher } = request;
+                // The watch is judged now: from here to the end nobody else can change what is watched.
+                let now_ms = self.time().ms();
+                let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
+                let watch_dirty = watcher.is_some_and(|watcher| keyspace.watch_is_dirty(watcher, now_ms));
+                let loan = match claim {
+                    Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
+                    Claim::Keys(keys) => {
+                        Loan::Keys(keys.into_iter().map(|key| lend(keyspace, key)).collect())
+                    }
+                };
+                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_dirty })));
+            }
+        }
+    }
+
+    /// Owner: puts back what was on loan.
+    fn take_back(&mut self, id: TxId, loan: Loan) {
+        match loan {
+            Loan::Everything(keyspace) => {
+                self.effects.set_enabled(keyspace.stream);
+                self.keyspace = Some(keyspace);
+                self.locks.release(id, []);
+            }
+            Loan::Keys(keys) => {
+                let keyspace = self.keyspace.as_mut().expect("keys on loan: not all of it is");
+                let keys = keys.into_iter().map(|lent| {
+                    for (db, entry) in lent.entries {
+                        keyspace.attach(db, entry);
+                    }
+                    for db in lent.changed {
+                        keyspace.changed(db, &lent.key);
+                    }
+                    lent.key
+                });
+                self.locks.release(id, keys);
+            }
+        }
+    }
+
+    /// Coordinator: an answer came. With the last one the transaction runs, or starts over.
+    fn answered(&mut self, token: u64, host: &mut impl Host) {
+        let tx = self.txs.get_mut(&token).expect("under way");
+        tx.waiting -= 1;
+        if tx.waiting > 0 {
+            return;
+        }
+        let mut tx = self.txs.remove(&token).expect("under way");
+        if tx.refused {
+            for (shard, loan) in tx.loans.drain(..) {
+                self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id: tx.id, loan })));
+            }
+            tx.watch_dirty = false;
+            return self.ask(token, tx);
+        }
+        let Tx { id, loans, work, watch_dirty, .. } = tx;
+        let everything = matches!(loans[0].1, Loan::Everything(_));
+        if everything {
+            self.run_over_everything(id, loans, work, watch_dirty, host);
+        } else {
+            self.run_over_keys(id, loans, work, watch_dirty, host);
+        }
+    }
+
+    fn run_over_keys(
+        &mut self,
+        id: TxId,
+        mut loans: Vec<(ShardId, Loan)>,
+        work: Work,
+        watch_dirty: bool,
+        host: &mut impl Host,
+    ) {
+        let Work::Commands { conn, flags, watcher, unit } = work else {
+            unreachable!("actions are over everything")
+        };
+        let mut scratch = self.scratch.take().expect("transactions run one after another");
+        let mut reply = Reply::new(flags.resp3);
+        if watch_dirty {
+            reply.null_array();
+        } else {
+            for (_, loan) in &mut loans {
+                let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
+                for (db, entry) in keys.iter_mut().flat_map(|lent| lent.entries.drain(..)) {
+                    scratch.attach(db, entry);
+                }
+            }
+            self.framed(flags, &unit, &mut reply, |shard, reply| {
+                for command in unit.commands() {
+                    let (id, db) = (command.id, command.db);
+                    shard.run_on(&mut scratch, conn, flags, watcher, id, db, command.args(), reply, host);
+                }
+            });
+            let mut changes: HashMap<LockKey, SmallVec<[u16; 4]>> = HashMap::new();
+            for (db, key) in scratch.take_changes() {
+                changes.entry(key).or_default().push(db);
+            }
+            for (_, loan) in &mut loans {
+                let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
+                for lent in keys {
+                    lent.entries = scratch.detach_all(&lent.key);
+                    lent.changed = changes.remove(&lent.key).unwrap_or_default();
+                }
+            }
+            assert!(scratch.is_empty(), "a transaction touches only the keys it locked");
+        }
+        // What changed is counted again by the owners of the keys.
+        scratch.stats.dirty = 0;
+        if let Some(keyspace) = &mut self.keyspace {
+            keyspace.absorb(&mut scratch);
+        }
+        self.scratch = Some(scratch);
+        for (shard, loan) in loans {
+            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+        }
+        host.reply(conn, &reply.buf, reply.pieces);
+    }
+
+    /// Runs `body` as a transaction's frame: the array around its replies, MULTI and EXEC around its effects.
+    fn framed(
+        &mut self,
+        flags: RunFlags,
+        unit: &Unit,
+        reply: &mut Reply,
+        body: impl FnOnce(&mut Self, &mut Reply),
+    ) {
+        if flags.atomic {
+            reply.array(unit.count as usize);
+            self.effects.begin_multi();
+        }
+        body(self, reply);
+        if flags.atomic {
+            self.effects.end_multi();
+        }
+    }
+
+    fn run_over_everything(
+        &mut self,
+        id: TxId,
+        loans: Vec<(ShardId, Loan)>,
+        work: Work,
+        watch_dirty: bool,
+        host: &mut impl Host,
+    ) {
+        let mut slices: Vec<(ShardId, Box<Keyspace>)> = loans
+            .into_iter()
+            .map(|(shard, loan)| match loan {
+                Loan::Everything(keyspace) => (shard, keyspace),
+                Loan::Keys(_) => unreachable!("a claim is answered in kind"),
+            })
+            .collect();
+        slices.sort_by_key(|(shard, _)| *shard);
+        let answer = match work {
+            Work::Action(action) => {
+                let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
+                action(&mut Everything { slices: &mut parts, mark: &mut self.mark });
+                None
+            }
+            Work::Commands { conn, flags, watcher, unit } => {
+                let mut reply = Reply::new(flags.resp3);
+                if watch_dirty {
+                    reply.null_array();
+                } else {
+                    self.framed(flags, &unit, &mut reply, |shard, reply| {
+                        for command in unit.commands() {
+                            shard.run_command_over_everything(
+                                &mut slices, conn, flags, watcher, &command, reply, host,
+                            );
+                        }
+                    });
+                }
+                Some((conn, reply))
+            }
+        };
+        for (shard, keyspace) in slices {
+            let loan = Loan::Everything(keyspace);
+            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+        }
+        if let Some((conn, reply)) = answer {
+            host.reply(conn, &reply.buf, reply.pieces);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run_command_over_everything(
+        &mut self,
+        slices: &mut [(ShardId, Box<Keyspace>)],
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        command: &crate::unit::Decoded<'_>,
+        reply: &mut Reply,
+        host: &mut impl Host,
+    ) {
+        let (id, db, args) = (command.id, command.db, command.args());
+        let declared = registry().get(id);
+        if let Handler::Whole(run) = declared.handler {
+            let mark = reply.mark();
+            let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
+            let mut ctx = WholeCtx {
+                slices: &mut parts,
+                effects: &mut self.effects,
+                out: reply,
+                rng: &mut self.rng,
+                settings: &self.settings,
+                db,
+                time: self.time(),
+                replica: self.replica,
+            };
+            let outcome = run(&mut ctx, args);
+            self.stats.called(id, 0, outcome.is_err());
+            if let Err(error) = outcome {
+                let text = error.to_string();
+                reply.truncate(mark);
+                reply.error(&text);
+                self.stats.failed(id, &text);
+            }
+            return;
+        }
+        let keys = declared.find_keys(args).unwrap_or_default();
+        let owners: Vec<usize> =
+            keys.iter().map(|key| usize::from(self.map.shard_of(args[key.index]))).collect();
+        let first = owners.first().copied().unwrap_or(usize::from(self.id));
+        if owners.iter().all(|owner| *owner == first) {
+            return self.run_on(&mut slices[first].1, conn, flags, watcher, id, db, args, reply, host);
+        }
+        // Its keys lie in several slices: they come together in the scratch keyspace for this one command.
+        let mut scratch = self.scratch.take().expect("transactions run one after another");
+        for (key, owner) in keys.iter().zip(&owners) {
+            for (db, entry) in slices[*owner].1.lend(args[key.index]) {
+                scratch.attach(db, entry);
+            }
+        }
+        self.run_on(&mut scratch, conn, flags, watcher, id, db, args, reply, host);
+        for (key, owner) in keys.iter().zip(&owners) {
+            for (db, entry) in scratch.detach_all(args[key.index]) {
+                slices[*owner].1.attach(db, entry);
+            }
+        }
+        for (db, key) in scratch.take_changes() {
+            slices[usize::from(self.map.shard_of(&key))].1.changed(db, &key);
+        }
+        scratch.stats.dirty = 0;
+        slices[usize::from(self.id)].1.absorb(&mut scratch);
+        self.scratch = Some(scratch);
+    }
+}
