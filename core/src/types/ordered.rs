@@ -109,11 +109,6 @@ impl<T: Copy> CountedTree<T> {
         }
     }
 
-    /// Replaces the item of that rank by one that belongs in the same place. Panics if there is none.
-    pub fn replace(&mut self, rank: usize, item: T) {
-        self.root.replace(rank, item);
-    }
-
     /// Removes the item of that rank.
     pub fn remove_at(&mut self, rank: usize) -> Option<T> {
         if rank >= self.len {
@@ -268,19 +263,6 @@ impl<T: Copy> Node<T> {
                 }
                 let half = split_insert(children, at + 1, right, edges);
                 Some(Child::new(Node::Inner(Box::new(half))))
-            }
-        }
-    }
-
-    fn replace(&mut self, rank: usize, item: T) {
-        match self {
-            Node::Leaf(items) => items[rank] = item,
-            Node::Inner(children) => {
-                let (at, inside) = locate(children, rank).expect("the rank lies below this node");
-                children[at].node.replace(inside, item);
-                if inside == 0 {
-                    children[at].first = item;
-                }
             }
         }
     }
@@ -552,9 +534,6 @@ mod tests {
                     model.insert(model.partition_point(|x| *x < item), item);
                 } else if !model.is_empty() {
                     let rank = rng.usize(..model.len());
-                    if rng.u8(..4) == 0 {
-                        tree.replace(rank, model[rank]);
-                    }
                     assert_eq!(tree.remove_at(rank), Some(model.remove(rank)));
                 }
                 assert_eq!(tree.len(), model.len());
