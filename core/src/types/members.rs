@@ -57,7 +57,7 @@ pub(super) fn table_bytes(table: &MemberTable) -> usize {
         bytes += entry.heap_bytes();
         count += 1;
     }
-    table.heap_bytes() + if count == 0 { 0 } else { bytes * table.len() / count }
+    table.heap_bytes() + (bytes * table.len()).checked_div(count).unwrap_or(0)
 }
 
 /// `count` distinct entries (all, if there are not more), drawn at random.

@@ -64,10 +64,6 @@ impl<T: Copy> CountedTree<T> {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Inserts behind all items that `precedes` holds for. `precedes` must be true for a prefix of the sequence.
     pub fn insert(&mut self, item: T, mut precedes: impl FnMut(&T) -> bool) {
         let edges = Edges { left: true, right: true };
@@ -124,10 +120,6 @@ impl<T: Copy> CountedTree<T> {
             self.root = only.node;
         }
         Some(item)
-    }
-
-    pub fn iter(&self) -> Iter<'_, T> {
-        self.range(0..self.len)
     }
 
     /// The items of those ranks, from either side; a range beyond the end is cut.
@@ -347,6 +339,9 @@ fn rebalance<T: Copy>(children: &mut Vec<Child<T>>, at: usize) {
     }
 }
 
+/// Splits the first or the last element off a slice.
+type TakeEnd<E> = fn(&[E]) -> Option<(&E, &[E])>;
+
 /// Where an iteration stands: what is left of the leaf, and of each inner node above it.
 #[derive(Clone)]
 struct Path<'a, T> {
@@ -377,19 +372,15 @@ impl<'a, T: Copy> Path<'a, T> {
     }
 
     fn next(&mut self) -> Option<T> {
-        self.step(<[T]>::split_first, <[Child<T>]>::split_first)
+        self.step(<[_]>::split_first, <[_]>::split_first)
     }
 
     fn next_back(&mut self) -> Option<T> {
-        self.step(<[T]>::split_last, <[Child<T>]>::split_last)
+        self.step(<[_]>::split_last, <[_]>::split_last)
     }
 
     /// Takes an item with `take`; at the end of a leaf goes to the nearest one with `take_child`.
-    fn step(
-        &mut self,
-        take: fn(&[T]) -> Option<(&T, &[T])>,
-        take_child: fn(&[Child<T>]) -> Option<(&Child<T>, &[Child<T>])>,
-    ) -> Option<T> {
+    fn step(&mut self, take: TakeEnd<T>, take_child: TakeEnd<Child<T>>) -> Option<T> {
         loop {
             if let Some((&item, rest)) = take(self.items) {
                 self.items = rest;
@@ -496,8 +487,8 @@ mod tests {
         }
         model.sort_unstable();
         check(&tree.root, true);
-        assert!(tree.iter().eq(model.iter().copied()));
-        assert!(tree.iter().rev().eq(model.iter().rev().copied()));
+        assert!(tree.range(0..tree.len()).eq(model.iter().copied()));
+        assert!(tree.range(0..tree.len()).rev().eq(model.iter().rev().copied()));
         for _ in 0..2_000.min(count) {
             let item = rng.u64(..count as u64 * 2);
             assert_eq!(tree.partition_point(|x| *x < item), model.partition_point(|x| *x < item));
@@ -539,14 +530,16 @@ mod tests {
                 assert_eq!(tree.len(), model.len());
                 if step % 500 == 0 {
                     check(&tree.root, true);
-                    assert!(tree.iter().eq(model.iter().copied()));
+                    assert!(tree.range(0..tree.len()).eq(model.iter().copied()));
                 }
             }
             while !model.is_empty() {
                 let rank = rng.usize(..model.len());
                 assert_eq!(tree.remove_at(rank), Some(model.remove(rank)));
             }
-            assert!(tree.is_empty() && tree.iter().next().is_none() && tree.remove_at(0).is_none());
+            assert!(
+                tree.len() == 0 && tree.range(0..tree.len()).next().is_none() && tree.remove_at(0).is_none()
+            );
         }
     }
 
@@ -555,7 +548,7 @@ mod tests {
         let mut tree = CountedTree::new();
         (0..1_000).for_each(|item| insert(&mut tree, item));
         let mut rng = fastrand::Rng::with_seed(8);
-        let mut iter = tree.iter();
+        let mut iter = tree.range(0..tree.len());
         let (mut front, mut back) = (0, 1_000);
         while front < back {
             if rng.bool() {
@@ -588,6 +581,6 @@ mod tests {
         (0..10_000).for_each(|item| insert(&mut tree, item));
         let slices = (1..).take_while(|_| !tree.free_some(10)).count() + 1;
         assert!((10..40).contains(&slices), "{slices}");
-        assert!(tree.is_empty() && tree.free_some(1));
+        assert!(tree.len() == 0 && tree.free_some(1));
     }
 }

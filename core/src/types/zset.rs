@@ -479,6 +479,10 @@ fn insert_pair(pack: &mut Listpack, at: usize, member: &[u8], score: f64) {
 
 /// Members of a range with their scores, from either side.
 #[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack; a box would cost each range an allocation"
+)]
 pub enum Iter<'a> {
     Packed(listpack::Iter<'a>),
     Tree(scored::Iter<'a>),
@@ -534,7 +538,7 @@ mod tests {
         let allowed = match old {
             None => !flags.only_existing,
             Some(old) => {
-                !flags.only_new && !(flags.only_greater && new <= old) && !(flags.only_less && new >= old)
+                !(flags.only_new || flags.only_greater && new <= old || flags.only_less && new >= old)
             }
         };
         if old.is_some() && !flags.only_new && new.is_nan() {
