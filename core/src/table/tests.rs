@@ -63,7 +63,7 @@ fn sizes_of_handles() {
 #[test]
 fn size_classes_ascend_and_waste_little() {
     let mut last = 0;
-    for size in 1..200_000 {
+    for size in 1..scaled(200_000, 2000) {
         let class = size_class_bytes(size);
         assert!(class >= size && class >= last && class.is_multiple_of(8));
         assert!(class - size <= (size / 4).max(15), "{size} in {class}");
@@ -203,10 +203,10 @@ fn the_table_follows_its_model() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut table: Table<String> = Table::new(HashKey::from_seed(seed));
         let mut model: HashMap<usize, Model> = HashMap::new();
-        let keys = scaled(60_000, 1500);
+        let keys = scaled(60_000, 900);
         for wave in 0..4 {
             let growing = wave % 2 == 0;
-            for step in 0..scaled(100_000, 2000) {
+            for step in 0..scaled(100_000, 800) {
                 let number = rng.usize(..keys);
                 let key = key_of(number);
                 let hash = table.hash(&key);
@@ -314,8 +314,8 @@ fn memory_is_bounded_at_every_size() {
 /// in such numbers that segments split, merge and change their tag window.
 #[test]
 fn scan_sees_all_that_stay() {
-    let stay = scaled(20_000, 300);
-    let others = scaled(120_000, 1500);
+    let stay = scaled(20_000, 150);
+    let others = scaled(120_000, 1000);
     for seed in 0..scaled(6, 1) as u64 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut table: Table<String> = Table::new(HashKey::from_seed(seed));
@@ -342,8 +342,8 @@ fn scan_sees_all_that_stay() {
             if cursor == 0 {
                 break;
             }
-            let growing = (calls / 200 + seed as usize).is_multiple_of(2);
-            for _ in 0..300 {
+            let growing = (calls / scaled(200, 20) + seed as usize).is_multiple_of(2);
+            for _ in 0..scaled(300, 40) {
                 let number = stay + rng.usize(..others);
                 if growing && present.insert(number) {
                     insert_number(&mut table, number, None);
