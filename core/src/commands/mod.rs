@@ -1,6 +1,9 @@
 //! The command families.
 
+pub mod expiry;
 pub mod strings;
+#[cfg(test)]
+pub mod testing;
 
 use crate::command::Command;
 
