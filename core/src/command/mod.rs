@@ -13,7 +13,7 @@ mod keyspec;
 mod registry;
 
 pub use args::Args;
-pub use context::{Ctx, Limits, Settings, Time, WholeCtx};
+pub use context::{AccessClock, Ctx, Limits, Settings, Time, WholeCtx};
 pub use effects::{Effects, Segment};
 pub use error::Error;
 pub use flags::{Category, Flags};
@@ -117,6 +117,15 @@ impl Command {
 
     pub fn is_write(&self) -> bool {
         self.flags.has(Flags::WRITE)
+    }
+
+    /// The command that `args` really name: the subcommand, where this is a container that declares it, else this one.
+    /// A subcommand has its own arity, flags, keys and handler.
+    pub fn resolve(&'static self, args: &[&[u8]]) -> &'static Command {
+        match args.get(1) {
+            Some(word) if !self.subcommands.is_empty() => self.subcommand(word).unwrap_or(self),
+            _ => self,
+        }
     }
 
     /// Finds a subcommand by its word, in any case.

@@ -2,6 +2,7 @@
 use super::list::List;
 use bytes::Bytes;
 
+#[derive(Clone, Debug)]
 pub enum Object {
     Str(Bytes),
     List(List),
@@ -18,6 +19,24 @@ impl Object {
         match self {
             Object::Str(_) => true,
             Object::List(list) => list.free_some(n),
+        }
+    }
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Object::Str(_) => "string",
+            Object::List(_) => "list",
+        }
+    }
+    pub fn encoding(&self) -> &'static str {
+        match self {
+            Object::Str(_) => "raw",
+            Object::List(list) => list.encoding(),
+        }
+    }
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Object::Str(bytes) => bytes.len(),
+            Object::List(list) => list.heap_bytes(),
         }
     }
 }
