@@ -255,3 +255,192 @@ fn copy(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     c.out.int(i64::from(copied));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node, OK, START_MS, bulk};
+    use crate::keyspace::WatcherId;
+
+    /// A node with `s`, `n` and `l` (a string, a number, a large string), the last two to expire.
+    fn node() -> Node {
+        let mut node = Node::new();
+        node.run("SET s v");
+        node.run("SET n 17");
+        node.run(&format!("SET l {}", "x".repeat(20_000)));
+        node.run("PEXPIRE n 1000");
+        node.run("PEXPIRE l 2000");
+        node.effects();
+        node
+    }
+
+    #[test]
+    fn del_and_unlink_tell_only_of_what_they_removed() {
+        for verb in ["DEL", "unlink"] {
+            let mut node = node();
+            assert_eq!(node.run(&format!("{verb} none other")), ":0\r\n");
+            assert_eq!(node.effects(), "");
+            let dirty = node.dirty();
+            assert_eq!(node.run(&format!("{verb} s none l s")), ":2\r\n");
+            assert_eq!(node.effects(), format!("{verb} s none l s"));
+            assert_eq!(node.dirty(), dirty + 2);
+            assert_eq!((node.space.len(), node.space.db(0).expires), (1, 1));
+            node.advance_ms(1001);
+            assert_eq!(node.run(&format!("{verb} n")), ":0\r\n");
+            assert_eq!(node.effects(), "UNLINK n");
+        }
+    }
+
+    #[test]
+    fn a_replica_deletes_what_its_master_says_even_when_it_has_expired() {
+        let mut node = node();
+        node.advance_ms(1001);
+        node.replica = true;
+        assert_eq!(node.run("DEL n"), ":0\r\n");
+        assert_eq!(node.space.len(), 3);
+        node.from_master = true;
+        assert_eq!(node.run("DEL n"), ":1\r\n");
+        assert_eq!(node.effects(), "DEL n");
+    }
+
+    #[test]
+    fn exists_touch_and_type_leave_no_effects() {
+        let mut node = node();
+        node.advance_ms(1001);
+        assert_eq!(node.run("EXISTS s s l none"), ":3\r\n");
+        assert_eq!(node.run("TOUCH s none s"), ":2\r\n");
+        assert_eq!(node.run("TYPE s"), "+string\r\n");
+        assert_eq!(node.run("TYPE l"), "+string\r\n");
+        assert_eq!(node.run("TYPE none"), "+none\r\n");
+        assert_eq!(node.effects(), "");
+        assert_eq!((node.space.stats.hits, node.space.stats.misses), (7, 3));
+        assert_eq!(node.run("EXISTS n"), ":0\r\n");
+        assert_eq!(node.effects(), "UNLINK n");
+    }
+
+    #[test]
+    fn only_touch_notes_the_access() {
+        let mut node = node();
+        node.advance_ms(100_000);
+        for line in ["EXISTS s", "TYPE s", "TTL s", "OBJECT ENCODING s", "OBJECT IDLETIME s"] {
+            node.run(line);
+            assert_eq!(node.run("OBJECT IDLETIME s"), ":100\r\n", "{line}");
+        }
+        node.run("TOUCH s");
+        assert_eq!(node.run("OBJECT IDLETIME s"), ":0\r\n");
+    }
+
+    #[test]
+    fn rename_keeps_value_and_expiry() {
+        let mut node = node();
+        for (from, expiry) in [("s", -1i64), ("n", START_MS as i64 + 1000), ("l", START_MS as i64 + 2000)] {
+            let value = node.run(&format!("GET {from}"));
+            node.run("SET to old EX 5");
+            node.effects();
+            assert_eq!(node.run(&format!("RENAME {from} to")), OK);
+            assert_eq!(node.effects(), format!("RENAME {from} to"));
+            assert_eq!(node.run("GET to"), value);
+            assert_eq!(node.run("PEXPIRETIME to"), format!(":{expiry}\r\n"));
+            assert_eq!(node.run(&format!("GET {from}")), NULL);
+        }
+        assert_eq!(node.run("RENAME none to"), "-ERR no such key\r\n");
+        assert_eq!(node.run("RENAME none none"), "-ERR no such key\r\n");
+        assert_eq!(node.run("RENAME to to"), OK);
+        assert_eq!(node.effects(), "");
+        assert_eq!((node.space.len(), node.space.db(0).expires), (1, 1));
+    }
+
+    #[test]
+    fn renamenx_replaces_nothing_but_what_has_expired() {
+        let mut node = node();
+        assert_eq!(node.run("RENAMENX s n"), ":0\r\n");
+        assert_eq!(node.run("RENAMENX s s"), ":0\r\n");
+        assert_eq!(node.run("RENAMENX none n"), "-ERR no such key\r\n");
+        assert_eq!(node.effects(), "");
+        node.advance_ms(1001);
+        assert_eq!(node.run("RENAMENX s n"), ":1\r\n");
+        assert_eq!(node.effects(), "UNLINK n\nRENAMENX s n");
+        assert_eq!(node.run("GET n"), bulk("v"));
+    }
+
+    #[test]
+    fn move_takes_a_key_to_another_database() {
+        let mut node = node();
+        assert_eq!(node.run("MOVE n 3"), ":1\r\n");
+        assert_eq!(node.effects(), "MOVE n 3");
+        assert_eq!(node.run("MOVE n 3"), ":0\r\n");
+        node.run("SET n other");
+        node.effects();
+        assert_eq!(node.run("MOVE n 3"), ":0\r\n");
+        assert_eq!(node.effects(), "");
+        node.advance_ms(1001);
+        assert_eq!(node.run("MOVE n 3"), ":1\r\n");
+        assert_eq!(node.effects(), "UNLINK n\nMOVE n 3");
+        node.db = 3;
+        assert_eq!(node.run("GET n"), bulk("other"));
+        assert_eq!((node.space.db(0).expires, node.space.db(3).expires), (1, 0));
+        for (to, error) in [
+            ("3", "source and destination objects are the same"),
+            ("16", "DB index is out of range"),
+            ("-1", "DB index is out of range"),
+            ("x", "value is not an integer or out of range"),
+            ("9999999999", "value is out of range, value must between -2147483648 and 2147483647"),
+        ] {
+            assert_eq!(node.run(&format!("MOVE n {to}")), format!("-ERR {error}\r\n"));
+        }
+    }
+
+    #[test]
+    fn copies_are_whole_and_independent() {
+        let mut node = node();
+        for (from, expiry) in [("s", -1i64), ("n", START_MS as i64 + 1000), ("l", START_MS as i64 + 2000)] {
+            let value = node.run(&format!("GET {from}"));
+            let line = format!("COPY {from} to REPLACE DB 2");
+            assert_eq!(node.run(&line), ":1\r\n");
+            assert_eq!(node.effects(), line);
+            assert_eq!(node.run(&format!("GET {from}")), value);
+            node.db = 2;
+            assert_eq!(node.run("GET to"), value);
+            assert_eq!(node.run("PEXPIRETIME to"), format!(":{expiry}\r\n"));
+            node.db = 0;
+        }
+        assert_eq!(node.run("COPY s to DB 2"), ":0\r\n");
+        assert_eq!(node.run("COPY none to"), ":0\r\n");
+        assert_eq!(node.effects(), "");
+        assert_eq!(node.run("COPY s s DB 1"), ":1\r\n");
+        assert_eq!(node.run("COPY s s2"), ":1\r\n");
+        node.run("DEL s");
+        assert_eq!(node.run("GET s2"), bulk("v"));
+        for (line, error) in [
+            ("COPY s s", "source and destination objects are the same"),
+            ("COPY s t DB 0 DB", "syntax error"),
+            ("COPY s t KEEP", "syntax error"),
+            ("COPY s t DB 16", "DB index is out of range"),
+            ("COPY s t DB x", "value is not an integer or out of range"),
+        ] {
+            assert_eq!(node.run(line), format!("-ERR {error}\r\n"), "{line}");
+        }
+    }
+
+    #[test]
+    fn watchers_hear_of_both_names() {
+        let id = |conn| WatcherId { shard: 0, conn };
+        for (line, want) in [
+            ("RENAME s t", [true, true, false]),
+            ("RENAMENX s n", [false, false, false]),
+            ("COPY s t", [false, true, false]),
+            ("COPY s t DB 1", [false, false, true]),
+            ("DEL s t", [true, false, false]),
+            ("TOUCH s t", [false, false, false]),
+            ("EXPIRE s 10", [true, false, false]),
+            ("PERSIST n", [false, false, false]),
+        ] {
+            let mut node = node();
+            for (conn, db, key) in [(1, 0, b"s"), (2, 0, b"t"), (3, 1, b"t")] {
+                node.space.watches.watch(id(conn), db, key, false);
+            }
+            node.run(line);
+            let now_ms = node.now_ms();
+            assert_eq!([1, 2, 3].map(|conn| node.space.watch_is_dirty(id(conn), now_ms)), want, "{line}");
+        }
+    }
+}

@@ -229,3 +229,79 @@ fn data_bytes(value: ValueRef<'_, Object>) -> usize {
         ValueRef::None | ValueRef::Score(_) => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::command::AccessClock;
+    use crate::commands::testing::{NULL, Node, bulk};
+
+    #[test]
+    fn encodings_have_redis_names() {
+        let mut node = Node::new();
+        for (value, name) in [
+            ("17".to_owned(), "int"),
+            ("-9223372036854775808".to_owned(), "int"),
+            ("9223372036854775808".to_owned(), "embstr"),
+            ("x".repeat(44), "embstr"),
+            ("x".repeat(45), "raw"),
+            ("x".repeat(20_000), "raw"),
+        ] {
+            node.run(&format!("SET k {value}"));
+            assert_eq!(node.run("object encoding k"), bulk(name));
+        }
+        assert_eq!(node.run("OBJECT REFCOUNT k"), ":1\r\n");
+        for sub in ["ENCODING", "FREQ", "IDLETIME", "REFCOUNT"] {
+            assert_eq!(node.run(&format!("OBJECT {sub} none")), NULL);
+            assert_eq!(
+                node.run(&format!("OBJECT {sub}")),
+                format!("-ERR wrong number of arguments for 'object|{}' command\r\n", sub.to_lowercase())
+            );
+        }
+        assert_eq!(node.run("DEBUG OBJECT none"), "-ERR no such key\r\n");
+    }
+
+    #[test]
+    fn the_policy_decides_what_is_tracked() {
+        let mut node = Node::new();
+        node.run("SET k v");
+        node.advance_ms(5500);
+        assert!(matches!(node.run("OBJECT IDLETIME k").as_str(), ":5\r\n" | ":6\r\n"));
+        assert!(node.run("OBJECT FREQ k").starts_with("-ERR An LFU maxmemory policy is not selected"));
+        node.settings.access_clock = AccessClock::Lfu { log_factor: 10, decay_min: 1 };
+        node.run("SET f v");
+        assert_eq!(node.run("OBJECT FREQ f"), ":5\r\n");
+        node.advance_ms(3 * 60_000);
+        assert_eq!(node.run("OBJECT FREQ f"), ":2\r\n");
+        assert!(node.run("OBJECT IDLETIME f").starts_with("-ERR An LFU maxmemory policy is selected"));
+    }
+
+    #[test]
+    fn memory_usage_counts_key_value_and_slot() {
+        let mut node = Node::new();
+        node.run("SET k v");
+        let small: usize = node.run("MEMORY USAGE k")[1..].trim_end().parse().unwrap();
+        assert!((16..=64).contains(&small), "{small}");
+        node.run(&format!("SET k {}", "x".repeat(20_000)));
+        let large: usize = node.run("MEMORY USAGE k SAMPLES 0")[1..].trim_end().parse().unwrap();
+        assert!((20_000..20_300).contains(&large), "{large}");
+        assert_eq!(node.run("MEMORY USAGE none samples 5"), NULL);
+        for (line, error) in [
+            ("MEMORY USAGE k SAMPLES -1", "syntax error"),
+            ("MEMORY USAGE k SAMPLES", "syntax error"),
+            ("MEMORY USAGE k FOO 1", "syntax error"),
+            ("MEMORY USAGE k SAMPLES x", "value is not an integer or out of range"),
+        ] {
+            assert_eq!(node.run(line), format!("-ERR {error}\r\n"));
+        }
+    }
+
+    #[test]
+    fn help_is_an_array_of_lines() {
+        let mut node = Node::new();
+        for (container, lines) in [("OBJECT", 11), ("MEMORY", 13)] {
+            let reply = node.run(&format!("{container} HELP"));
+            assert!(reply.starts_with(&format!("*{lines}\r\n+{container} <subcommand>")), "{reply}");
+            assert_eq!(reply.lines().count(), lines + 1);
+        }
+    }
+}

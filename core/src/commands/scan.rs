@@ -218,3 +218,233 @@ fn keys(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Effects, Settings, Time};
+    use crate::commands::testing::{Node, bulk};
+    use crate::keyspace::{KeyEntry, Keys};
+    use crate::table::{HashKey, NewValue};
+    use std::collections::{HashMap, HashSet};
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn put(slice: &mut Keyspace, key: &str, expiry_ms: Option<u64>) {
+        slice.attach(0, KeyEntry::with_expiry(key.as_bytes(), NewValue::Int(1), expiry_ms));
+    }
+
+    fn slices(count: usize) -> Vec<Keyspace> {
+        (0..count).map(|_| Keyspace::new(2, HashKey::from_seed(3))).collect()
+    }
+
+    /// Runs `work` as a command on one slice; its reply.
+    fn on_slice<R>(slices: &mut [Keyspace], shard: u16, work: impl FnOnce(&mut Ctx<'_>) -> R) -> (R, String) {
+        let (mut out, mut effects, settings) = (Reply::default(), Effects::default(), Settings::default());
+        let shards = slices.len() as u16;
+        let keys = Keys {
+            space: &mut slices[usize::from(shard)],
+            effects: &mut effects,
+            settings: &settings,
+            db: 0,
+            now_ms: NOW_MS,
+            replica: false,
+            from_master: false,
+            no_touch: false,
+        };
+        let (rng, time) = (&mut fastrand::Rng::with_seed(1), Time { us: NOW_MS * 1000 });
+        let result = work(&mut Ctx { keys, out: &mut out, rng, time, watcher: None, shard, shards });
+        (result, String::from_utf8(out.to_wire()).unwrap())
+    }
+
+    fn on_all<R>(slices: &mut [Keyspace], work: impl FnOnce(&mut WholeCtx<'_>) -> R) -> (R, String) {
+        let (mut out, mut effects, settings) = (Reply::default(), Effects::default(), Settings::default());
+        let mut parts: Vec<&mut Keyspace> = slices.iter_mut().collect();
+        let result = work(&mut WholeCtx {
+            slices: &mut parts,
+            effects: &mut effects,
+            out: &mut out,
+            rng: &mut fastrand::Rng::with_seed(1),
+            settings: &settings,
+            db: 0,
+            time: Time { us: NOW_MS * 1000 },
+            replica: false,
+        });
+        (result, String::from_utf8(out.to_wire()).unwrap())
+    }
+
+    /// The bulk strings in a reply.
+    fn bulks(reply: &str) -> Vec<String> {
+        let mut lines = reply.split("\r\n");
+        let mut bulks = Vec::new();
+        while let Some(line) = lines.next() {
+            if line.starts_with('$') {
+                bulks.push(lines.next().unwrap().to_owned());
+            }
+        }
+        bulks
+    }
+
+    /// One `SCAN`, sent where its cursor says: the next cursor and the keys.
+    fn scan_once(slices: &mut [Keyspace], line: &str, within_transaction: bool) -> (String, Vec<String>) {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let args = Args::new(&args, &[]);
+        let (outcome, reply) = if within_transaction {
+            on_all(slices, |c| scan_whole(c, args))
+        } else {
+            let shard = scan_shard(args, slices.len() as u16).unwrap();
+            on_slice(slices, shard, |c| scan(c, args))
+        };
+        outcome.unwrap();
+        let mut bulks = bulks(&reply);
+        let cursor = bulks.remove(0);
+        assert!(reply.contains(&format!("\r\n*{}\r\n", bulks.len())));
+        (cursor, bulks)
+    }
+
+    fn scan_all(
+        slices: &mut [Keyspace],
+        options: &str,
+        mut between: impl FnMut(&mut [Keyspace]),
+    ) -> Vec<String> {
+        let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+        for call in 0..100_000 {
+            let (next, keys) = scan_once(slices, &format!("SCAN {cursor}{options}"), call % 3 == 0);
+            found.extend(keys);
+            if next == "0" {
+                return found;
+            }
+            cursor = next;
+            between(slices);
+        }
+        panic!("a walk without end");
+    }
+
+    #[test]
+    fn a_walk_over_quiet_slices_returns_every_key_once() {
+        for (shards, len) in [(1, 5000), (3, 5000), (4, 2), (64, 700), (2, 0)] {
+            let mut slices = slices(shards);
+            for i in 0..len {
+                put(&mut slices[i % shards], &format!("key:{i}"), None);
+            }
+            for options in ["", " COUNT 1", " COUNT 300 MATCH *", " COUNT 1000000 TYPE STRING"] {
+                let mut found = scan_all(&mut slices, options, |_| {});
+                assert_eq!(found.len(), len, "{options}");
+                found.sort();
+                found.dedup();
+                assert_eq!(found.len(), len, "{options}");
+            }
+            assert!(scan_all(&mut slices, " TYPE list", |_| {}).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_there_throughout_is_returned_whatever_else_happens() {
+        for seed in 0..8 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let shards = rng.usize(1..6);
+            let mut slices = slices(shards);
+            let mut steady = HashSet::new();
+            let mut extra: Vec<(usize, String)> = Vec::new();
+            for i in 0..3000 {
+                put(&mut slices[i % shards], &format!("steady:{i}"), None);
+                steady.insert(format!("steady:{i}"));
+            }
+            let mut added = 0;
+            let growing = rng.bool();
+            let found = scan_all(&mut slices, " COUNT 40", |slices| {
+                for _ in 0..rng.usize(0..400) {
+                    if extra.is_empty() || rng.u8(..10) < if growing { 8 } else { 4 } {
+                        added += 1;
+                        let (shard, key) = (rng.usize(0..shards), format!("extra:{added}"));
+                        put(&mut slices[shard], &key, None);
+                        extra.push((shard, key));
+                    } else {
+                        let (shard, key) = extra.swap_remove(rng.usize(0..extra.len()));
+                        slices[shard].detach(0, key.as_bytes()).unwrap();
+                    }
+                }
+            });
+            let found: HashSet<String> = found.into_iter().collect();
+            assert!(steady.is_subset(&found), "seed {seed}");
+            assert!(found.len() > steady.len(), "the churn was not seen at all: seed {seed}");
+        }
+    }
+
+    #[test]
+    fn expired_keys_are_not_returned_and_patterns_choose() {
+        let mut slices = slices(2);
+        put(&mut slices[0], "a1", Some(NOW_MS - 1));
+        put(&mut slices[0], "a2", Some(NOW_MS));
+        put(&mut slices[1], "a3", None);
+        put(&mut slices[1], "b1", None);
+        let sorted = |mut keys: Vec<String>| {
+            keys.sort();
+            keys
+        };
+        assert_eq!(sorted(scan_all(&mut slices, "", |_| {})), ["a2", "a3", "b1"]);
+        assert_eq!(sorted(scan_all(&mut slices, " match a* COUNT 1", |_| {})), ["a2", "a3"]);
+        for (pattern, want) in [("*", vec!["a2", "a3", "b1"]), ("?1", vec!["b1"]), ("x*", vec![])] {
+            let (outcome, reply) =
+                on_all(&mut slices, |c| keys(c, Args::new(&[b"KEYS", pattern.as_bytes()], &[])));
+            outcome.unwrap();
+            assert!(reply.starts_with(&format!("*{}\r\n", want.len())));
+            assert_eq!(sorted(bulks(&reply)), want);
+        }
+    }
+
+    #[test]
+    fn keys_comes_in_bounded_slices() {
+        let mut slices = slices(2);
+        for i in 0..2000 {
+            put(&mut slices[i % 2], &format!("key:{i}"), None);
+        }
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for shard in 0..2 {
+            let mut position = 0;
+            loop {
+                let ((next, found), reply) =
+                    on_slice(&mut slices, shard, |c| keys_slice(c, b"key:*5", position, 50));
+                let keys = bulks(&reply);
+                assert!(keys.len() == found && found <= 52);
+                keys.into_iter().for_each(|key| *counts.entry(key).or_default() += 1);
+                position = next;
+                if position == 0 {
+                    break;
+                }
+            }
+        }
+        assert!(counts.len() == 200 && counts.values().all(|&count| count == 1));
+    }
+
+    #[test]
+    fn cursors_of_any_origin_are_safe() {
+        let mut node = Node::new();
+        node.run("SET k v");
+        let all = format!("*2\r\n{}*1\r\n{}", bulk("0"), bulk("k"));
+        let over = format!("*2\r\n{}*0\r\n", bulk("0"));
+        assert_eq!(node.run("SCAN 0"), all);
+        assert_eq!(node.run3("SCAN 00 COUNT 1"), all);
+        assert_eq!(node.run("SCAN 18446744073709551615"), over);
+        assert_eq!(node.run("SCAN 281474976710656"), over);
+        for bad in ["x", "-1", "18446744073709551616", "1.5", "0x0"] {
+            assert_eq!(node.run(&format!("SCAN {bad}")), "-ERR invalid cursor\r\n");
+            assert!(scan_shard(Args::new(&[b"scan", bad.as_bytes()], &[]), 4).is_err());
+        }
+        let cursor = (5u64 << 48 | 77).to_string();
+        let args = [&b"scan"[..], cursor.as_bytes()];
+        assert_eq!(scan_shard(Args::new(&args, &[]), 6), Ok(5));
+        assert_eq!(scan_shard(Args::new(&args, &[]), 5), Ok(0));
+        for (options, error) in [
+            ("COUNT 0", "syntax error"),
+            ("COUNT -1", "syntax error"),
+            ("COUNT x", "value is not an integer or out of range"),
+            ("COUNT", "syntax error"),
+            ("FOO 1", "syntax error"),
+            ("NOVALUES", "NOVALUES option can only be used in HSCAN"),
+        ] {
+            assert_eq!(node.run(&format!("SCAN 0 {options}")), format!("-ERR {error}\r\n"));
+        }
+        assert_eq!(node.run("SCAN 0 TYPE nosuchtype"), over);
+    }
+}

@@ -132,3 +132,145 @@ fn randomkey(c: &mut WholeCtx<'_>, _: Args<'_>) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Effects, Settings, Time, registry};
+    use crate::commands::testing::{NULL, Node, OK, bulk, commands};
+    use crate::keyspace::{KeyEntry, Keyspace, WatcherId};
+    use crate::resp::Reply;
+    use crate::table::{HashKey, NewValue};
+    use std::collections::HashMap;
+
+    /// A node of several slices.
+    struct Nodes {
+        slices: Vec<Keyspace>,
+        rng: fastrand::Rng,
+        now_ms: u64,
+        replica: bool,
+    }
+
+    impl Nodes {
+        fn new(count: usize) -> Self {
+            let slices = (0..count).map(|_| Keyspace::new(4, HashKey::from_seed(9))).collect();
+            Self { slices, rng: fastrand::Rng::with_seed(5), now_ms: 1000, replica: false }
+        }
+
+        fn put(&mut self, slice: usize, db: u16, key: &str, expiry_ms: Option<u64>) {
+            let entry = KeyEntry::with_expiry(key.as_bytes(), NewValue::Int(1), expiry_ms);
+            self.slices[slice].attach(db, entry);
+        }
+
+        /// Runs a command in database 1: its reply and its effects.
+        fn run(&mut self, line: &str) -> (String, String) {
+            let (mut out, mut effects, settings) =
+                (Reply::default(), Effects::default(), Settings::default());
+            effects.set_enabled(true);
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let Handler::Whole(run) = registry().find(args[0]).unwrap().1.handler else { panic!("{line}") };
+            let mut parts: Vec<&mut Keyspace> = self.slices.iter_mut().collect();
+            let mut ctx = WholeCtx {
+                slices: &mut parts,
+                effects: &mut effects,
+                out: &mut out,
+                rng: &mut self.rng,
+                settings: &settings,
+                db: 1,
+                time: Time { us: self.now_ms * 1000 },
+                replica: self.replica,
+            };
+            run(&mut ctx, Args::new(&args, &[])).unwrap();
+            let effects = commands(&effects.take().bytes);
+            let effects: Vec<String> =
+                effects.iter().map(|args| String::from_utf8(args.join(&b' ')).unwrap()).collect();
+            (String::from_utf8(out.to_wire()).unwrap(), effects.join("\n"))
+        }
+
+        fn len(&self, db: u16) -> usize {
+            self.slices.iter().map(|slice| slice.db(db).table.len()).sum()
+        }
+    }
+
+    #[test]
+    fn all_slices_count_and_are_emptied() {
+        for (line, want) in [("FLUSHDB", (0, 7)), ("FLUSHALL async", (0, 0)), ("flushdb SYNC", (0, 7))] {
+            let mut nodes = Nodes::new(3);
+            for i in 0..30 {
+                nodes.put(i % 3, 1, &format!("k{i}"), None);
+            }
+            for i in 0..7 {
+                nodes.put(i % 3, 2, &format!("k{i}"), None);
+            }
+            let watcher = WatcherId { shard: 0, conn: 1 };
+            nodes.slices[1].watches.watch(watcher, 1, b"k4", false);
+            assert_eq!(nodes.run("DBSIZE").0, ":30\r\n");
+            assert_eq!(nodes.run(line), (OK.to_owned(), line.to_owned()));
+            assert_eq!((nodes.len(1), nodes.len(2)), want);
+            assert!(nodes.slices[1].watch_is_dirty(watcher, 0));
+            assert_eq!(nodes.run(line).1, line, "told even when there is nothing to remove");
+        }
+        let mut node = Node::new();
+        for line in ["FLUSHALL now", "FLUSHALL ASYNC SYNC", "FLUSHDB x"] {
+            assert_eq!(node.run(line), "-ERR syntax error\r\n");
+        }
+        assert_eq!(node.effects(), "");
+    }
+
+    #[test]
+    fn databases_are_exchanged_in_every_slice() {
+        let mut nodes = Nodes::new(2);
+        nodes.put(0, 1, "a", Some(5000));
+        nodes.put(1, 2, "b", None);
+        assert_eq!(nodes.run("SWAPDB 1 2"), (OK.to_owned(), "SWAPDB 1 2".to_owned()));
+        assert_eq!(nodes.slices[0].db(2).table.len() + nodes.slices[1].db(1).table.len(), 2);
+        assert_eq!(nodes.slices[0].db(2).expires, 1);
+        let mut node = Node::new();
+        for (line, error) in [
+            ("SWAPDB x 1", "invalid first DB index"),
+            ("SWAPDB 0 9999999999", "invalid second DB index"),
+            ("SWAPDB 0 16", "DB index is out of range"),
+            ("SWAPDB -1 0", "DB index is out of range"),
+        ] {
+            assert_eq!(node.run(line), format!("-ERR {error}\r\n"));
+        }
+        assert_eq!(node.run("SWAPDB 3 3"), OK);
+    }
+
+    #[test]
+    fn every_key_has_the_same_chance() {
+        let mut nodes = Nodes::new(3);
+        assert_eq!(nodes.run("RANDOMKEY").0, NULL);
+        // Slices of very different sizes, one of them empty.
+        for i in 0..40 {
+            nodes.put(if i < 4 { 0 } else { 2 }, 1, &format!("k{i}"), None);
+        }
+        nodes.put(0, 0, "elsewhere", None);
+        let mut counts: HashMap<String, u32> = HashMap::new();
+        for _ in 0..40_000 {
+            *counts.entry(nodes.run("RANDOMKEY").0).or_default() += 1;
+        }
+        assert_eq!(counts.len(), 40);
+        // 1000 each; the deviation is 31, so 200 more or less is beyond chance.
+        assert!(counts.values().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_random_key_has_not_expired() {
+        let mut nodes = Nodes::new(2);
+        for i in 0..20 {
+            nodes.put(i % 2, 1, &format!("over{i}"), Some(10));
+        }
+        nodes.put(0, 1, "live", Some(1000));
+        let (reply, effects) = nodes.run("RANDOMKEY");
+        assert_eq!(reply, bulk("live"));
+        assert_eq!(effects.lines().count(), 21 - nodes.len(1));
+        nodes.now_ms = 1001;
+        assert_eq!(nodes.run("RANDOMKEY").0, NULL);
+        assert_eq!(nodes.len(1), 0);
+        nodes.put(0, 1, "over", Some(10));
+        nodes.replica = true;
+        assert_eq!(nodes.run("RANDOMKEY"), (bulk("over"), String::new()));
+        assert_eq!(nodes.len(1), 1);
+    }
+}
