@@ -10,6 +10,8 @@ use crate::glob;
 use crate::keyspace::Keyspace;
 use crate::resp::Reply;
 use crate::resp::number::parse_i64;
+use crate::table::EntryRef;
+use crate::types::Object;
 
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
@@ -135,6 +137,11 @@ pub fn scan_whole(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
     scan_slice(slice, cursor, shards, c.db, c.time.ms(), args, c.out)
 }
 
+/// Whether a key is still to be seen. What has expired is left to the expiry sweep.
+fn is_live(entry: EntryRef<'_, Object>, now_ms: u64) -> bool {
+    entry.expiry_ms().is_none_or(|at| now_ms <= at)
+}
+
 /// One call's work: on `slice`, that of the cursor, or on nothing if that does not exist.
 fn scan_slice(
     slice: Option<&Keyspace>,
@@ -151,7 +158,7 @@ fn scan_slice(
     let next = slice.map_or(0, |slice| {
         let table = &slice.db(db).table;
         let position = table.scan(cursor.position, options.count, |entry| {
-            let wanted = !entry.expiry_ms().is_some_and(|at| now_ms > at)
+            let wanted = is_live(entry, now_ms)
                 && options
                     .type_name
                     .is_none_or(|name| type_name(entry.value()).as_bytes().eq_ignore_ascii_case(name))
@@ -190,7 +197,7 @@ fn append_matches(
     let mut found = 0;
     let all = pattern == b"*";
     let next = slice.db(db).table.scan(position, budget, |entry| {
-        if !entry.expiry_ms().is_some_and(|at| now_ms > at) && (all || glob::matches(pattern, entry.key())) {
+        if is_live(entry, now_ms) && (all || glob::matches(pattern, entry.key())) {
             out.bulk(entry.key());
             found += 1;
         }
