@@ -14,6 +14,7 @@ use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
 use braid_core::command::{Handler, WholeCtx, registry};
+use braid_core::commands::scan::scan_shard;
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -378,7 +379,11 @@ impl Shard {
         let keys = declared.find_keys(args).unwrap_or_default();
         let owners: Vec<usize> =
             keys.iter().map(|key| usize::from(self.map.shard_of(args[key.index]))).collect();
-        let first = owners.first().copied().unwrap_or(usize::from(self.id));
+        let first = match declared.handler {
+            // A cursor that cannot be read is any shard's to refuse.
+            Handler::Cursor(_) => usize::from(scan_shard(args, self.map.shards() as u16).unwrap_or(0)),
+            _ => owners.first().copied().unwrap_or(usize::from(self.id)),
+        };
         if owners.iter().all(|owner| *owner == first) {
             return self.run_on(&mut slices[first].1, conn, flags, watcher, id, db, args, reply, host);
         }
