@@ -1,12 +1,17 @@
 //! The command families.
 
+mod collection;
 pub mod connection;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
+pub mod hashes;
+pub mod lists;
 pub mod object;
 pub mod replication;
 pub mod scan;
+pub mod sets;
+pub mod sorted_sets;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
@@ -18,6 +23,10 @@ use crate::command::Command;
 /// Every family, in the order in which `COMMAND` lists them.
 pub const FAMILIES: &[&[Command]] = &[
     strings::COMMANDS,
+    lists::COMMANDS,
+    hashes::COMMANDS,
+    sets::COMMANDS,
+    sorted_sets::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,
