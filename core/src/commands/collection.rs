@@ -68,14 +68,6 @@ pub(super) fn count(arg: &[u8]) -> Result<usize, Error> {
     parse_i64(arg).and_then(|number| usize::try_from(number).ok()).ok_or(NOT_POSITIVE)
 }
 
-/// How many random elements to return; negative: as many, with repetitions. Bounded as in Redis where the number of
-/// elements in the reply can be twice that.
-pub(super) fn random_count(arg: &[u8], pairs: bool) -> Result<i64, Error> {
-    let number = integer(arg)?;
-    let limit = if pairs { i64::MAX / 2 } else { i64::MAX };
-    if (-limit..=limit).contains(&number) { Ok(number) } else { Err(Error::ValueOutOfRange) }
-}
-
 /// The indexes that `start` and `stop` (inclusive, negative: from the end) mean in a collection of `len` elements.
 #[inline]
 pub(super) fn index_range(start: i64, stop: i64, len: usize) -> Range<usize> {

@@ -39,6 +39,54 @@ pub const COMMANDS: &[Command] = &[
         "Returns the elements of a range of indexes.",
         "O(S+N) for N elements returned that begin S nodes from the nearer end.",
     ),
+    Command::new("llen", 2, Handler::Keys(llen)).flags(READ_FAST).categories(LIST).keys(LOOK).doc(
+        "list",
+        "1.0.0",
+        "Returns the length of a list.",
+        "O(1)",
+    ),
+    Command::new("lindex", 3, Handler::Keys(lindex)).flags(READ).categories(LIST).keys(ACCESS).doc(
+        "list",
+        "1.0.0",
+        "Returns the element of an index.",
+        "O(N) for N nodes on the way from the nearer end.",
+    ),
+    Command::new("lset", 4, Handler::Keys(lset)).flags(GROW).categories(LIST).keys(UPDATE).doc(
+        "list",
+        "1.0.0",
+        "Replaces the element of an index.",
+        "O(N) for N nodes on the way from the nearer end.",
+    ),
+    Command::new("linsert", 5, Handler::Keys(linsert)).flags(GROW).categories(LIST).keys(INSERT).doc(
+        "list",
+        "2.2.0",
+        "Inserts an element before or behind the first one equal to a pivot.",
+        "O(N) for N elements up to the pivot.",
+    ),
+    Command::new("lrem", 4, Handler::Keys(lrem)).flags(WRITE).categories(LIST).keys(DELETE).doc(
+        "list",
+        "1.0.0",
+        "Removes elements equal to a value.",
+        "O(N+M) for a list of N elements of which M are removed.",
+    ),
+    Command::new("ltrim", 4, Handler::Keys(ltrim)).flags(WRITE).categories(LIST).keys(DELETE).doc(
+        "list",
+        "1.0.0",
+        "Removes the elements outside a range of indexes.",
+        "O(N) for N nodes removed.",
+    ),
+    Command::new("lpushx", -3, Handler::Keys(lpushx)).flags(GROW_FAST).categories(LIST).keys(INSERT).doc(
+        "list",
+        "2.2.0",
+        "Adds elements at the head of a list if it exists.",
+        "O(N) for N elements added.",
+    ),
+    Command::new("rpushx", -3, Handler::Keys(rpushx)).flags(GROW_FAST).categories(LIST).keys(INSERT).doc(
+        "list",
+        "2.2.0",
+        "Adds elements at the tail of a list if it exists.",
+        "O(N) for N elements added.",
+    ),
 ];
 
 fn lpush(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
@@ -154,6 +202,113 @@ fn lrange(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     c.out.array(range.len());
     for element in list.range(range.start, range.end) {
         bulk_element(c.out, element);
+    }
+    Ok(())
+}
+
+fn llen(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let len = c.keys.get::<List>(args[1])?.map_or(0, List::len);
+    c.out.int(len as i64);
+    Ok(())
+}
+
+fn lindex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let Some(list) = c.keys.get::<List>(args[1])? else {
+        c.out.null();
+        return Ok(());
+    };
+    let index = index_in(integer(args[2])?, list.len());
+    match index.and_then(|index| list.get(index)) {
+        Some(element) => bulk_element(c.out, element),
+        None => c.out.null(),
+    }
+    Ok(())
+}
+
+fn lset(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let limits = &c.keys.settings.limits;
+    let list = c.keys.get_mut::<List>(args[1])?.ok_or(Error::NoSuchKey)?;
+    let index = index_in(integer(args[2])?, list.len()).ok_or(Error::OutOfRange)?;
+    list.set(index, args[3], limits);
+    c.keys.changed(args[1]);
+    c.keys.replicate(args.list());
+    c.out.ok();
+    Ok(())
+}
+
+fn linsert(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let behind = match () {
+        () if args.is(2, "BEFORE") => false,
+        () if args.is(2, "AFTER") => true,
+        () => return Err(Error::Syntax),
+    };
+    let limits = &c.keys.settings.limits;
+    let Some(list) = c.keys.get_mut::<List>(args[1])? else {
+        c.out.int(0);
+        return Ok(());
+    };
+    let Some(pivot) = list.find(args[3]) else {
+        c.out.int(-1);
+        return Ok(());
+    };
+    list.insert(pivot + usize::from(behind), args[4], limits);
+    let len = list.len();
+    pushed(c, args, len);
+    Ok(())
+}
+
+fn lrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let count = integer(args[2])?;
+    let limits = &c.keys.settings.limits;
+    let Some(list) = c.keys.get_mut::<List>(args[1])? else {
+        c.out.int(0);
+        return Ok(());
+    };
+    let from = if count < 0 { End::Back } else { End::Front };
+    let most = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
+    let removed = list.remove_matching(args[3], most, from, limits);
+    if removed > 0 {
+        if list.is_empty() {
+            c.keys.remove_found(args[1]);
+        }
+        c.keys.changed(args[1]);
+        c.keys.replicate(args.list());
+    }
+    c.out.int(removed as i64);
+    Ok(())
+}
+
+fn ltrim(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let (start, stop) = (integer(args[2])?, integer(args[3])?);
+    if let Some(list) = c.keys.get_mut::<List>(args[1])? {
+        let len = list.len();
+        let kept = index_range(start, stop, len);
+        if kept.len() < len {
+            keep(c, args[1], kept);
+            c.keys.changed(args[1]);
+            c.keys.replicate(args.list());
+        }
+    }
+    c.out.ok();
+    Ok(())
+}
+
+fn lpushx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    push_existing(c, args, End::Front)
+}
+
+fn rpushx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    push_existing(c, args, End::Back)
+}
+
+fn push_existing(c: &mut Ctx<'_>, args: Args<'_>, end: End) -> Outcome {
+    let limits = &c.keys.settings.limits;
+    match c.keys.get_mut::<List>(args[1])? {
+        Some(list) => {
+            let len = add(list, &args[2..], end, limits);
+            pushed(c, args, len);
+        }
+        None => c.out.int(0),
     }
     Ok(())
 }

@@ -2,15 +2,18 @@
 
 mod collection;
 pub mod connection;
+pub mod element_scan;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
 pub mod hashes;
 pub mod lists;
 pub mod object;
+pub mod random_elements;
 pub mod replication;
 pub mod scan;
 pub mod sets;
+pub mod sorted_ranges;
 pub mod sorted_sets;
 pub mod strings;
 #[cfg(test)]
@@ -27,6 +30,9 @@ pub const FAMILIES: &[&[Command]] = &[
     hashes::COMMANDS,
     sets::COMMANDS,
     sorted_sets::COMMANDS,
+    sorted_ranges::COMMANDS,
+    element_scan::COMMANDS,
+    random_elements::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,

@@ -2,6 +2,7 @@
 
 use super::collection::*;
 use crate::command::{Args, Category, Command, Ctx, Error, Handler, Outcome};
+use crate::resp::Reply;
 use crate::types::num::parse_f64;
 use crate::types::{AddFlags, Added, Element, NotANumber, ZSet};
 use smallvec::SmallVec;
@@ -36,6 +37,56 @@ pub const COMMANDS: &[Command] = &[
             "Removes the members with the highest scores and returns them.",
             "O(log(N)*M) for M members of a set of N.",
         ),
+    Command::new("zcard", 2, Handler::Keys(zcard)).flags(READ_FAST).categories(SORTED).keys(LOOK).doc(
+        "sorted-set",
+        "1.2.0",
+        "Returns the number of members of a sorted set.",
+        "O(1)",
+    ),
+    Command::new("zscore", 3, Handler::Keys(zscore)).flags(READ_FAST).categories(SORTED).keys(ACCESS).doc(
+        "sorted-set",
+        "1.2.0",
+        "Returns the score of a member.",
+        "O(1)",
+    ),
+    Command::new("zmscore", -3, Handler::Keys(zmscore)).flags(READ_FAST).categories(SORTED).keys(ACCESS).doc(
+        "sorted-set",
+        "6.2.0",
+        "Returns the scores of some members.",
+        "O(N) for N members asked for.",
+    ),
+    Command::new("zrank", -3, Handler::Keys(zrank)).flags(READ_FAST).categories(SORTED).keys(ACCESS).doc(
+        "sorted-set",
+        "2.0.0",
+        "Returns how many members have a lower score than a member.",
+        "O(log(N)) in a set of N.",
+    ),
+    Command::new("zrevrank", -3, Handler::Keys(zrevrank))
+        .flags(READ_FAST)
+        .categories(SORTED)
+        .keys(ACCESS)
+        .doc(
+            "sorted-set",
+            "2.0.0",
+            "Returns how many members have a higher score than a member.",
+            "O(log(N)) in a set of N.",
+        ),
+    Command::new("zincrby", 4, Handler::Keys(zincrby))
+        .flags(GROW_FAST)
+        .categories(SORTED)
+        .keys(ACCESS_UPDATE)
+        .doc(
+            "sorted-set",
+            "1.2.0",
+            "Adds to the score of a member, which counts as 0 if absent.",
+            "O(log(N)) in a set of N.",
+        ),
+    Command::new("zrem", -3, Handler::Keys(zrem)).flags(WRITE_FAST).categories(SORTED).keys(DELETE).doc(
+        "sorted-set",
+        "1.2.0",
+        "Removes members from a sorted set.",
+        "O(M*log(N)) for M members of a set of N.",
+    ),
 ];
 
 /// A score argument.
@@ -83,10 +134,7 @@ fn zadd(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     let sum = add(c, args, pairs, flags)?;
     if increment {
-        match sum.score {
-            Some(value) => score(c.out, value),
-            None => c.out.null(),
-        }
+        score_or_null(c.out, sum.score);
     } else {
         c.out.int((sum.added + if changed_too { sum.changed } else { 0 }) as i64);
     }
@@ -140,6 +188,15 @@ fn add(c: &mut Ctx<'_>, args: Args<'_>, pairs: &[&[u8]], flags: AddFlags) -> Res
     Ok(sum)
 }
 
+/// A member and its score, as an array of two if `nested`.
+pub(super) fn show_member(out: &mut Reply, member: Element<'_>, value: f64, nested: bool) {
+    if nested {
+        out.array(2);
+    }
+    bulk_element(out, member);
+    score(out, value);
+}
+
 fn zpopmin(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     pop(c, args, false)
 }
@@ -165,13 +222,7 @@ fn pop(c: &mut Ctx<'_>, args: Args<'_>, highest: bool) -> Outcome {
     c.out.array(if nested { popped } else { 2 * popped });
     let ranks = if highest { len - popped..len } else { 0..popped };
     let out = &mut *c.out;
-    let mut show = |(member, value): (Element<'_>, f64)| {
-        if nested {
-            out.array(2);
-        }
-        bulk_element(out, member);
-        score(out, value);
-    };
+    let mut show = |(member, value)| show_member(out, member, value, nested);
     if popped == 1 {
         show(zset.get(ranks.start).expect("as many as the set is long"));
     } else if highest {
@@ -186,5 +237,91 @@ fn pop(c: &mut Ctx<'_>, args: Args<'_>, highest: bool) -> Outcome {
     }
     c.keys.changed(key);
     c.keys.replicate(args.list());
+    Ok(())
+}
+
+fn zcard(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let len = c.keys.get::<ZSet>(args[1])?.map_or(0, ZSet::len);
+    c.out.int(len as i64);
+    Ok(())
+}
+
+fn score_or_null(out: &mut Reply, value: Option<f64>) {
+    match value {
+        Some(value) => score(out, value),
+        None => out.null(),
+    }
+}
+
+fn zscore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let zset = c.keys.get::<ZSet>(args[1])?;
+    score_or_null(c.out, zset.and_then(|zset| zset.score(args[2])));
+    Ok(())
+}
+
+fn zmscore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let zset = c.keys.get::<ZSet>(args[1])?;
+    c.out.array(args.len() - 2);
+    for member in &args[2..] {
+        score_or_null(c.out, zset.and_then(|zset| zset.score(member)));
+    }
+    Ok(())
+}
+
+fn zrank(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    rank(c, args, false, "zrank")
+}
+
+fn zrevrank(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    rank(c, args, true, "zrevrank")
+}
+
+fn rank(c: &mut Ctx<'_>, args: Args<'_>, from_highest: bool, name: &'static str) -> Outcome {
+    let with_score = match args.len() {
+        3 => false,
+        4 if args.is(3, "WITHSCORE") => true,
+        4 => return Err(Error::Syntax),
+        _ => return Err(Error::WrongArity(name.into())),
+    };
+    let zset = c.keys.get::<ZSet>(args[1])?;
+    let found = zset.and_then(|zset| Some((zset.rank(args[2])?, zset.len())));
+    let Some(((rank, value), len)) = found else {
+        if with_score {
+            c.out.null_array();
+        } else {
+            c.out.null();
+        }
+        return Ok(());
+    };
+    if with_score {
+        c.out.array(2);
+    }
+    c.out.int(if from_highest { len - 1 - rank } else { rank } as i64);
+    if with_score {
+        score(c.out, value);
+    }
+    Ok(())
+}
+
+fn zincrby(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let flags = AddFlags { increment: true, ..AddFlags::default() };
+    let sum = add(c, args, &args[2..], flags)?;
+    score(c.out, sum.score.expect("no flag forbids it"));
+    Ok(())
+}
+
+fn zrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let mut removed = 0;
+    if let Some(zset) = c.keys.get_mut::<ZSet>(args[1])? {
+        removed = args[2..].iter().filter(|member| zset.remove(member).is_some()).count();
+        if zset.is_empty() {
+            c.keys.remove_found(args[1]);
+        }
+    }
+    if removed > 0 {
+        c.keys.changed(args[1]);
+        c.keys.replicate(args.list());
+    }
+    c.out.int(removed as i64);
     Ok(())
 }
