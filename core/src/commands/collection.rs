@@ -63,6 +63,16 @@ pub(super) fn integer(arg: &[u8]) -> Result<i64, Error> {
     parse_i64(arg).ok_or(Error::NotInteger)
 }
 
+/// An integer argument whose sign says which way, so that it must have a counterpart of the other sign.
+pub(super) fn signed_count(arg: &[u8]) -> Result<i64, Error> {
+    match integer(arg)? {
+        i64::MIN => Err(Error::text(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        )),
+        number => Ok(number),
+    }
+}
+
 /// How many to take or to return: an integer that is not negative.
 pub(super) fn count(arg: &[u8]) -> Result<usize, Error> {
     parse_i64(arg).and_then(|number| usize::try_from(number).ok()).ok_or(NOT_POSITIVE)

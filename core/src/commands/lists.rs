@@ -258,7 +258,7 @@ fn linsert(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn lrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let count = integer(args[2])?;
+    let count = signed_count(args[2])?;
     let limits = &c.keys.settings.limits;
     let Some(list) = c.keys.get_mut::<List>(args[1])? else {
         c.out.int(0);

@@ -81,16 +81,7 @@ impl Wanted {
     fn parse(args: Args<'_>, pairs: Option<&str>) -> Result<Self, Error> {
         let with_pairs = args.len() == 4 && pairs.is_some_and(|word| args.is(3, word));
         let most = if with_pairs { 4 } else { 3 };
-        let count = match args.get(2) {
-            Some(arg) => Some(integer(arg)?),
-            None => None,
-        };
-        if count == Some(i64::MIN) {
-            let (min, max) = (-i64::MAX, i64::MAX);
-            return Err(Error::owned(format!(
-                "ERR value is out of range, value must between {min} and {max}"
-            )));
-        }
+        let count = args.get(2).map(|arg| signed_count(arg)).transpose()?;
         if args.len() > most {
             return Err(Error::Syntax);
         }
@@ -165,4 +156,59 @@ fn zrandmember(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
             bulk_element(out, member);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node};
+
+    fn strings(reply: &str) -> Vec<String> {
+        let is_data = |line: &&str| !line.is_empty() && !line.starts_with(['*', '$']);
+        reply.split("\r\n").filter(is_data).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn draws_are_members_distinct_or_repeated() {
+        for (add, draw, pairs) in [
+            ("SADD k a b c d", "SRANDMEMBER k", None),
+            ("HSET k a 1 b 2 c 3 d 4", "HRANDFIELD k", Some("WITHVALUES")),
+            ("ZADD k 1 a 2 b 3 c 4 d", "ZRANDMEMBER k", Some("WITHSCORES")),
+        ] {
+            let mut node = Node::new();
+            assert_eq!(node.run(draw), NULL);
+            assert_eq!(node.run(&format!("{draw} 3")), "*0\r\n");
+            node.run(add);
+            node.effects();
+            assert!(["$1\r\na\r\n", "$1\r\nb\r\n", "$1\r\nc\r\n", "$1\r\nd\r\n"].contains(&&*node.run(draw)));
+            for (count, want) in [(0, 0), (3, 3), (9, 4), (-3, 3), (-200, 200)] {
+                let reply = node.run(&format!("{draw} {count}"));
+                assert!(reply.starts_with(&format!("*{want}\r\n")));
+                let mut drawn = strings(&reply);
+                drawn.sort();
+                drawn.dedup();
+                assert!(drawn.iter().all(|member| ["a", "b", "c", "d"].contains(&&**member)));
+                assert_eq!(drawn.len(), if count == -200 { 4 } else { drawn.len() });
+                assert!(count < 0 || drawn.len() == want);
+            }
+            if let Some(word) = pairs {
+                let reply = node.run(&format!("{draw} 9 {word}"));
+                assert!(reply.starts_with("*8\r\n"));
+                for pair in strings(&reply).chunks(2) {
+                    assert!([["a", "1"], ["b", "2"], ["c", "3"], ["d", "4"]].contains(&[&pair[0], &pair[1]]));
+                }
+                assert!(node.run3(&format!("{draw} -2 {word}")).starts_with("*2\r\n*2\r\n$1\r\n"));
+                assert_eq!(
+                    node.run(&format!("{draw} -9223372036854775807 {word}")),
+                    "-ERR value is out of range\r\n"
+                );
+            }
+            assert_eq!(node.run(&format!("{draw} 1 x")), "-ERR syntax error\r\n");
+            assert_eq!(node.run(&format!("{draw} x")), "-ERR value is not an integer or out of range\r\n");
+            assert_eq!(
+                node.run(&format!("{draw} -9223372036854775808")),
+                "-ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807\r\n"
+            );
+            assert_eq!(node.effects(), "");
+        }
+    }
 }
