@@ -273,3 +273,130 @@ fn hincrbyfloat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     c.out.bulk(&sum);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node, OK, bulk};
+
+    /// A node with the hash `k`, compact or large.
+    fn node(large: bool) -> Node {
+        let mut node = Node::new();
+        node.run("HSET k a 1 b two");
+        if large {
+            node.run(&format!("HSET k long {}", "x".repeat(65)));
+            node.run("HDEL k long");
+        }
+        assert_eq!(node.run("OBJECT ENCODING k"), bulk(if large { "hashtable" } else { "listpack" }));
+        node.effects();
+        node
+    }
+
+    fn check(node: &mut Node, line: &str, reply: &str, effect: &str) {
+        let dirty = node.dirty();
+        assert_eq!(node.run(line), reply, "{line}");
+        assert_eq!(node.effects(), effect, "{line}");
+        assert_eq!(node.dirty() > dirty, !effect.is_empty(), "{line}");
+    }
+
+    #[test]
+    fn fields_are_set_read_and_removed_in_both_encodings() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, reply, has_effect) in [
+                ("HSET k a 1 c 3", ":1\r\n", true),
+                ("HMSET k c 3", OK, true),
+                ("HSETNX k c 4", ":0\r\n", false),
+                ("HSETNX k d 4", ":1\r\n", true),
+                ("HGET k b", "$3\r\ntwo\r\n", false),
+                ("HGET k z", NULL, false),
+                ("HMGET k a z d", "*3\r\n$1\r\n1\r\n$-1\r\n$1\r\n4\r\n", false),
+                ("HLEN k", ":4\r\n", false),
+                ("HEXISTS k a", ":1\r\n", false),
+                ("HEXISTS k z", ":0\r\n", false),
+                ("HSTRLEN k b", ":3\r\n", false),
+                ("HSTRLEN k z", ":0\r\n", false),
+                ("HDEL k z", ":0\r\n", false),
+                ("HDEL k z c d", ":2\r\n", true),
+                ("HDEL k b", ":1\r\n", true),
+                ("HKEYS k", "*1\r\n$1\r\na\r\n", false),
+                ("HVALS k", "*1\r\n$1\r\n1\r\n", false),
+                ("HGETALL k", "*2\r\n$1\r\na\r\n$1\r\n1\r\n", false),
+                ("HDEL k a", ":1\r\n", true),
+                ("EXISTS k", ":0\r\n", false),
+            ] {
+                check(&mut node, line, reply, if has_effect { line } else { "" });
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_added_and_sums_replicated() {
+        for large in [false, true] {
+            let mut node = node(large);
+            check(&mut node, "HINCRBY k a 4", ":5\r\n", "HINCRBY k a 4");
+            check(&mut node, "HINCRBY k n -2", ":-2\r\n", "HINCRBY k n -2");
+            check(&mut node, "HINCRBYFLOAT k a 0.5", &bulk("5.5"), "HSET k a 5.5");
+            check(&mut node, "HINCRBYFLOAT k f 3e2", &bulk("300"), "HSET k f 300");
+            for (line, error) in [
+                ("HINCRBY k b 1", "hash value is not an integer"),
+                ("HINCRBY k f x", "value is not an integer or out of range"),
+                ("HINCRBY k n -9223372036854775807", "increment or decrement would overflow"),
+                ("HINCRBYFLOAT k b 1", "hash value is not a float"),
+                ("HINCRBYFLOAT k a x", "value is not a valid float"),
+                ("HINCRBYFLOAT k a inf", "value is NaN or Infinity"),
+            ] {
+                check(&mut node, line, &format!("-ERR {error}\r\n"), "");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hash_not_to_be_is_not_made() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("HGET k a", NULL),
+            ("HMGET k a b", "*2\r\n$-1\r\n$-1\r\n"),
+            ("HGETALL k", "*0\r\n"),
+            ("HKEYS k", "*0\r\n"),
+            ("HLEN k", ":0\r\n"),
+            ("HDEL k a", ":0\r\n"),
+            ("HSET k a 1 b", "-ERR wrong number of arguments for 'hset' command\r\n"),
+            ("HMSET k a 1 b", "-ERR wrong number of arguments for 'hmset' command\r\n"),
+            ("HINCRBY k a x", "-ERR value is not an integer or out of range\r\n"),
+            ("HINCRBYFLOAT k a x", "-ERR value is not a valid float\r\n"),
+        ] {
+            check(&mut node, line, reply, "");
+        }
+        assert_eq!(node.run3("HGETALL k"), "%0\r\n");
+        assert_eq!(node.space.len(), 0);
+        node.run("SET s v");
+        node.effects();
+        for line in ["HSET s a 1", "HGET s a", "HDEL s a", "HGETALL s", "HINCRBY s a 1", "HINCRBYFLOAT s a 1"]
+        {
+            assert!(node.run(line).starts_with("-WRONGTYPE"), "{line}");
+        }
+        assert_eq!(node.effects(), "");
+        node.run("HSET k a 1");
+        assert_eq!(node.run3("HGETALL k"), "%1\r\n$1\r\na\r\n$1\r\n1\r\n");
+    }
+
+    #[test]
+    fn expired_fields_are_hidden() {
+        let mut node = node(false);
+        let at = node.now_ms() + 10;
+        let entry = node.space.db_mut(0);
+        let hash = entry.table.hash(b"k");
+        let found = entry.table.find_mut(hash, b"k").map(|entry| entry.into_value_mut());
+        let Some(crate::table::ValueMut::Boxed(crate::types::Object::Hash(value))) = found else {
+            panic!("k holds a hash");
+        };
+        assert!(value.set_expiry(b"a", Some(at)));
+        assert_eq!(node.run("HGET k a"), bulk("1"));
+        node.advance_ms(11);
+        assert_eq!(node.run("HGET k a"), NULL);
+        assert_eq!(node.run("HMGET k a b"), "*2\r\n$-1\r\n$3\r\ntwo\r\n");
+        assert_eq!(node.run("HEXISTS k a"), ":0\r\n");
+        assert_eq!(node.run("HKEYS k"), "*1\r\n$1\r\nb\r\n");
+        assert_eq!(node.run("HSCAN k 0 NOVALUES"), "*2\r\n$1\r\n0\r\n*1\r\n$1\r\nb\r\n");
+    }
+}

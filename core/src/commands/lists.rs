@@ -312,3 +312,136 @@ fn push_existing(c: &mut Ctx<'_>, args: Args<'_>, end: End) -> Outcome {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node, OK, bulk};
+
+    fn array(texts: &[&str]) -> String {
+        let bulks: String = texts.iter().map(|text| bulk(text)).collect();
+        format!("*{}\r\n{bulks}", texts.len())
+    }
+
+    /// A node with the list `k` of the elements 0 to `len`; 5000 of them take several nodes.
+    fn node(len: usize) -> Node {
+        let mut node = Node::new();
+        for i in 0..len {
+            node.run(&format!("RPUSH k {i}"));
+        }
+        assert_eq!(node.run("OBJECT ENCODING k"), bulk(if len > 4000 { "quicklist" } else { "listpack" }));
+        node.effects();
+        node
+    }
+
+    /// Runs a line twice, with what it must say and what replicas must hear.
+    fn check(node: &mut Node, line: &str, reply: &str, effect: bool) {
+        let dirty = node.dirty();
+        assert_eq!(node.run(line), reply, "{line}");
+        assert_eq!(node.effects(), if effect { line } else { "" }, "{line}");
+        assert_eq!(node.dirty() > dirty, effect, "{line}");
+    }
+
+    #[test]
+    fn pushes_and_pops_at_both_ends_in_both_encodings() {
+        for len in [3, 5000] {
+            let mut node = node(len);
+            check(&mut node, "LPUSH k a b", &format!(":{}\r\n", len + 2), true);
+            check(&mut node, "RPUSH k y z", &format!(":{}\r\n", len + 4), true);
+            check(&mut node, "LPUSHX k h", &format!(":{}\r\n", len + 5), true);
+            check(&mut node, "RPUSHX k t", &format!(":{}\r\n", len + 6), true);
+            check(&mut node, "LRANGE k 0 3", &array(&["h", "b", "a", "0"]), false);
+            check(&mut node, "LRANGE k -3 -1", &array(&["y", "z", "t"]), false);
+            check(&mut node, "LPOP k", &bulk("h"), true);
+            check(&mut node, "RPOP k", &bulk("t"), true);
+            check(&mut node, "LPOP k 2", &array(&["b", "a"]), true);
+            check(&mut node, "RPOP k 2", &array(&["z", "y"]), true);
+            check(&mut node, "LPOP k 0", "*0\r\n", false);
+            check(&mut node, "LLEN k", &format!(":{len}\r\n"), false);
+            let rest = node.run("RPOP k 100000");
+            assert!(rest.starts_with(&format!("*{len}\r\n")) && rest.ends_with(&bulk("0")));
+            assert_eq!(node.effects(), "RPOP k 100000");
+            assert_eq!(node.run("EXISTS k"), ":0\r\n");
+        }
+    }
+
+    #[test]
+    fn the_last_element_takes_the_key_along() {
+        for line in ["LPOP k", "RPOP k", "LPOP k 1", "LREM k 0 0", "LTRIM k 1 2"] {
+            let mut node = node(1);
+            node.run(line);
+            assert_eq!(node.effects(), line);
+            assert_eq!((node.run("EXISTS k").as_str(), node.space.len()), (":0\r\n", 0));
+        }
+    }
+
+    #[test]
+    fn without_a_list_nothing_happens() {
+        let mut node = Node::new();
+        for (line, reply) in [
+            ("LPOP k", NULL),
+            ("LPOP k 3", "*-1\r\n"),
+            ("LPUSHX k a", ":0\r\n"),
+            ("RPUSHX k a", ":0\r\n"),
+            ("LRANGE k 0 -1", "*0\r\n"),
+            ("LLEN k", ":0\r\n"),
+            ("LINDEX k x", NULL),
+            ("LSET k 0 a", "-ERR no such key\r\n"),
+            ("LREM k 0 a", ":0\r\n"),
+            ("LTRIM k 0 1", OK),
+            ("LINSERT k BEFORE a b", ":0\r\n"),
+        ] {
+            check(&mut node, line, reply, false);
+        }
+        assert_eq!(node.run3("LPOP k 3"), "_\r\n");
+        assert_eq!(node.space.len(), 0);
+    }
+
+    #[test]
+    fn elements_are_found_and_changed_by_index_and_value() {
+        for len in [10, 5000] {
+            let mut node = node(len);
+            let last = (len - 1).to_string();
+            check(&mut node, "LINDEX k 7", &bulk("7"), false);
+            check(&mut node, "LINDEX k -1", &bulk(&last), false);
+            check(&mut node, "LINDEX k 9999", NULL, false);
+            check(&mut node, "LSET k 7 x", OK, true);
+            check(&mut node, "LSET k -1 x", OK, true);
+            check(&mut node, "LSET k 9999 x", "-ERR index out of range\r\n", false);
+            check(&mut node, "LINSERT k before x new", &format!(":{}\r\n", len + 1), true);
+            check(&mut node, "LINSERT k AFTER x x", &format!(":{}\r\n", len + 2), true);
+            check(&mut node, "LINSERT k AFTER none x", ":-1\r\n", false);
+            check(&mut node, "LRANGE k 6 10", &array(&["6", "new", "x", "x", "8"]), false);
+            check(&mut node, "LREM k -2 x", ":2\r\n", true);
+            check(&mut node, "LREM k 0 x", ":1\r\n", true);
+            check(&mut node, "LREM k 0 x", ":0\r\n", false);
+            check(&mut node, "LRANGE k 6 8", &array(&["6", "new", "8"]), false);
+            check(&mut node, "LTRIM k 0 -1", OK, false);
+            check(&mut node, "LTRIM k 5 7", OK, true);
+            check(&mut node, "LRANGE k 0 -1", &array(&["5", "6", "new"]), false);
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_redis() {
+        let mut node = node(2);
+        node.run("SET s v");
+        node.effects();
+        for (line, error) in [
+            ("LPOP k -1", "ERR value is out of range, must be positive"),
+            ("LPOP k x", "ERR value is out of range, must be positive"),
+            ("RPOP k 1 2", "ERR wrong number of arguments for 'rpop' command"),
+            ("LRANGE s x 1", "ERR value is not an integer or out of range"),
+            ("LINSERT s BESIDE a b", "ERR syntax error"),
+            (
+                "LREM k -9223372036854775808 a",
+                "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+            ),
+        ] {
+            check(&mut node, line, &format!("-{error}\r\n"), false);
+        }
+        for line in ["LPUSH s a", "LPUSHX s a", "LPOP s", "LRANGE s 0 1", "LSET s 0 a", "LTRIM s 0 0"] {
+            assert!(node.run(line).starts_with("-WRONGTYPE"), "{line}");
+        }
+        assert_eq!(node.effects(), "");
+    }
+}

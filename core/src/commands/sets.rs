@@ -207,3 +207,142 @@ fn smove(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     c.out.int(i64::from(moved));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node, bulk};
+
+    /// Members that make a set of each encoding.
+    fn encodings() -> [(String, &'static str); 3] {
+        let long = "x".repeat(65);
+        [("1 2 3".into(), "intset"), ("1 b 3".into(), "listpack"), (format!("1 b {long}"), "hashtable")]
+    }
+
+    fn node(members: &str, encoding: &str) -> Node {
+        let mut node = Node::new();
+        assert_eq!(node.run(&format!("SADD k {members}")), ":3\r\n");
+        assert_eq!(node.run("OBJECT ENCODING k"), bulk(encoding));
+        node.effects();
+        node
+    }
+
+    fn check(node: &mut Node, line: &str, reply: &str, effect: &str) {
+        let dirty = node.dirty();
+        assert_eq!(node.run(line), reply, "{line}");
+        assert_eq!(node.effects(), effect, "{line}");
+        assert_eq!(node.dirty() > dirty, !effect.is_empty(), "{line}");
+    }
+
+    #[test]
+    fn members_come_and_go_in_every_encoding() {
+        for (members, encoding) in encodings() {
+            let mut node = node(&members, encoding);
+            for (line, reply, has_effect) in [
+                ("SADD k 1 1", ":0\r\n", false),
+                ("SADD k 1 9", ":1\r\n", true),
+                ("SCARD k", ":4\r\n", false),
+                ("SISMEMBER k 9", ":1\r\n", false),
+                ("SISMEMBER k z", ":0\r\n", false),
+                ("SMISMEMBER k z 9", "*2\r\n:0\r\n:1\r\n", false),
+                ("SREM k z", ":0\r\n", false),
+                ("SREM k z 9", ":1\r\n", true),
+            ] {
+                check(&mut node, line, reply, if has_effect { line } else { "" });
+            }
+            let all = node.run("SMEMBERS k");
+            assert!(
+                all.starts_with("*3\r\n") && members.split(' ').all(|member| all.contains(&bulk(member)))
+            );
+            assert!(node.run3("SMEMBERS k").starts_with("~3\r\n"));
+            let line = format!("SREM k {members}");
+            check(&mut node, &line, ":3\r\n", &line);
+            assert_eq!(node.space.len(), 0);
+        }
+    }
+
+    #[test]
+    fn pops_are_told_as_removals() {
+        for (members, encoding) in encodings() {
+            let mut node = node(&members, encoding);
+            let popped = node.run("SPOP k");
+            let member = popped.split("\r\n").nth(1).unwrap().to_owned();
+            assert!(members.split(' ').any(|other| other == member));
+            assert_eq!(node.effects(), format!("SREM k {member}"));
+            assert_eq!(node.run(&format!("SISMEMBER k {member}")), ":0\r\n");
+            let popped = node.run3("SPOP k 1");
+            assert!(popped.starts_with("~1\r\n"));
+            let member = popped.split("\r\n").nth(2).unwrap().to_owned();
+            assert_eq!(node.effects(), format!("SREM k {member}"));
+            assert!(node.run("SPOP k 9").starts_with("*1\r\n"));
+            assert_eq!(node.effects(), "DEL k");
+            assert_eq!(node.space.len(), 0);
+            node.run("SADD k only");
+            node.effects();
+            check(&mut node, "SPOP k", &bulk("only"), "SREM k only");
+            assert_eq!(node.space.len(), 0);
+        }
+    }
+
+    #[test]
+    fn many_are_popped_once_each() {
+        for prefix in ["", "m"] {
+            let mut node = Node::new();
+            for i in 0..600 {
+                node.run(&format!("SADD k {prefix}{i}"));
+            }
+            node.effects();
+            let popped = node.run("SPOP k 500");
+            assert!(popped.starts_with("*500\r\n"));
+            let effect = node.effects();
+            assert_eq!(effect.split(' ').count(), 502);
+            assert!(effect.split(' ').skip(2).all(|member| popped.contains(&bulk(member))));
+            assert_eq!(node.run("SCARD k"), ":100\r\n");
+        }
+    }
+
+    #[test]
+    fn smove_moves_between_encodings() {
+        for (members, encoding) in encodings() {
+            let mut node = node(&members, encoding);
+            node.run("SADD to t");
+            node.effects();
+            for (line, reply, has_effect) in [
+                ("SMOVE k to z", ":0\r\n", false),
+                ("SMOVE k k 1", ":1\r\n", false),
+                ("SMOVE k k z", ":0\r\n", false),
+                ("SMOVE none to z", ":0\r\n", false),
+                ("SMOVE k to 1", ":1\r\n", true),
+                ("SISMEMBER to 1", ":1\r\n", false),
+                ("SISMEMBER k 1", ":0\r\n", false),
+                ("SMOVE to k t", ":1\r\n", true),
+                ("SMOVE to new 1", ":1\r\n", true),
+                ("EXISTS to", ":0\r\n", false),
+                ("OBJECT ENCODING new", "$6\r\nintset\r\n", false),
+            ] {
+                check(&mut node, line, reply, if has_effect { line } else { "" });
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_redis() {
+        let mut node = node("1 2 3", "intset");
+        node.run("SET s v");
+        node.effects();
+        for (line, reply) in [
+            ("SPOP k -1", "-ERR value is out of range, must be positive\r\n"),
+            ("SPOP k 1 2", "-ERR syntax error\r\n"),
+            ("SPOP k 0", "*0\r\n"),
+            ("SPOP none", NULL),
+            ("SPOP none 3", "*0\r\n"),
+            ("SMEMBERS none", "*0\r\n"),
+        ] {
+            check(&mut node, line, reply, "");
+        }
+        for line in ["SADD s a", "SPOP s", "SPOP s 0", "SMEMBERS s", "SREM s a", "SMOVE k s z", "SMOVE s k z"]
+        {
+            assert!(node.run(line).starts_with("-WRONGTYPE"), "{line}");
+        }
+        assert_eq!(node.effects(), "");
+    }
+}

@@ -316,3 +316,127 @@ fn remove_range(c: &mut Ctx<'_>, args: Args<'_>, by: By) -> Outcome {
     c.out.int(removed as i64);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{Node, bulk};
+
+    /// A node with `k` (a 1, b 2, c 2, d 3) and `l` (the same texts with equal scores), compact or large.
+    fn node(large: bool) -> Node {
+        let mut node = Node::new();
+        node.run("ZADD k 1 a 2 b 2 c 3 d");
+        node.run("ZADD l 0 a 0 b 0 c 0 d");
+        if large {
+            let long = "x".repeat(65);
+            for key in ["k", "l"] {
+                node.run(&format!("ZADD {key} 1 {long}"));
+                node.run(&format!("ZREM {key} {long}"));
+                assert_eq!(node.run(&format!("OBJECT ENCODING {key}")), bulk("skiplist"));
+            }
+        }
+        node.effects();
+        node
+    }
+
+    fn array(texts: &str) -> String {
+        let bulks: Vec<String> = texts.split_whitespace().map(bulk).collect();
+        format!("*{}\r\n{}", bulks.len(), bulks.concat())
+    }
+
+    #[test]
+    fn every_form_of_range_returns_its_members() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, members) in [
+                ("ZRANGE k 0 -1", "a b c d"),
+                ("ZRANGE k 1 2 WITHSCORES", "b 2 c 2"),
+                ("ZRANGE k 0 1 REV", "d c"),
+                ("ZRANGE k -2 9 REV WITHSCORES", "b 2 a 1"),
+                ("ZRANGE k 3 1", ""),
+                ("ZRANGE none 0 -1", ""),
+                ("ZRANGE k 0 1 LIMIT 0 -1", "a b"),
+                ("ZREVRANGE k 0 1", "d c"),
+                ("ZRANGE k 2 (3 BYSCORE", "b c"),
+                ("ZRANGE k (3 -inf BYSCORE REV", "c b a"),
+                ("ZRANGE k -inf +inf BYSCORE LIMIT 1 2", "b c"),
+                ("ZRANGE k +inf -inf BYSCORE REV LIMIT 1 2 WITHSCORES", "c 2 b 2"),
+                ("ZRANGE k -inf +inf BYSCORE LIMIT -1 2", ""),
+                ("ZRANGE k -inf +inf BYSCORE LIMIT 2 -5", "c d"),
+                ("ZRANGEBYSCORE k (1 3 LIMIT 1 9", "c d"),
+                ("ZREVRANGEBYSCORE k 2 1 WITHSCORES", "c 2 b 2 a 1"),
+                ("ZRANGE l [b (d BYLEX", "b c"),
+                ("ZRANGE l + (b BYLEX REV LIMIT 0 1", "d"),
+                ("ZRANGEBYLEX l - [b", "a b"),
+                ("ZREVRANGEBYLEX l (d - LIMIT 1 1", "b"),
+            ] {
+                assert_eq!(node.run(line), array(members), "{line}");
+            }
+            for (line, count) in [
+                ("ZCOUNT k 2 3", 3),
+                ("ZCOUNT k (2 (3", 0),
+                ("ZCOUNT none 2 3", 0),
+                ("ZLEXCOUNT l (a +", 3),
+                ("ZLEXCOUNT l + -", 0),
+            ] {
+                assert_eq!(node.run(line), format!(":{count}\r\n"), "{line}");
+            }
+            assert_eq!(node.run3("ZRANGE k 0 0 WITHSCORES"), "*1\r\n*2\r\n$1\r\na\r\n,1\r\n");
+            assert_eq!(node.run3("ZRANGE k 0 0"), "*1\r\n$1\r\na\r\n");
+            assert_eq!(node.effects(), "");
+        }
+    }
+
+    #[test]
+    fn ranges_are_removed_and_an_empty_set_goes() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, count, left) in [
+                ("ZREMRANGEBYRANK k 9 10", 0, 4),
+                ("ZREMRANGEBYRANK k -1 -1", 1, 3),
+                ("ZREMRANGEBYSCORE k 5 6", 0, 3),
+                ("ZREMRANGEBYSCORE k (1 +inf", 2, 1),
+                ("ZREMRANGEBYSCORE k 1 1", 1, 0),
+                ("ZREMRANGEBYSCORE k 1 1", 0, 0),
+            ] {
+                assert_eq!(node.run(line), format!(":{count}\r\n"), "{line}");
+                assert_eq!(node.effects(), if count > 0 { line } else { "" });
+                assert_eq!(node.run("ZCARD k"), format!(":{left}\r\n"));
+            }
+            assert_eq!(node.run("ZREMRANGEBYLEX l [b [c"), ":2\r\n");
+            assert_eq!(node.run("ZRANGE l 0 -1"), array("a d"));
+            assert_eq!(node.run("ZREMRANGEBYLEX l - +"), ":2\r\n");
+            assert_eq!(node.space.len(), 0);
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_redis() {
+        let mut node = node(false);
+        node.run("SET s v");
+        for (line, error) in [
+            ("ZRANGE s x 1", "value is not an integer or out of range"),
+            ("ZRANGE k 0 1 BYSCORE BYNAME", "syntax error"),
+            ("ZRANGE k 0 1 LIMIT 1", "syntax error"),
+            ("ZRANGE k 0 1 BYSCORE LIMIT x 1", "value is not an integer or out of range"),
+            (
+                "ZRANGE k 0 1 LIMIT 0 1",
+                "syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
+            ),
+            (
+                "ZRANGE k - + BYLEX WITHSCORES",
+                "syntax error, WITHSCORES not supported in combination with BYLEX",
+            ),
+            ("ZRANGE k a 1 BYSCORE", "min or max is not a float"),
+            ("ZRANGE k a + BYLEX", "min or max not valid string range item"),
+            ("ZREVRANGE k 0 1 REV", "syntax error"),
+            ("ZRANGEBYSCORE k 0 1 BYLEX", "syntax error"),
+            ("ZCOUNT s x 1", "min or max is not a float"),
+            ("ZREMRANGEBYLEX s x 1", "min or max not valid string range item"),
+        ] {
+            assert_eq!(node.run(line), format!("-ERR {error}\r\n"), "{line}");
+        }
+        for line in ["ZRANGE s 0 1", "ZCOUNT s 0 1", "ZREMRANGEBYRANK s 0 1"] {
+            assert!(node.run(line).starts_with("-WRONGTYPE"), "{line}");
+        }
+    }
+}

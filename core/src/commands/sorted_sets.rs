@@ -325,3 +325,135 @@ fn zrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     c.out.int(removed as i64);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{NULL, Node, bulk};
+
+    /// A node with the sorted set `k`, compact or large: a 1, b 2, c 3.
+    fn node(large: bool) -> Node {
+        let mut node = Node::new();
+        assert_eq!(node.run("ZADD k 2 b 1 a 3 c"), ":3\r\n");
+        if large {
+            let long = "x".repeat(65);
+            node.run(&format!("ZADD k 1 {long}"));
+            node.run(&format!("ZREM k {long}"));
+        }
+        assert_eq!(node.run("OBJECT ENCODING k"), bulk(if large { "skiplist" } else { "listpack" }));
+        node.effects();
+        node
+    }
+
+    fn check(node: &mut Node, line: &str, reply: &str, has_effect: bool) {
+        let dirty = node.dirty();
+        assert_eq!(node.run(line), reply, "{line}");
+        assert_eq!(node.effects(), if has_effect { line } else { "" }, "{line}");
+        assert_eq!(node.dirty() > dirty, has_effect, "{line}");
+    }
+
+    #[test]
+    fn zadd_heeds_its_options_in_both_encodings() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, reply, has_effect) in [
+                ("ZADD k 1 a", ":0\r\n", false),
+                ("ZADD k 1.5 a 4 d", ":1\r\n", true),
+                ("ZADD k CH 1 a 5 e", ":2\r\n", true),
+                ("ZADD k NX 9 a", ":0\r\n", false),
+                ("ZADD k nx 9 a 6 f", ":1\r\n", true),
+                ("ZADD k XX 9 z", ":0\r\n", false),
+                ("ZADD k XX CH 7 f", ":1\r\n", true),
+                ("ZADD k GT CH 6 f", ":0\r\n", false),
+                ("ZADD k GT CH 8 f", ":1\r\n", true),
+                ("ZADD k LT CH 9 f", ":0\r\n", false),
+                ("ZADD k LT CH XX 6 f", ":1\r\n", true),
+                ("ZADD k INCR 0.5 f", "$3\r\n6.5\r\n", true),
+                ("ZADD k INCR 0 f", "$3\r\n6.5\r\n", false),
+                ("ZADD k NX INCR 1 f", NULL, false),
+                ("ZADD k LT INCR 1 f", NULL, false),
+                ("ZINCRBY k -0.5 f", "$1\r\n6\r\n", true),
+                ("ZINCRBY k 2 g", "$1\r\n2\r\n", true),
+                ("ZSCORE k a", "$1\r\n1\r\n", false),
+                ("ZMSCORE k f z", "*2\r\n$1\r\n6\r\n$-1\r\n", false),
+                ("ZCARD k", ":7\r\n", false),
+            ] {
+                check(&mut node, line, reply, has_effect);
+            }
+            assert_eq!(node.run3("ZADD k INCR 1 a"), ",2\r\n");
+            assert_eq!(node.run3("ZADD k XX INCR 1 none"), "_\r\n");
+        }
+    }
+
+    #[test]
+    fn ranks_count_from_either_side() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, reply) in [
+                ("ZRANK k c", ":2\r\n"),
+                ("ZREVRANK k c", ":0\r\n"),
+                ("ZRANK k z", NULL),
+                ("ZRANK k z WITHSCORE", "*-1\r\n"),
+                ("ZREVRANK k a withscore", "*2\r\n:2\r\n$1\r\n1\r\n"),
+                ("ZRANK none a", NULL),
+                ("ZRANK k a WITH", "-ERR syntax error\r\n"),
+                ("ZRANK k a WITHSCORE x", "-ERR wrong number of arguments for 'zrank' command\r\n"),
+            ] {
+                check(&mut node, line, reply, false);
+            }
+            assert_eq!(node.run3("ZRANK k b WITHSCORE"), "*2\r\n:1\r\n,2\r\n");
+        }
+    }
+
+    #[test]
+    fn pops_take_the_ends_and_removals_the_key() {
+        for large in [false, true] {
+            let mut node = node(large);
+            for (line, reply, has_effect) in [
+                ("ZPOPMIN k", "*2\r\n$1\r\na\r\n$1\r\n1\r\n", true),
+                ("ZPOPMIN k 0", "*0\r\n", false),
+                ("ZPOPMAX k 5", "*4\r\n$1\r\nc\r\n$1\r\n3\r\n$1\r\nb\r\n$1\r\n2\r\n", true),
+                ("ZPOPMIN k", "*0\r\n", false),
+                ("EXISTS k", ":0\r\n", false),
+                ("ZADD k 1 a 2 b 3 c", ":3\r\n", true),
+                ("ZREM k z", ":0\r\n", false),
+                ("ZREM k z a b c", ":3\r\n", true),
+                ("EXISTS k", ":0\r\n", false),
+            ] {
+                check(&mut node, line, reply, has_effect);
+            }
+            node.run("ZADD k 1 a 2 b 2 c");
+            assert_eq!(node.run3("ZPOPMAX k"), "*2\r\n$1\r\nc\r\n,2\r\n");
+            assert_eq!(node.run3("ZPOPMIN k 1"), "*1\r\n*2\r\n$1\r\na\r\n,1\r\n");
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_redis_and_make_no_key() {
+        let mut node = Node::new();
+        node.run("SET s v");
+        node.run("ZADD i inf a");
+        node.effects();
+        for (line, error) in [
+            ("ZADD k 1", "wrong number of arguments for 'zadd' command"),
+            ("ZADD k 1 a 2", "syntax error"),
+            ("ZADD k NX XX", "syntax error"),
+            ("ZADD k NX XX 1 a", "XX and NX options at the same time are not compatible"),
+            ("ZADD k GT LT 1 a", "GT, LT, and/or NX options at the same time are not compatible"),
+            ("ZADD k GT NX 1 a", "GT, LT, and/or NX options at the same time are not compatible"),
+            ("ZADD k INCR 1 a 2 b", "INCR option supports a single increment-element pair"),
+            ("ZADD k 1 a x b", "value is not a valid float"),
+            ("ZADD s x b", "value is not a valid float"),
+            ("ZADD k nan a", "value is not a valid float"),
+            ("ZINCRBY i -inf a", "resulting score is not a number (NaN)"),
+            ("ZPOPMIN k -1", "value is out of range, must be positive"),
+            ("ZPOPMIN k 1 2", "syntax error"),
+        ] {
+            check(&mut node, line, &format!("-ERR {error}\r\n"), false);
+        }
+        check(&mut node, "ZADD k XX 1 a", ":0\r\n", false);
+        for line in ["ZADD s 1 a", "ZPOPMIN s", "ZSCORE s a", "ZREM s a", "ZINCRBY s 1 a", "ZRANK s a"] {
+            assert!(node.run(line).starts_with("-WRONGTYPE"), "{line}");
+        }
+        assert_eq!((node.effects().as_str(), node.space.len()), ("", 2));
+    }
+}
