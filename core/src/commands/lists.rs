@@ -200,6 +200,8 @@ fn lrange(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     };
     let range = index_range(start, stop, list.len());
     c.out.array(range.len());
+    // Headers and line ends alone; short elements seldom make it grow more than once again.
+    c.out.buf.reserve(range.len().min(1 << 16) * 16);
     for element in list.range(range.start, range.end) {
         bulk_element(c.out, element);
     }

@@ -126,7 +126,7 @@ fn zadd(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if only_new && only_existing {
         return Err(Error::text("ERR XX and NX options at the same time are not compatible"));
     }
-    if (only_greater && only_new) || (only_less && only_new) || (only_greater && only_less) {
+    if [only_new, only_greater, only_less].into_iter().filter(|&given| given).count() > 1 {
         return Err(Error::text("ERR GT, LT, and/or NX options at the same time are not compatible"));
     }
     if increment && pairs.len() > 2 {
