@@ -5,7 +5,7 @@
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 use crate::locks::{Locks, TxId};
-use crate::parcel::{ConnId, Msg, Parcel, RunFlags, TxMsg};
+use crate::parcel::{ConnId, Mark, Msg, Parcel, RunFlags, TxMsg};
 use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
@@ -41,7 +41,7 @@ pub trait Host {
     fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
 
     /// Effects for the merge stage, which lives on this shard.
-    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<u64>);
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
@@ -116,7 +116,7 @@ pub struct Shard {
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
     pub(crate) effects: Effects,
-    pub(crate) mark: Option<u64>,
+    pub(crate) mark: Option<Mark>,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
     pub(crate) counters: Arc<Counters>,

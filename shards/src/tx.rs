@@ -9,7 +9,7 @@
 //! A transaction over the whole keyspace (`FLUSHALL`, the cut of a snapshot) borrows the slices themselves.
 
 use crate::locks::{Claim, LockKey, TxId, Verdict};
-use crate::parcel::{ConnId, LentKey, Loan, Msg, RunFlags, TxMsg};
+use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
@@ -32,7 +32,7 @@ pub enum Work {
 pub struct Everything<'a> {
     pub slices: &'a mut [&'a mut Keyspace],
     /// Set to have the ticket that ends this tick carry a mark.
-    pub mark: &'a mut Option<u64>,
+    pub mark: &'a mut Option<Mark>,
 }
 
 /// A transaction under way at its coordinator.

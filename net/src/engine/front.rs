@@ -8,7 +8,7 @@ use crate::ring::{Ring, SendBuffer, Token};
 use crate::session::{self, Session};
 use braid_core::command::{Args, CommandId, Segment};
 use braid_core::resp::Reply;
-use braid_shards::{ConnId, Host, ShardId};
+use braid_shards::{ConnId, Host, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -79,7 +79,7 @@ impl Front {
     /// Begins to serve a connection.
     pub fn adopt(&mut self, socket: OwnedFd) {
         let clients = self.node.connected_clients.fetch_add(1, Ordering::Relaxed) + 1;
-        set_socket_options(&socket, self.config.tcp_keepalive_s as u32);
+        set_socket_options(&socket, self.config.tcp_keepalive_s);
         let token = self.ring.add(socket);
         let authenticated = self.config.requirepass.is_empty();
         let session = Session::new(self.node.next_client.fetch_add(1, Ordering::Relaxed), authenticated);
@@ -256,7 +256,7 @@ impl Host for Front {
         }
     }
 
-    fn segment(&mut self, _ticket: u64, _segment: Segment, _mark: Option<u64>) {}
+    fn segment(&mut self, _ticket: u64, _segment: Segment, _mark: Option<Mark>) {}
 
     fn took(&mut self, _id: ConnId, _duration_us: u64, _args: Args<'_>) {}
 
