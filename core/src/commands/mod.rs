@@ -1,23 +1,30 @@
 //! The command families.
 
+pub mod connection;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
 pub mod object;
+pub mod replication;
 pub mod scan;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
+pub mod transactions;
 pub mod whole;
 
 use crate::command::Command;
 
 /// Every family, in the order in which `COMMAND` lists them.
 pub const FAMILIES: &[&[Command]] = &[
+    strings::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,
     scan::COMMANDS,
     whole::COMMANDS,
-    strings::COMMANDS,
+    connection::COMMANDS,
+    transactions::COMMANDS,
+    &[transactions::WATCH_HERE],
+    replication::COMMANDS,
 ];
