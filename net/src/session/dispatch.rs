@@ -46,7 +46,7 @@ pub(super) enum Place {
 /// Finds where a command runs. Commands without keys run where they are.
 pub(super) fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> Place {
     if map.shards() == 1 {
-        return Place::One(0);
+        return Place::One(here);
     }
     match command.handler {
         Handler::Keys(_) => {}
@@ -165,7 +165,7 @@ impl Engine {
         let map = self.front().node.map;
         let here = self.front().id;
         let place = match command.handler {
-            Handler::Cursor(_) if map.shards() > 1 => {
+            _ if matches!(command.handler, Handler::Cursor(_)) || command.name == "keys" => {
                 if run.is_some() {
                     return Flow::Later;
                 }
