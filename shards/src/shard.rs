@@ -10,7 +10,7 @@ use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
-use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, registry};
+use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
@@ -266,7 +266,7 @@ impl Shard {
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
         let outcome = match command.handler {
-            Handler::Keys(run) | Handler::Cursor(run) => run(
+            Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
                 &mut Ctx {
                     keys: Keys {
                         space: keyspace,

@@ -13,8 +13,7 @@ use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
-use braid_core::command::{Handler, WholeCtx, registry};
-use braid_core::commands::scan::scan_shard;
+use braid_core::command::{Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -352,7 +351,7 @@ impl Shard {
     ) {
         let (id, db, args) = (command.id, command.db, command.args());
         let declared = registry().get(id).resolve(args);
-        if let Handler::Whole(run) = declared.handler {
+        if let Handler::Whole(run) | Handler::Cursor(Walk { whole: run, .. }) = declared.handler {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
@@ -379,11 +378,7 @@ impl Shard {
         let keys = declared.find_keys(args).unwrap_or_default();
         let owners: Vec<usize> =
             keys.iter().map(|key| usize::from(self.map.shard_of(args[key.index]))).collect();
-        let first = match declared.handler {
-            // A cursor that cannot be read is any shard's to refuse.
-            Handler::Cursor(_) => usize::from(scan_shard(args, self.map.shards() as u16).unwrap_or(0)),
-            _ => owners.first().copied().unwrap_or(usize::from(self.id)),
-        };
+        let first = owners.first().copied().unwrap_or(usize::from(self.id));
         if owners.iter().all(|owner| *owner == first) {
             return self.run_on(&mut slices[first].1, conn, flags, watcher, id, db, args, reply, host);
         }
