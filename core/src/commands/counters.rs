@@ -124,3 +124,54 @@ fn incrbyfloat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 /// The error of `INCRBYFLOAT` and `HINCRBYFLOAT` when infinity is added, or reached.
 pub(super) const NOT_FINITE: Error = Error::text("ERR increment would produce NaN or Infinity");
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::{Node, OK, bulk};
+
+    #[test]
+    fn integers() {
+        let mut node = Node::new();
+        for (line, reply, effects) in [
+            ("INCR k", ":1\r\n", "INCR k"),
+            ("INCRBY k 10", ":11\r\n", "INCRBY k 10"),
+            ("DECR k", ":10\r\n", "DECR k"),
+            ("DECRBY k 20", ":-10\r\n", "DECRBY k 20"),
+            ("GET k", "$3\r\n-10\r\n", ""),
+            ("DECRBY k -9223372036854775808", "-ERR decrement would overflow\r\n", ""),
+            ("INCRBY k 9223372036854775807", ":9223372036854775797\r\n", "INCRBY k 9223372036854775807"),
+            ("INCRBY k 11", "-ERR increment or decrement would overflow\r\n", ""),
+            ("INCRBY k 1.0", "-ERR value is not an integer or out of range\r\n", ""),
+            ("SET t abc", OK, "SET t abc"),
+            ("INCR t", "-ERR value is not an integer or out of range\r\n", ""),
+            ("SET e 5 PXAT 99999999999999", OK, "SET e 5 PXAT 99999999999999"),
+            ("INCR e", ":6\r\n", "INCR e"),
+            ("GETEX e PERSIST", "$1\r\n6\r\n", "PERSIST e"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+            assert_eq!(node.effects(), effects, "{line}");
+        }
+    }
+
+    #[test]
+    fn floats() {
+        let mut node = Node::new();
+        for (line, reply, effects) in [
+            ("INCRBYFLOAT k 0.1", bulk("0.1"), "SET k 0.1 KEEPTTL"),
+            ("INCRBYFLOAT k 0.2", bulk("0.3"), "SET k 0.3 KEEPTTL"),
+            ("INCRBYFLOAT k -0.3", bulk("0"), "SET k 0 KEEPTTL"),
+            ("INCRBYFLOAT k 5.0e3", bulk("5000"), "SET k 5000 KEEPTTL"),
+            ("INCR k", ":5001\r\n".into(), "INCR k"),
+            ("INCRBYFLOAT k inf", "-ERR increment would produce NaN or Infinity\r\n".into(), ""),
+            ("INCRBYFLOAT k x", "-ERR value is not a valid float\r\n".into(), ""),
+            ("SET t abc", OK.into(), "SET t abc"),
+            ("INCRBYFLOAT t 1", "-ERR value is not a valid float\r\n".into(), ""),
+            ("SET e 5 PXAT 99999999999999", OK.into(), "SET e 5 PXAT 99999999999999"),
+            ("INCRBYFLOAT e .5", bulk("5.5"), "SET e 5.5 KEEPTTL"),
+            ("GETEX e PERSIST", bulk("5.5"), "PERSIST e"),
+        ] {
+            assert_eq!(node.run(line), reply, "{line}");
+            assert_eq!(node.effects(), effects, "{line}");
+        }
+    }
+}
