@@ -99,6 +99,19 @@ impl Effects {
         }
     }
 
+    /// What `body` pushes is one atomic block of the stream, inside a transaction or outside: for a command whose
+    /// outcome takes several commands to tell.
+    pub fn together(&mut self, body: impl FnOnce(&mut Self)) {
+        let outside = self.multi.is_none();
+        if outside {
+            self.begin_multi();
+        }
+        body(self);
+        if outside {
+            self.end_multi();
+        }
+    }
+
     /// Freezes what has been collected.
     pub fn take(&mut self) -> Segment {
         assert!(self.multi.is_none(), "a segment ends between transactions");

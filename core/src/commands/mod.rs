@@ -1,12 +1,17 @@
 //! The command families.
 
+pub mod bitfield;
+pub mod bitmaps;
 pub mod connection;
+pub mod counters;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
+pub mod lcs;
 pub mod object;
 pub mod replication;
 pub mod scan;
+mod set_options;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
@@ -18,6 +23,10 @@ use crate::command::Command;
 /// Every family, in the order in which `COMMAND` lists them.
 pub const FAMILIES: &[&[Command]] = &[
     strings::COMMANDS,
+    counters::COMMANDS,
+    bitmaps::COMMANDS,
+    bitfield::COMMANDS,
+    lcs::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,

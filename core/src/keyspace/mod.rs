@@ -5,9 +5,11 @@
 
 mod expire;
 mod keys;
+mod text;
 mod watch;
 
 pub use keys::{Collection, Expiry, Keys, StrRef};
+pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 
 use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
