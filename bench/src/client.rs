@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::resp::{self, Decoder};
 
-pub use crate::resp::Value;
+pub use crate::value::Value;
 
 /// How long a connection attempt and a wait for a reply may take unless [`Client::set_timeout`] says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);

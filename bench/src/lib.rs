@@ -14,5 +14,6 @@ pub mod report;
 pub mod resp;
 pub mod schedule;
 pub mod sys;
+pub mod value;
 pub mod wait;
 pub mod workload;

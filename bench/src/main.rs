@@ -283,10 +283,6 @@ fn load(args: &LoadArgs) -> io::Result<ExitCode> {
     let mut rows = if summary.rows.len() > 1 { summary.rows.clone() } else { vec![] };
     let alone = rows.is_empty();
     rows.push(summary.all.clone());
-    // Only the whole has the server's CPU time; all rows have the same columns.
-    for row in &mut rows {
-        row.server_cpu_us = summary.all.server_cpu_us;
-    }
     if alone {
         rows[0].name = summary.rows[0].name.clone();
     }
@@ -336,11 +332,7 @@ fn fill(args: &FillArgs) -> io::Result<ExitCode> {
             print_tick(tick);
         }
     })?;
-    let cpu_us = filled.load.all.server_cpu_us;
-    let rows = [
-        Row { name: "fill".into(), ..filled.load.all.clone() },
-        Row { server_cpu_us: cpu_us, ..filled.probe.clone() },
-    ];
+    let rows = [Row { name: "fill".into(), ..filled.load.all.clone() }, filled.probe];
     let mut extra = extra_of(&filled.load);
     extra.push(("new_keys", filled.new_keys as f64));
     extra.push(("value_bytes_per_key", plan.workload.sizes.mean_bytes()));

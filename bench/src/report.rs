@@ -51,7 +51,7 @@ impl Row {
         self.ops() as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// Column names and values, in the order of every format. Latencies are in milliseconds.
+    /// Column names, values and decimals, in the order of every format. Latencies are in milliseconds.
     fn columns(&self) -> Vec<(&'static str, f64, usize)> {
         let ms = |ns: u64| ns as f64 / 1e6;
         let mut columns = vec![("ops", self.ops() as f64, 0), ("ops_per_s", self.rate_per_s(), 0)];
@@ -59,11 +59,15 @@ impl Row {
             columns.push((name, ms(self.latencies_ns.value_at_percentile(percentile)), 3));
         }
         columns.push(("max", ms(self.latencies_ns.max()), 3));
-        if let Some(cpu_us) = self.server_cpu_us {
-            columns.push(("cpu_us_per_op", cpu_us, 3));
-        }
         columns
     }
+}
+
+/// The column that only some rows have.
+const CPU_COLUMN: &str = "cpu_us_per_op";
+
+fn has_cpu(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.server_cpu_us.is_some())
 }
 
 /// A table for people: latencies in milliseconds.
@@ -75,10 +79,19 @@ pub fn table(rows: &[Row]) -> String {
     for (name, _, _) in first.columns() {
         let _ = write!(out, " {name:>13}");
     }
+    let with_cpu = has_cpu(rows);
+    if with_cpu {
+        let _ = write!(out, " {CPU_COLUMN:>13}");
+    }
     for row in rows {
         let _ = write!(out, "\n{:width$}", row.name, width = width.max("latency ms".len()));
         for (_, value, decimals) in row.columns() {
             let _ = write!(out, " {value:>13.decimals$}");
+        }
+        match row.server_cpu_us {
+            Some(cpu_us) => drop(write!(out, " {cpu_us:>13.3}")),
+            None if with_cpu => drop(write!(out, " {:>13}", "-")),
+            None => {}
         }
     }
     out.push('\n');
@@ -93,10 +106,19 @@ pub fn csv(rows: &[Row]) -> String {
     for (name, _, _) in first.columns() {
         let _ = write!(out, ",{name}");
     }
+    let with_cpu = has_cpu(rows);
+    if with_cpu {
+        let _ = write!(out, ",{CPU_COLUMN}");
+    }
     for row in rows {
         let _ = write!(out, "\n{}", row.name);
         for (_, value, decimals) in row.columns() {
             let _ = write!(out, ",{value:.decimals$}");
+        }
+        match row.server_cpu_us {
+            Some(cpu_us) => drop(write!(out, ",{cpu_us:.3}")),
+            None if with_cpu => out.push(','),
+            None => {}
         }
     }
     out.push('\n');
@@ -111,6 +133,9 @@ pub fn json(rows: &[Row], extra: &[(&str, f64)]) -> String {
             write!(out, "{}{{\"name\":\"{}\"", if index > 0 { "," } else { "" }, row.name.escape_default());
         for (name, value, decimals) in row.columns() {
             let _ = write!(out, ",\"{name}\":{value:.decimals$}");
+        }
+        if let Some(cpu_us) = row.server_cpu_us {
+            let _ = write!(out, ",\"{CPU_COLUMN}\":{cpu_us:.3}");
         }
         out.push('}');
     }
@@ -146,7 +171,6 @@ mod tests {
                 "p99" => 990.0,
                 "p99.9" => 999.0,
                 "max" => 1000.0,
-                "cpu_us_per_op" => 1.5,
                 other => panic!("{other}"),
             };
             assert!((value - expected).abs() <= expected * 0.002, "{name}: {value}, {expected}");
@@ -163,14 +187,16 @@ mod tests {
 
     #[test]
     fn all_formats_hold_the_same_columns() {
-        let rows = [row(1..=2), row(1..=2)];
+        let rows = [row(1..=2), Row { server_cpu_us: None, ..row(1..=2) }];
         assert_eq!(
-            csv(&rows).lines().collect::<Vec<_>>()[..2],
+            csv(&rows).lines().collect::<Vec<_>>(),
             [
                 "name,ops,ops_per_s,p50,p90,p99,p99.9,max,cpu_us_per_op",
-                "get,2,1,1.000,2.001,2.001,2.001,2.001,1.500"
+                "get,2,1,1.000,2.001,2.001,2.001,2.001,1.500",
+                "get,2,1,1.000,2.001,2.001,2.001,2.001,"
             ]
         );
+        assert!(!csv(&rows[1..]).contains(CPU_COLUMN));
         let json = json(&rows[..1], &[("rss_bytes", 12.0), ("bad", f64::NAN)]);
         assert!(json.starts_with("{\"rows\":[{\"name\":\"get\",\"ops\":2,\"ops_per_s\":1,"), "{json}");
         assert!(json.ends_with("}],\"rss_bytes\":12.000,\"bad\":0.000}\n"), "{json}");

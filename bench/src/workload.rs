@@ -394,7 +394,8 @@ impl Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::{Decoder, Value};
+    use crate::resp::Decoder;
+    use crate::value::Value;
 
     fn workload(mix: &str, keys: Keys, key_space: u64) -> Workload {
         Workload { mix: mix.parse().unwrap(), keys, key_space, sizes: "3,5".parse().unwrap() }

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod commands;
+pub mod glob;
 pub mod keyspace;
 pub mod rdb;
 pub mod resp;

@@ -1,3 +1,9 @@
 //! The network ring, connections, configuration and the server binary.
 
+pub mod config;
+pub mod engine;
+pub mod log;
+pub mod node;
 pub mod ring;
+pub mod session;
+pub mod startup;

@@ -9,7 +9,7 @@ pub mod tx;
 pub mod unit;
 
 pub use locks::LockKey;
-pub use parcel::{ConnId, Parcel, RunFlags};
+pub use parcel::{ConnId, Mark, Parcel, RunFlags};
 pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
 pub use tx::{Everything, Work};

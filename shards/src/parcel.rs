@@ -26,6 +26,16 @@ pub struct RunFlags {
     pub from_master: bool,
 }
 
+/// A question a ticket carries: at which offset of the stream does it end? The number is the asker's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// Nothing but the question, as `WAIT` asks it.
+    Offset(u64),
+    /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
+    /// be merged in the same call, before the asker could say so.
+    Cut(u64),
+}
+
 /// One message. Bytes it refers to lie in its parcel's arena.
 pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
@@ -36,7 +46,7 @@ pub enum Msg {
     Unwatch(WatcherId),
     Tx(Box<TxMsg>),
     /// A tick's effects for the merge stage.
-    Segment { ticket: u64, segment: Segment, mark: Option<u64> },
+    Segment { ticket: u64, segment: Segment, mark: Option<Mark> },
     /// For the layers above, which know the type.
     Upper(Box<dyn Any + Send>),
 }

@@ -5,12 +5,12 @@
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 use crate::locks::{Locks, TxId};
-use crate::parcel::{ConnId, Msg, Parcel, RunFlags, TxMsg};
+use crate::parcel::{ConnId, Mark, Msg, Parcel, RunFlags, TxMsg};
 use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
-use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, registry};
+use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
@@ -41,7 +41,7 @@ pub trait Host {
     fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
 
     /// Effects for the merge stage, which lives on this shard.
-    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<u64>);
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
@@ -96,6 +96,12 @@ pub(crate) enum Waiting {
     Unwatch(WatcherId),
 }
 
+/// What a shard has for itself.
+pub(crate) enum Loopback {
+    Tx(TxMsg),
+    Run(Box<ParkedRun>),
+}
+
 /// See the module's documentation.
 pub struct Shard {
     pub id: ShardId,
@@ -107,10 +113,10 @@ pub struct Shard {
     pub(crate) waiting: VecDeque<Waiting>,
     outgoing: Vec<Box<Parcel>>,
     pool: Vec<Box<Parcel>>,
-    /// Transaction messages to itself.
-    pub(crate) loopback: VecDeque<TxMsg>,
+    /// What the shard has for itself, to be handled by [`Shard::settle`].
+    pub(crate) loopback: VecDeque<Loopback>,
     pub(crate) effects: Effects,
-    pub(crate) mark: Option<u64>,
+    pub(crate) mark: Option<Mark>,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
     pub(crate) counters: Arc<Counters>,
@@ -196,7 +202,7 @@ impl Shard {
         out: &mut Reply,
         host: &mut impl Host,
     ) -> Ran {
-        let command = registry().get(id);
+        let command = registry().get(id).resolve(args);
         if self.is_blocked(command, args) {
             let mut unit = Unit::default();
             unit.push(id, db, args);
@@ -207,24 +213,12 @@ impl Shard {
         Ran::Done
     }
 
-    /// As [`Shard::run`] for a transaction whose keys all live here.
-    pub fn run_atomic(
-        &mut self,
-        conn: ConnId,
-        flags: RunFlags,
-        watcher: Option<WatcherId>,
-        unit: Unit,
-        out: &mut Reply,
-        host: &mut impl Host,
-    ) -> Ran {
-        let flags = RunFlags { atomic: true, ..flags };
-        let mut commands = unit.commands();
-        if self.run_commands(conn, flags, watcher, &mut commands, out, host) {
-            return Ran::Done;
-        }
+    /// Runs commands of this shard's own connection in [`Shard::settle`]; the answer comes through [`Host::reply`].
+    /// With [`RunFlags::atomic`] they are a transaction whose keys all live here.
+    pub fn run_later(&mut self, conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, unit: Unit) {
         let done = Reply::new(flags.resp3);
-        self.park(ParkedRun { from: self.id, conn, flags, watcher, unit, done });
-        Ran::Parked
+        let run = ParkedRun { from: self.id, conn, flags, watcher, unit, done };
+        self.loopback.push_back(Loopback::Run(Box::new(run)));
     }
 
     fn park(&mut self, run: ParkedRun) {
@@ -269,10 +263,10 @@ impl Shard {
         use braid_core::keyspace::Keys;
         let start_us = host.monotonic_us();
         let mark = out.mark();
-        let command = registry().get(id);
+        let command = registry().get(id).resolve(args);
         let replica = self.replica;
         let outcome = match command.handler {
-            Handler::Keys(run) | Handler::Cursor(run) => run(
+            Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
                 &mut Ctx {
                     keys: Keys {
                         space: keyspace,
@@ -338,7 +332,7 @@ impl Shard {
             let mut count = 0;
             for command in all {
                 count += 1;
-                if self.is_blocked(registry().get(command.id), command.args()) {
+                if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
                     return false;
                 }
             }
@@ -360,7 +354,7 @@ impl Shard {
         loop {
             let rest = commands.rest();
             let Some(command) = commands.next() else { return true };
-            if self.is_blocked(registry().get(command.id), command.args()) {
+            if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
                 commands.rewind(rest);
                 return false;
             }
@@ -438,7 +432,7 @@ impl Shard {
             return self.outgoing[usize::from(to)].msgs.push(message);
         }
         match message {
-            Msg::Tx(message) => self.loopback.push_back(*message),
+            Msg::Tx(message) => self.loopback.push_back(Loopback::Tx(*message)),
             Msg::Unwatch(watcher) => self.unwatch_here(watcher),
             _ => unreachable!("only transactions and watches address their own shard"),
         }
@@ -485,7 +479,10 @@ impl Shard {
     /// Handles what the shard sent to itself. To be called after [`Shard::begin`].
     pub fn settle(&mut self, host: &mut impl Host) {
         while let Some(message) = self.loopback.pop_front() {
-            self.receive_tx(self.id, message, host);
+            match message {
+                Loopback::Tx(message) => self.receive_tx(self.id, message, host),
+                Loopback::Run(run) => self.try_run(*run, host),
+            }
         }
     }
 
@@ -525,17 +522,20 @@ impl Shard {
             match self.waiting.pop_front().expect("counted") {
                 Waiting::Claim(claim) => self.try_claim(claim),
                 Waiting::Unwatch(watcher) => self.unwatch_here(watcher),
-                Waiting::Run(run) => {
-                    let ParkedRun { from, conn, flags, watcher, unit, mut done } = *run;
-                    let mut commands = unit.commands();
-                    if self.run_commands(conn, flags, watcher, &mut commands, &mut done, host) {
-                        self.answer(from, conn, done, host);
-                    } else {
-                        let unit = commands.into_unit();
-                        self.park(ParkedRun { from, conn, flags, watcher, unit, done });
-                    }
-                }
+                Waiting::Run(run) => self.try_run(*run, host),
             }
+        }
+    }
+
+    /// Runs commands that own their bytes as far as nothing blocks them.
+    fn try_run(&mut self, run: ParkedRun, host: &mut impl Host) {
+        let ParkedRun { from, conn, flags, watcher, unit, mut done } = run;
+        let mut commands = unit.commands();
+        if self.run_commands(conn, flags, watcher, &mut commands, &mut done, host) {
+            self.answer(from, conn, done, host);
+        } else {
+            let unit = commands.into_unit();
+            self.park(ParkedRun { from, conn, flags, watcher, unit, done });
         }
     }
 

@@ -9,11 +9,11 @@
 //! A transaction over the whole keyspace (`FLUSHALL`, the cut of a snapshot) borrows the slices themselves.
 
 use crate::locks::{Claim, LockKey, TxId, Verdict};
-use crate::parcel::{ConnId, LentKey, Loan, Msg, RunFlags, TxMsg};
+use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
-use braid_core::command::{Handler, WholeCtx, registry};
+use braid_core::command::{Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -31,7 +31,7 @@ pub enum Work {
 pub struct Everything<'a> {
     pub slices: &'a mut [&'a mut Keyspace],
     /// Set to have the ticket that ends this tick carry a mark.
-    pub mark: &'a mut Option<u64>,
+    pub mark: &'a mut Option<Mark>,
 }
 
 /// A transaction under way at its coordinator.
@@ -206,7 +206,12 @@ impl Shard {
             tx.watch_dirty = false;
             return self.ask(token, tx);
         }
-        let Tx { id, loans, work, watch_dirty, .. } = tx;
+        let Tx { id, loans, work, watch_dirty, watcher, .. } = tx;
+        if let Some(watcher) = watcher {
+            // Executed or not, the transaction ends the watch.
+            let owners: Vec<ShardId> = loans.iter().map(|(shard, _)| *shard).collect();
+            self.unwatch(watcher, owners);
+        }
         let everything = matches!(loans[0].1, Loan::Everything(_));
         if everything {
             self.run_over_everything(id, loans, work, watch_dirty, host);
@@ -345,8 +350,8 @@ impl Shard {
         host: &mut impl Host,
     ) {
         let (id, db, args) = (command.id, command.db, command.args());
-        let declared = registry().get(id);
-        if let Handler::Whole(run) = declared.handler {
+        let declared = registry().get(id).resolve(args);
+        if let Handler::Whole(run) | Handler::Cursor(Walk { whole: run, .. }) = declared.handler {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);

@@ -60,6 +60,11 @@ impl AccessClock {
         }
     }
 
+    /// Whether accesses are counted (LFU), not timed.
+    pub fn counts_accesses(self) -> bool {
+        matches!(self, AccessClock::Lfu { .. })
+    }
+
     /// Seconds since the last access (LRU).
     pub fn idle_s(self, clock: u32, now_ms: u64) -> u32 {
         ((now_ms / 1000) as u32 & CLOCK_MASK).wrapping_sub(clock) & CLOCK_MASK

@@ -78,6 +78,15 @@ impl KeySpec {
         Self { begin: Begin::Index(index), find: Find::KeyNum { at: 0, first: 1, step }, usage, more }
     }
 
+    /// The index of the only key, where it does not depend on the arguments.
+    #[inline]
+    pub fn single_index(&self) -> Option<usize> {
+        match (self.begin, self.find) {
+            (Begin::Index(index), Find::Range { last: 0, .. }) => Some(usize::from(index)),
+            _ => None,
+        }
+    }
+
     /// Finds the keys of this spec. None: the arguments do not fit it (a count that is no number or exceeds them).
     fn find(&self, args: &[&[u8]], keys: &mut SmallVec<[KeyRef; 4]>) -> Option<()> {
         let begin = match self.begin {

@@ -2,16 +2,38 @@
 
 pub mod bitfield;
 pub mod bitmaps;
+pub mod connection;
 pub mod counters;
+pub mod expire;
 pub mod expiry;
+pub mod generic;
 pub mod lcs;
+pub mod object;
+pub mod replication;
+pub mod scan;
 mod set_options;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
+pub mod transactions;
+pub mod whole;
 
 use crate::command::Command;
 
 /// Every family, in the order in which `COMMAND` lists them.
-pub const FAMILIES: &[&[Command]] =
-    &[strings::COMMANDS, counters::COMMANDS, bitmaps::COMMANDS, bitfield::COMMANDS, lcs::COMMANDS];
+pub const FAMILIES: &[&[Command]] = &[
+    strings::COMMANDS,
+    counters::COMMANDS,
+    bitmaps::COMMANDS,
+    bitfield::COMMANDS,
+    lcs::COMMANDS,
+    generic::COMMANDS,
+    expire::COMMANDS,
+    object::COMMANDS,
+    scan::COMMANDS,
+    whole::COMMANDS,
+    connection::COMMANDS,
+    transactions::COMMANDS,
+    &[transactions::WATCH_HERE],
+    replication::COMMANDS,
+];

@@ -235,6 +235,11 @@ impl Keyspace {
         self.len() == 0
     }
 
+    /// Some key has an expiry.
+    pub fn has_expires(&self) -> bool {
+        self.dbs.iter().any(|db| db.expires > 0)
+    }
+
     /// Something waits to be freed.
     pub fn has_trash(&self) -> bool {
         !self.trash.is_empty()

@@ -105,11 +105,12 @@ impl<T> NewValue<'_, T> {
     }
 }
 
-/// Bytes the allocator really uses for a block of `size_bytes`: mimalloc's classes, four to each doubling. Above
-/// 64 KiB, where blocks are few, whole pages.
+/// Bytes the allocator really uses for a block of `size_bytes`: mimalloc's classes, multiples of 16 up to 64, then four to
+/// each doubling. Above 64 KiB, where blocks are few, whole pages.
 pub fn size_class_bytes(size_bytes: usize) -> usize {
     match size_bytes {
-        0..=64 => size_bytes.next_multiple_of(8).max(8),
+        0..=8 => 8,
+        9..=64 => size_bytes.next_multiple_of(16),
         65..=65_536 => {
             let step_bytes = (size_bytes - 1).ilog2() - 2;
             size_bytes.next_multiple_of(1 << step_bytes)

@@ -110,7 +110,7 @@ impl<T> Table<T> {
         if let Some(segment) = self.directory.find(hash) {
             let tag = segment.tag(hash);
             let word = segment.get(segment.lower_bound(tag));
-            if segment::tag_in(word) == tag && word != EMPTY {
+            if segment::tag_in(word) == tag {
                 segment::prefetch(std::ptr::without_provenance(segment::address_in(word)));
             }
         }
@@ -120,19 +120,11 @@ impl<T> Table<T> {
     #[inline]
     fn probe(&self, hash: u64, key: &[u8]) -> Option<(Segment, usize, bool)> {
         let segment = self.directory.find(hash)?;
-        let tag = segment.tag(hash);
-        let mut index = segment.lower_bound(tag);
-        loop {
-            let word = segment.get(index);
-            if segment::tag_in(word) != tag || word == EMPTY {
-                return Some((segment, index, false));
-            }
-            // SAFETY: a word in use owns an entry of this table.
-            if unsafe { Self::entry_ref(word) }.key_is(key) {
-                return Some((segment, index, true));
-            }
-            index += 1;
-        }
+        // SAFETY: a word in use owns an entry of this table.
+        Some(match segment.search(segment.tag(hash), |word| unsafe { Self::entry_ref(word) }.key_is(key)) {
+            Ok(index) => (segment, index, true),
+            Err(index) => (segment, index, false),
+        })
     }
 
     /// # Safety

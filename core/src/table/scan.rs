@@ -209,7 +209,7 @@ impl<T> Table<T> {
             let from_start = position == self.directory.group_start(group);
             let mut min_expiry_ms = u64::MAX;
             if self.directory.groups()[group].min_expiry_ms <= now_ms {
-                while position != 0 && self.directory.group_index(position) == group {
+                loop {
                     let Some(segment) = self.directory.find(position) else { return Due::Nothing };
                     if segment.min_expiry_ms() <= now_ms {
                         return Due::At(position);
@@ -220,13 +220,13 @@ impl<T> Table<T> {
                     seen += 1;
                     min_expiry_ms = min_expiry_ms.min(segment.min_expiry_ms());
                     position = segment_end(segment, position);
-                    if position == 0 {
+                    if position == 0 || self.directory.group_index(position) != group {
                         break;
                     }
                 }
                 if from_start {
-                    let last = self.directory.group_start(group);
-                    self.directory.group_mut(last).min_expiry_ms = min_expiry_ms;
+                    let start = self.directory.group_start(group);
+                    self.directory.group_mut(start).min_expiry_ms = min_expiry_ms;
                 }
             }
             if group + 1 == self.directory.groups().len() {

@@ -7,7 +7,7 @@
 //!
 //! Probing is linear and ordered: slots, empty ones left out, ascend by tag, and an entry stands at its home or in the
 //! unbroken run behind it. An empty slot is all ones, so "stop here" is a single comparison: `slot >= tag << 45`.
-//! There is no wrap-around: the homes leave a few slots free at the end (`range < slots`), and the last slot is always
+//! There is no wrap-around: the homes leave a few slots free at the end (at least a window), and the last slot is always
 //! empty. If the end overflows, the segment is laid out again with a smaller range.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -28,7 +28,9 @@ pub(super) const MAX_DEPTH: u32 = 26;
 pub(super) const SPLIT_WORDS: usize = 1024;
 /// Words of the largest segment at `MAX_DEPTH`, where splitting has ended.
 pub(super) const MAX_WORDS: usize = 8192;
-const MIN_WORDS: usize = 8;
+const MIN_WORDS: usize = 16;
+/// Slots examined at once, from the home on; at usual loads nine lookups in ten need no more.
+const WINDOW: usize = 8;
 const HEADER_WORDS: usize = 2;
 
 const RANGE_BITS: u32 = 13;
@@ -59,10 +61,10 @@ pub(super) fn replace_address(word: u64, address: usize) -> u64 {
     pack(tag_in(word), address)
 }
 
-/// The tag of `hash` in segments of `depth`.
+/// The tag of `hash` in segments of `depth`. The largest tag falls to its neighbour, so that none equals an empty slot's.
 #[inline]
 pub(super) fn tag_of(depth: u32, hash: u64) -> u64 {
-    (hash << (depth & !WINDOW_MASK)) >> ADDRESS_BITS
+    ((hash << (depth & !WINDOW_MASK)) >> ADDRESS_BITS).min((1 << TAG_BITS) - 2)
 }
 
 /// Whether segments of both depths cut the same window from a hash, so that tags carry over.
@@ -145,7 +147,7 @@ impl Segment {
         let address = block.expose_provenance().get() as u64;
         assert!(address >> 48 == 0 && address & 7 == 0, "segment address beyond 48 bits");
         // About as many free slots at the end as overflow from the homes before it at the usual load.
-        let mut range = range.unwrap_or(slots - (slots / 64 + 2)).clamp(1, slots - 1);
+        let mut range = range.unwrap_or(slots - (slots / 64 + 2)).clamp(1, slots - WINDOW);
         loop {
             let word = (address >> ALIGN_SHIFT) << (RANGE_BITS + DEPTH_BITS)
                 | (range as u64) << DEPTH_BITS
@@ -304,28 +306,91 @@ impl Segment {
         (aligned as usize * self.range()) >> TAG_BITS
     }
 
-    /// First index at or behind the home whose slot is empty or has a tag >= `tag`.
+    /// Compares the window at `home` with `tag`: a bit for each slot with the same tag, and for each one behind them (with
+    /// a larger tag, or empty). No branch depends on what is found, so the processor can run ahead to the next lookup.
     #[inline]
-    pub fn lower_bound(self, tag: u64) -> usize {
-        let smallest = tag << ADDRESS_BITS;
-        let mut index = self.home(tag);
+    pub fn window(self, home: usize, tag: u64) -> (u32, u32) {
+        debug_assert!(home + WINDOW <= self.slot_count());
+        let slots = self.slot_ptr(home).as_ptr();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE2 is part of x86-64. A home is below the range, which leaves a window of slots behind it.
+        unsafe {
+            use std::arch::x86_64::*;
+            let wanted = _mm_set1_epi32(tag as i32);
+            let quarter = |at: usize| {
+                let low = _mm_loadu_ps(slots.add(at).cast());
+                let high = _mm_loadu_ps(slots.add(at + 2).cast());
+                // The upper halves of four slots; a tag is their upper 19 bits.
+                let halves = _mm_castps_si128(_mm_shuffle_ps::<0b11_01_11_01>(low, high));
+                let tags = _mm_srli_epi32::<{ (32 - TAG_BITS) as i32 }>(halves);
+                (_mm_cmpeq_epi32(tags, wanted), _mm_cmpgt_epi32(tags, wanted))
+            };
+            let ((same_a, above_a), (same_b, above_b)) = (quarter(0), quarter(4));
+            let both = _mm_packs_epi16(_mm_packs_epi32(same_a, same_b), _mm_packs_epi32(above_a, above_b));
+            let bits = _mm_movemask_epi8(both) as u32;
+            (bits & 0xFF, bits >> 8)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        (0..WINDOW).fold((0, 0), |(same, above), at| {
+            // SAFETY: as above.
+            let other = tag_in(unsafe { slots.add(at).read() });
+            (same | u32::from(other == tag) << at, above | u32::from(other > tag) << at)
+        })
+    }
+
+    /// The first index from `index` on that is empty or whose tag is at least that of the word `smallest`.
+    #[inline]
+    fn skip_below(self, mut index: usize, smallest: u64) -> usize {
         while self.get(index) < smallest {
             index += 1;
         }
         index
     }
 
+    /// First index at or behind the home whose slot is empty or has a tag >= `tag`.
+    #[inline]
+    pub fn lower_bound(self, tag: u64) -> usize {
+        let home = self.home(tag);
+        let (same, above) = self.window(home, tag);
+        match same | above {
+            0 => self.skip_below(home + WINDOW, tag << ADDRESS_BITS),
+            bits => home + bits.trailing_zeros() as usize,
+        }
+    }
+
     /// First index behind all entries with `tag`: where another one goes.
     #[inline]
     pub fn upper_bound(self, tag: u64) -> usize {
-        let mut index = self.lower_bound(tag);
-        loop {
-            let word = self.get(index);
-            if word == EMPTY || tag_in(word) != tag {
-                return index;
+        let home = self.home(tag);
+        match self.window(home, tag).1 {
+            0 => self.skip_below(home + WINDOW, (tag + 1) << ADDRESS_BITS),
+            above => home + above.trailing_zeros() as usize,
+        }
+    }
+
+    /// Finds the slot with `tag` whose word `matches`; or else the index where such a word goes.
+    #[inline]
+    pub fn search(self, tag: u64, mut matches: impl FnMut(u64) -> bool) -> Result<usize, usize> {
+        let home = self.home(tag);
+        let (mut same, above) = self.window(home, tag);
+        while same != 0 {
+            let index = home + same.trailing_zeros() as usize;
+            if matches(self.get(index)) {
+                return Ok(index);
+            }
+            same &= same - 1;
+        }
+        if above != 0 {
+            return Err(home + above.trailing_zeros() as usize);
+        }
+        let mut index = self.skip_below(home + WINDOW, tag << ADDRESS_BITS);
+        while tag_in(self.get(index)) == tag {
+            if matches(self.get(index)) {
+                return Ok(index);
             }
             index += 1;
         }
+        Err(index)
     }
 
     /// Puts `word` at `index` (its upper bound) and moves the run behind it one slot on.

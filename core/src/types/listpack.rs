@@ -421,7 +421,7 @@ impl Listpack {
     }
 
     pub fn push_back_int(&mut self, value: i64) {
-        self.splice(self.end(), self.end(), 0, Some(Encoded::int(value)));
+        self.insert_int(self.end(), value);
     }
 
     /// Appends a copy of an element of another listpack.
@@ -435,6 +435,11 @@ impl Listpack {
     /// Inserts before the position `at`; [`Listpack::end`] appends. `at` is then the new element's position.
     pub fn insert(&mut self, at: usize, text: &[u8]) {
         self.splice(at, at, 0, Some(Encoded::text(text)));
+    }
+
+    /// [`Listpack::insert`] for an integer.
+    pub fn insert_int(&mut self, at: usize, value: i64) {
+        self.splice(at, at, 0, Some(Encoded::int(value)));
     }
 
     /// Replaces the element at `at`, which stays the position of the new one.

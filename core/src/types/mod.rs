@@ -5,14 +5,33 @@
 //! randomness as a generator, so every run can be repeated. The compact encodings ([`listpack`], [`intset`]) are byte
 //! for byte Redis's, because an RDB file stores them as they are.
 
+mod bounds;
+mod extended;
+pub mod hash;
 pub mod intset;
 pub mod list;
 pub mod listpack;
+mod members;
 pub mod num;
 mod object;
-pub use object::Object;
-pub mod ordered;
+mod ordered;
 pub mod quicklist;
+mod scored;
+pub mod set;
+pub mod zset;
+
+pub use bounds::{LexRange, ScoreRange};
+pub use extended::{SumError, add_texts};
+pub use hash::{Field, Hash, HashRef};
+pub use intset::IntSet;
+pub use list::{End, List};
+pub use listpack::{Element, Listpack};
+pub use members::{MemberTable, Misfit, Never, set_hash_seed};
+pub use object::Object;
+pub use quicklist::Quicklist;
+pub use scored::ScoredSet;
+pub use set::{Set, SetRef};
+pub use zset::{AddFlags, Added, NotANumber, ZSet, ZSetRef};
 
 /// When a value leaves its compact encoding. The fields are the `redis.conf` directives of the same names.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -386,7 +386,7 @@ impl Quicklist {
         let sampled = self.nodes.iter().step_by(step);
         let (bytes, count) =
             sampled.fold((0, 0), |(bytes, count), node| (bytes + node.heap_bytes(), count + 1));
-        deque + if count == 0 { 0 } else { bytes * self.nodes.len() / count }
+        deque + (bytes * self.nodes.len()).checked_div(count).unwrap_or(0)
     }
 
     /// Frees up to `max_nodes` nodes from the back; true once nothing is left.

@@ -31,6 +31,14 @@ impl SendBuffer {
         Self::default()
     }
 
+    /// Own bytes with pieces to insert: each piece with the number of own bytes before it, ascending.
+    #[must_use]
+    pub fn with_pieces(bytes: Vec<u8>, shared: Vec<(usize, Bytes)>) -> Self {
+        debug_assert!(shared.is_sorted_by_key(|(position, _)| *position));
+        let shared_len_bytes = shared.iter().map(|(_, piece)| piece.len()).sum();
+        Self { bytes, shared, shared_len_bytes }
+    }
+
     /// Inserts `piece` after everything appended so far.
     pub fn push_shared(&mut self, piece: Bytes) {
         if !piece.is_empty() {

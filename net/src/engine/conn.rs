@@ -1,0 +1,58 @@
+//! A connection: a plain struct that completions advance.
+
+use crate::ring::Token;
+use crate::session::Session;
+use braid_core::resp::{Parser, Reply};
+use braid_shards::ConnId;
+
+/// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
+pub const HELD_INPUT_MAX_LEN_BYTES: usize = 256 * 1024;
+/// Replies that wait behind a send under way: beyond this no further command is run for the connection.
+pub const WAITING_OUTPUT_MAX_LEN_BYTES: usize = 256 * 1024;
+
+/// One client's connection.
+pub struct Conn {
+    pub token: Token,
+    pub id: ConnId,
+    pub parser: Parser,
+    /// Received and not yet parsed; starts with the command under way.
+    pub input: Vec<u8>,
+    pub out: Reply,
+    /// A send is under way.
+    pub sending: bool,
+    /// Commands are with another shard, or wait here for a transaction; nothing more is run before the answer.
+    pub waiting: bool,
+    /// Receiving is paused because nobody reads the replies, or too much input waits.
+    pub paused: bool,
+    /// In the list of connections with something to send.
+    pub listed: bool,
+    /// Close when everything has been sent.
+    pub closing: bool,
+    /// The peer sends no more.
+    pub eof: bool,
+    pub session: Session,
+}
+
+impl Conn {
+    pub fn new(token: Token, id: ConnId, session: Session) -> Self {
+        Self {
+            token,
+            id,
+            parser: Parser::new(),
+            input: Vec::new(),
+            out: Reply::default(),
+            sending: false,
+            waiting: false,
+            paused: false,
+            listed: false,
+            closing: false,
+            eof: false,
+            session,
+        }
+    }
+
+    /// Whether replies pile up because the peer does not read them.
+    pub fn is_congested(&self) -> bool {
+        self.sending && self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
+    }
+}

@@ -1,0 +1,290 @@
+//! Everything of a shard's thread but the shard itself: ring, connections, configuration. It is the shard's
+//! [`Host`]: what a shard needs of the layers above while it runs commands.
+
+use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use crate::config::Config;
+use crate::node::Node;
+use crate::ring::{Ring, SendBuffer, Token};
+use crate::session::{self, Session};
+use braid_core::command::{Args, CommandId, Segment};
+use braid_core::resp::Reply;
+use braid_shards::{ConnId, Host, Mark, ShardId};
+use bytes::Bytes;
+use std::any::Any;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// An accepted socket on its way to the shard that will serve it.
+pub struct Adopt(pub OwnedFd);
+
+/// Buffers kept for reuse, and how large one may be to be kept.
+const POOL_LEN: usize = 256;
+const POOL_BUFFER_MAX_BYTES: usize = 64 * 1024;
+
+/// See the module.
+pub struct Front {
+    pub id: ShardId,
+    pub node: Arc<Node>,
+    pub config: Arc<Config>,
+    pub ring: Ring,
+    /// By the slot of their token. None: no connection, or one that is being worked on.
+    conns: Vec<Option<Box<Conn>>>,
+    next_conn: u64,
+    /// Connections with replies to send.
+    outgoing: Vec<Token>,
+    /// Connections whose command was answered and that may have more input.
+    pub ready: Vec<ConnId>,
+    pub adopted: Vec<OwnedFd>,
+    pool: Vec<Vec<u8>>,
+    next_place: usize,
+    /// The time of this tick.
+    pub now: Instant,
+}
+
+impl Front {
+    pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, config: Arc<Config>) -> Self {
+        Self {
+            id,
+            node,
+            config,
+            ring,
+            conns: Vec::new(),
+            next_conn: 0,
+            outgoing: Vec::new(),
+            ready: Vec::new(),
+            adopted: Vec::new(),
+            pool: Vec::new(),
+            next_place: 0,
+            now: Instant::now(),
+        }
+    }
+
+    pub fn begin_tick(&mut self) {
+        self.now = Instant::now();
+    }
+
+    /// Decides which shard serves an accepted socket: in turn. Returns it if that is another one.
+    pub fn place(&mut self, socket: OwnedFd) -> Option<(ShardId, OwnedFd)> {
+        let to = self.next_place % self.node.map.shards();
+        self.next_place += 1;
+        if to == usize::from(self.id) {
+            self.adopted.push(socket);
+            return None;
+        }
+        Some((to as ShardId, socket))
+    }
+
+    /// Begins to serve a connection.
+    pub fn adopt(&mut self, socket: OwnedFd) {
+        let clients = self.node.connected_clients.fetch_add(1, Ordering::Relaxed) + 1;
+        set_socket_options(&socket, self.config.tcp_keepalive_s);
+        let token = self.ring.add(socket);
+        let authenticated = self.config.requirepass.is_empty();
+        let session = Session::new(self.node.next_client.fetch_add(1, Ordering::Relaxed), authenticated);
+        let slot = token.slot();
+        if self.conns.len() <= slot {
+            self.conns.resize_with(slot + 1, || None);
+        }
+        self.next_conn += 1;
+        let id = ConnId(self.next_conn << 24 | slot as u64);
+        let mut conn = Box::new(Conn::new(token, id, session));
+        if clients > self.config.maxclients as usize {
+            conn.out.error("ERR max number of clients reached");
+            conn.closing = true;
+            self.list(&mut conn);
+        } else {
+            self.ring.start_recv(token);
+        }
+        assert!(self.conns[slot].replace(conn).is_none(), "a slot is free before it is used again");
+    }
+
+    pub fn conn_mut(&mut self, token: Token) -> Option<&mut Conn> {
+        self.conns.get_mut(token.slot())?.as_deref_mut().filter(|conn| conn.token == token)
+    }
+
+    pub fn take_conn(&mut self, token: Token) -> Option<Box<Conn>> {
+        self.conn_mut(token)?;
+        self.conns[token.slot()].take()
+    }
+
+    pub fn take_conn_by_id(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let token = self.by_id(id)?.token;
+        self.take_conn(token)
+    }
+
+    fn by_id(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let slot = (id.0 & 0xff_ffff) as usize;
+        self.conns.get_mut(slot)?.as_deref_mut().filter(|conn| conn.id == id)
+    }
+
+    pub fn put_conn(&mut self, conn: Box<Conn>) {
+        let slot = conn.token.slot();
+        self.conns[slot] = Some(conn);
+    }
+
+    /// The socket is closed for good.
+    pub fn forget(&mut self, token: Token) {
+        if let Some(mut conn) = self.take_conn(token) {
+            self.node.connected_clients.fetch_sub(1, Ordering::Relaxed);
+            self.recycle(std::mem::take(&mut conn.out.buf));
+            self.recycle(std::mem::take(&mut conn.input));
+        }
+    }
+
+    /// Notes that a connection has something to send, or is to be closed.
+    pub fn list(&mut self, conn: &mut Conn) {
+        if !conn.listed && (!conn.out.is_empty() || conn.closing) {
+            conn.listed = true;
+            self.outgoing.push(conn.token);
+        }
+    }
+
+    /// A buffer for replies, from the pool.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer for reuse.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if (1..=POOL_BUFFER_MAX_BYTES).contains(&buffer.capacity()) && self.pool.len() < POOL_LEN {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+
+    /// Sends what the tick's commands replied. To be called after the shard's tick has ended.
+    pub fn flush(&mut self) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for token in outgoing.drain(..) {
+            let Some(mut conn) = self.take_conn(token) else { continue };
+            conn.listed = false;
+            if !conn.sending {
+                self.send(&mut conn);
+            }
+            self.put_conn(conn);
+        }
+        self.outgoing = outgoing;
+    }
+
+    fn send(&mut self, conn: &mut Conn) {
+        if conn.out.is_empty() {
+            if conn.closing && !conn.waiting {
+                self.ring.close(conn.token);
+            }
+            return;
+        }
+        let bytes = std::mem::take(&mut conn.out.buf);
+        let pieces = std::mem::take(&mut conn.out.pieces);
+        match self.ring.send(conn.token, SendBuffer::with_pieces(bytes, pieces)) {
+            Ok(()) => conn.sending = true,
+            Err(buffer) => self.recycle(buffer.bytes),
+        }
+    }
+
+    /// A send ended.
+    pub fn sent(&mut self, token: Token, mut buffer: SendBuffer, succeeded: bool) {
+        self.recycle(std::mem::take(&mut buffer.bytes));
+        let Some(mut conn) = self.take_conn(token) else { return };
+        conn.sending = false;
+        if !succeeded {
+            self.ring.close(token);
+        } else if !conn.out.is_empty() || conn.closing {
+            self.list(&mut conn);
+        } else if conn.eof && !conn.waiting && conn.input.is_empty() {
+            self.ring.close(token);
+        }
+        self.limit_input(&mut conn);
+        self.put_conn(conn);
+    }
+
+    /// Stops reading from a connection that sends more than it is served, or does not read its replies; and resumes.
+    pub fn limit_input(&mut self, conn: &mut Conn) {
+        let held = conn.input.len() + conn.parser.held_bytes();
+        let stop = conn.is_congested() || (conn.waiting && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
+        if stop != conn.paused && !conn.eof {
+            conn.paused = stop;
+            if stop { self.ring.pause_recv(conn.token) } else { self.ring.start_recv(conn.token) }
+        }
+        if held as u64 > self.config.client_query_buffer_limit_bytes {
+            self.ring.close(conn.token);
+        }
+    }
+}
+
+impl Host for Front {
+    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+        let mut buffer = self.buffer();
+        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token)) else {
+            // Closed in the meantime.
+            return self.recycle(buffer);
+        };
+        conn.waiting = false;
+        if conn.session.steps.is_some() {
+            session::step_answered(&mut conn, bytes);
+        } else {
+            if conn.out.buf.capacity() == 0 {
+                std::mem::swap(&mut conn.out.buf, &mut buffer);
+            }
+            conn.out.append_encoded(bytes, pieces);
+        }
+        self.recycle(buffer);
+        if conn.eof && conn.input.is_empty() && conn.session.steps.is_none() {
+            conn.closing = true;
+        }
+        // Replies of a pipeline leave together: what is still to be run adds to them.
+        if conn.input.is_empty() && conn.session.steps.is_none() {
+            self.list(&mut conn);
+            self.limit_input(&mut conn);
+        } else {
+            self.ready.push(id);
+        }
+        self.put_conn(conn);
+    }
+
+    fn session(&mut self, id: ConnId, command: CommandId, args: Args<'_>, out: &mut Reply) {
+        let Some(mut conn) = self.take_conn_by_id(id) else { return };
+        session::call_in_transaction(self, &mut conn, command, args, out);
+        self.put_conn(conn);
+    }
+
+    fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
+        match message.downcast::<Adopt>() {
+            Ok(adopt) => self.adopted.push(adopt.0),
+            Err(_) => unreachable!("no other message exists"),
+        }
+    }
+
+    fn segment(&mut self, _ticket: u64, _segment: Segment, _mark: Option<Mark>) {}
+
+    fn took(&mut self, _id: ConnId, _duration_us: u64, _args: Args<'_>) {}
+
+    fn monotonic_us(&mut self) -> u64 {
+        0
+    }
+}
+
+/// TCP_NODELAY and keepalive. A unix socket has neither, which is no error.
+fn set_socket_options(socket: &OwnedFd, keepalive_s: u32) {
+    let set = |level, name, value: i32| {
+        // SAFETY: the option's value is an int that lives through the call.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        }
+    };
+    set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    if keepalive_s > 0 {
+        let seconds = keepalive_s as i32;
+        set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+        set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds);
+        set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1));
+        set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3);
+    }
+}

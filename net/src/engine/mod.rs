@@ -1,0 +1,315 @@
+//! One shard's thread: its ring, its connections, its mailboxes, and the loop that drives them.
+//!
+//! A round of the loop is a tick: take what arrived from sockets and from other shards, run it, end the shard's tick
+//! (which takes its ticket), and only then let replies and messages go. See [`Engine::run`].
+
+mod conn;
+mod front;
+pub mod mailbox;
+
+pub use conn::Conn;
+pub use front::Front;
+
+use crate::node::{Node, settings, unix_us};
+use crate::ring::{Event, Ring, Sleeper, Token};
+use crate::session::{Flow, OpenRun};
+use braid_core::command::Time;
+use braid_core::resp::{Parsed, parse::ParseLimits};
+use braid_shards::{ConnId, Shard, ShardConfig, ShardId};
+use mailbox::Mailboxes;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Rounds between two yields to the executor's other tasks.
+const ROUNDS_PER_YIELD: u32 = 64;
+/// Keys that one slice of background work looks at: some tens of microseconds.
+const BACKGROUND_SLICE: usize = 1024;
+/// Pause between two expiry sweeps that found nothing more to do.
+const SWEEP_PERIOD: Duration = Duration::from_millis(100);
+
+/// One shard with everything around it.
+pub struct Engine {
+    shard: Shard,
+    front: Front,
+    mailboxes: Mailboxes,
+    turn: usize,
+    config_version: u64,
+    next_sweep: Instant,
+}
+
+impl Engine {
+    pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, mailboxes: Mailboxes) -> Self {
+        let config = node.config.snapshot();
+        let shard = Shard::new(ShardConfig {
+            id,
+            map: node.map,
+            databases: config.databases as usize,
+            hash: node.hash,
+            seed: fastrand::u64(..),
+            settings: Arc::new(settings(&config)),
+            counters: Arc::clone(&node.counters),
+            home: 0,
+        });
+        let config_version = node.config.version();
+        Self {
+            shard,
+            front: Front::new(id, node, ring, config),
+            mailboxes,
+            turn: 0,
+            config_version,
+            next_sweep: Instant::now() + SWEEP_PERIOD,
+        }
+    }
+
+    /// Listens on a socket; the connections it accepts are spread over all shards.
+    pub fn listen(&mut self, listener: OwnedFd) {
+        self.front.ring.accept(listener);
+    }
+
+    /// Runs until the node stops.
+    ///
+    /// # Errors
+    /// Those of the ring as a whole: none is expected, and none is recoverable.
+    pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
+        let mut rounds = 0;
+        while !self.front.node.stopping.load(Ordering::Relaxed) {
+            let worked = self.round()?;
+            rounds += 1;
+            if rounds % ROUNDS_PER_YIELD == 0 {
+                glommio::executor().yield_task_queue_now().await;
+            }
+            if worked || self.shard.has_outgoing() {
+                continue;
+            }
+            let deadline = self.sleep_deadline();
+            let mailboxes = &self.mailboxes;
+            if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty())? {
+                sleeper.sleep().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One tick. Returns whether there was anything to do.
+    fn round(&mut self) -> io::Result<bool> {
+        let mut worked = self.front.ring.poll()?;
+        self.shard.set_time(Time { us: unix_us() });
+        self.front.begin_tick();
+        self.refresh_config();
+        while let Some(event) = self.front.ring.next() {
+            self.handle(event);
+        }
+        while let Some((from, parcel)) = self.mailboxes.receive(&mut self.turn) {
+            worked = true;
+            self.shard.receive(from, parcel, &mut self.front);
+        }
+        self.shard.settle(&mut self.front);
+        self.adopt_connections();
+        while let Some(conn) = self.front.ready.pop() {
+            worked = true;
+            self.resume(conn);
+            self.shard.settle(&mut self.front);
+        }
+        worked |= self.background();
+        self.shard.end_tick(&mut self.mailboxes, &mut self.front);
+        // The ticket is taken: what this tick did may be seen now.
+        self.front.flush();
+        self.mailboxes.wake();
+        Ok(worked)
+    }
+
+    fn background(&mut self) -> bool {
+        let has_trash = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_trash());
+        if !has_trash && self.front.now < self.next_sweep {
+            return false;
+        }
+        let more = self.shard.background(BACKGROUND_SLICE);
+        if !more {
+            self.next_sweep = self.front.now + SWEEP_PERIOD;
+        }
+        more
+    }
+
+    /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
+    fn sleep_deadline(&self) -> Option<Instant> {
+        let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
+        expires.then_some(self.next_sweep)
+    }
+
+    fn refresh_config(&mut self) {
+        let version = self.front.node.config.version();
+        if version != self.config_version {
+            self.config_version = version;
+            self.front.config = self.front.node.config.snapshot();
+            self.shard.settings = Arc::new(settings(&self.front.config));
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Accepted { socket, .. } => {
+                if let Some((to, socket)) = self.front.place(socket) {
+                    self.shard.send_upper(to, Box::new(front::Adopt(socket)));
+                }
+            }
+            Event::AcceptError { listener, .. } => self.front.ring.start_accept(listener),
+            Event::Received { token, data } => self.received(token, &data),
+            Event::Eof { token } => self.end_of_input(token),
+            Event::RecvError { token, .. } => self.close(token),
+            Event::Sent { token, buffer, result } => {
+                self.front.sent(token, buffer, result.is_ok());
+                if let Some(conn) = self.front.conn_mut(token)
+                    && !conn.waiting
+                    && !conn.input.is_empty()
+                {
+                    let id = conn.id;
+                    self.front.ready.push(id);
+                }
+            }
+            Event::Closed { token } => self.front.forget(token),
+            Event::Connected { .. } | Event::Detached { .. } => {}
+        }
+    }
+
+    fn adopt_connections(&mut self) {
+        for socket in std::mem::take(&mut self.front.adopted) {
+            self.front.adopt(socket);
+        }
+    }
+
+    fn received(&mut self, token: Token, data: &[u8]) {
+        let Some(mut conn) = self.front.take_conn(token) else { return };
+        let fed = conn.parser.feed_big(data);
+        let data = &data[fed..];
+        if conn.waiting || !conn.input.is_empty() || conn.is_congested() {
+            conn.input.extend_from_slice(data);
+            if !conn.waiting && !conn.is_congested() {
+                self.consume_held(&mut conn);
+            }
+        } else {
+            let used = self.consume(&mut conn, data);
+            conn.input.extend_from_slice(&data[used.used..]);
+            if let Some((keep, taken)) = used.cut {
+                conn.input.drain(keep..keep + taken);
+                self.consume_held(&mut conn);
+            }
+        }
+        self.front.limit_input(&mut conn);
+        self.front.put_conn(conn);
+    }
+
+    /// Goes on with what a connection had sent before its command under way was answered.
+    fn resume(&mut self, id: ConnId) {
+        let Some(mut conn) = self.front.take_conn_by_id(id) else { return };
+        if conn.session.steps.is_some() && !conn.waiting {
+            self.next_step(&mut conn);
+            self.front.list(&mut conn);
+        }
+        if !conn.waiting && !conn.is_congested() {
+            self.consume_held(&mut conn);
+        }
+        self.front.limit_input(&mut conn);
+        self.front.put_conn(conn);
+    }
+
+    fn consume_held(&mut self, conn: &mut Conn) {
+        loop {
+            let input = std::mem::take(&mut conn.input);
+            let used = self.consume(conn, &input);
+            conn.input = input;
+            if used.used == conn.input.len() {
+                self.front.recycle(std::mem::take(&mut conn.input));
+            } else {
+                conn.input.drain(..used.used);
+            }
+            let Some((keep, taken)) = used.cut else { return };
+            conn.input.drain(keep..keep + taken);
+        }
+    }
+
+    /// Parses and runs commands from `input` as far as it goes.
+    fn consume(&mut self, conn: &mut Conn, input: &[u8]) -> Consumed {
+        let mut used = 0;
+        let mut run_to: Option<OpenRun> = None;
+        while !conn.waiting && !conn.closing {
+            let limits = ParseLimits {
+                max_bulk_len_bytes: self.front.config.proto_max_bulk_len_bytes,
+                authenticated: conn.session.authenticated,
+            };
+            match conn.parser.parse(&input[used..], &limits) {
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Assembling { keep, taken }) => {
+                    conn.waiting |= run_to.is_some();
+                    return Consumed { used, cut: Some((keep, taken)) };
+                }
+                Ok(Parsed::Command { len }) => {
+                    let parser = std::mem::take(&mut conn.parser);
+                    let flow = self.command(conn, &parser, &input[used..used + len], &mut run_to);
+                    conn.parser = parser;
+                    match flow {
+                        Flow::Later => {
+                            // Parsed again when its turn comes.
+                            conn.parser.reset();
+                            break;
+                        }
+                        Flow::Done => {}
+                        Flow::Wait => conn.waiting = true,
+                        Flow::Close => conn.closing = true,
+                    }
+                    conn.parser.reset();
+                    used += len;
+                    if conn.is_congested() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    // The answers to what came before go first; then the same input is looked at again.
+                    conn.parser.reset();
+                    if run_to.is_none() {
+                        conn.out.error(&format!("ERR {error}"));
+                        conn.closing = true;
+                    }
+                    break;
+                }
+            }
+        }
+        conn.waiting |= run_to.is_some();
+        if conn.closing {
+            used = input.len();
+        }
+        self.front.list(conn);
+        Consumed { used, cut: None }
+    }
+
+    fn end_of_input(&mut self, token: Token) {
+        let Some(conn) = self.front.conn_mut(token) else { return };
+        conn.eof = true;
+        // A half-closed connection still gets the answers to what it sent.
+        if !conn.waiting && !conn.sending && conn.out.is_empty() {
+            self.close(token);
+        } else {
+            conn.closing |= !conn.waiting;
+        }
+    }
+
+    fn close(&mut self, token: Token) {
+        if let Some(mut conn) = self.front.take_conn(token) {
+            self.drop_watches(&mut conn);
+            self.front.put_conn(conn);
+        }
+        self.front.ring.close(token);
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut Shard, &mut Front) {
+        (&mut self.shard, &mut self.front)
+    }
+}
+
+/// What [`Engine::consume`] used of its input; `cut`: what to take out of the rest, as the parser says.
+struct Consumed {
+    used: usize,
+    cut: Option<(usize, usize)>,
+}

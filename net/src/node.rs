@@ -1,0 +1,103 @@
+//! What all shards of a process know: configuration, counters, who is connected. Nothing here holds data of keys, and
+//! nothing here is touched on a request's path but counters.
+
+use crate::config;
+use crate::ring::Waker;
+use braid_core::command::Settings;
+use braid_core::table::HashKey;
+use braid_shards::{Counters, SlotMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
+pub const REDIS_VERSION: &str = "8.2.0";
+
+/// Shared by all shards; see the module.
+pub struct Node {
+    pub config: config::Shared,
+    /// Where `CONFIG REWRITE` writes.
+    pub config_path: Option<PathBuf>,
+    pub map: SlotMap,
+    pub hash: HashKey,
+    pub counters: Arc<Counters>,
+    pub wakers: OnceLock<Vec<Waker>>,
+    pub started: Instant,
+    /// A random name for this run of the process, 40 hex digits (`INFO`: `run_id`).
+    pub run_id: String,
+    pub next_client: AtomicU64,
+    pub connected_clients: AtomicUsize,
+    /// As last measured.
+    pub used_memory_bytes: AtomicU64,
+    /// Set once: every shard leaves its loop.
+    pub stopping: AtomicBool,
+}
+
+impl Node {
+    pub fn new(config: config::Config, config_path: Option<PathBuf>, shards: usize) -> Self {
+        let mut rng = fastrand::Rng::new();
+        Self {
+            config: config::Shared::new(config),
+            config_path,
+            map: SlotMap::new(shards),
+            hash: HashKey::from_seed(rng.u64(..)),
+            counters: Arc::default(),
+            wakers: OnceLock::new(),
+            started: Instant::now(),
+            run_id: (0..40).map(|_| char::from_digit(rng.u32(..16), 16).expect("a hex digit")).collect(),
+            next_client: AtomicU64::new(1),
+            connected_clients: AtomicUsize::new(0),
+            used_memory_bytes: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether this node follows a master.
+    pub fn is_replica(&self) -> bool {
+        false
+    }
+
+    /// Whether memory in use exceeds `maxmemory_bytes` (0: no limit).
+    pub fn is_out_of_memory(&self, maxmemory_bytes: u64) -> bool {
+        maxmemory_bytes > 0 && self.used_memory_bytes.load(Ordering::Relaxed) > maxmemory_bytes
+    }
+
+    /// Wakes every shard, to look at what changed.
+    pub fn wake_all(&self) {
+        for waker in self.wakers.get().into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Asks every shard to leave its loop.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+}
+
+/// Wall-clock time, microseconds since the Unix epoch.
+pub fn unix_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as u64)
+}
+
+/// What commands depend on, from the configuration.
+pub fn settings(config: &config::Config) -> Settings {
+    use braid_core::command::{AccessClock, Limits};
+    Settings {
+        limits: Limits {
+            list_max_listpack_size: config.list_max_listpack_size,
+            hash_max_listpack_entries: config.hash_max_listpack_entries as usize,
+            hash_max_listpack_value_bytes: config.hash_max_listpack_value_bytes as usize,
+            set_max_intset_entries: config.set_max_intset_entries as usize,
+            set_max_listpack_entries: config.set_max_listpack_entries as usize,
+            set_max_listpack_value_bytes: config.set_max_listpack_value_bytes as usize,
+            zset_max_listpack_entries: config.zset_max_listpack_entries as usize,
+            zset_max_listpack_value_bytes: config.zset_max_listpack_value_bytes as usize,
+        },
+        max_bulk_len_bytes: config.proto_max_bulk_len_bytes,
+        access_clock: AccessClock::Lru,
+        lazyfree_expire: config.lazyfree_lazy_expire,
+    }
+}

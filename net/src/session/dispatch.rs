@@ -1,0 +1,309 @@
+//! From a parsed command to the shard that runs it, in program order (law 2).
+//!
+//! The scheme: the commands of one connection go to one shard at a time. Consecutive commands for the same shard go
+//! together; the next one for another shard waits until those are answered. ARCHITECTURE.md tells what was measured
+//! against dispatching a whole pipeline at once.
+
+use super::table::{Call, implementation};
+use super::{Multi, Session, Steps, watcher};
+use crate::engine::{Conn, Engine, Front};
+use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
+use braid_core::resp::parse::Arg;
+use braid_core::resp::{Parser, Reply};
+use braid_shards::{LockKey, Ran, Shard, ShardId, SlotMap, Unit, Work};
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// Most commands of one connection that travel as one run; it bounds the receiver's tick.
+const RUN_MAX_COMMANDS: u32 = 256;
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Answered, or sent where more of this connection's commands may follow.
+    Done,
+    /// Nothing further may be run before its answer comes.
+    Wait,
+    /// Not run: it has to wait for the answer to what was sent before.
+    Later,
+    Close,
+}
+
+/// Commands on their way to one shard: which, and how many.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenRun {
+    to: ShardId,
+    commands: u32,
+}
+
+/// Where a command's keys are.
+pub(super) enum Place {
+    One(ShardId),
+    Several(Vec<LockKey>),
+    Everywhere,
+}
+
+/// Finds where a command runs. Commands without keys run where they are.
+pub(super) fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> Place {
+    if map.shards() == 1 {
+        return Place::One(here);
+    }
+    match command.handler {
+        Handler::Keys(_) => {}
+        Handler::Whole(_) => return Place::Everywhere,
+        Handler::Session | Handler::Cursor(_) => return Place::One(here),
+    }
+    // Most commands have one key, at a fixed place.
+    if let [spec] = command.keys
+        && let Some(index) = spec.single_index()
+        && let Some(key) = args.get(index)
+    {
+        return Place::One(map.shard_of(key));
+    }
+    // Arguments that do not fit the specs make the command itself fail, anywhere.
+    let Some(keys) = command.find_keys(args) else { return Place::One(here) };
+    let mut owners = keys.iter().map(|key| map.shard_of(args[key.index]));
+    let Some(first) = owners.next() else { return Place::One(here) };
+    if owners.all(|owner| owner == first) {
+        return Place::One(first);
+    }
+    Place::Several(keys.iter().map(|key| args[key.index].into()).collect())
+}
+
+impl Engine {
+    /// Runs or sends one parsed command. `run`: the run that earlier commands of this batch opened.
+    pub(crate) fn command(
+        &mut self,
+        conn: &mut Conn,
+        parser: &Parser,
+        bytes: &[u8],
+        run: &mut Option<OpenRun>,
+    ) -> Flow {
+        let base = parser.base(bytes);
+        let mut list: SmallVec<[&[u8]; 8]> = SmallVec::new();
+        let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
+        for arg in parser.args() {
+            match arg {
+                Arg::Range { start, len } => list.push(&base[*start as usize..(*start + *len) as usize]),
+                Arg::Big(value) => {
+                    shared.push((list.len() as u32, value.clone()));
+                    list.push(value);
+                }
+            }
+        }
+        if list.is_empty() {
+            return Flow::Done;
+        }
+        let args = Args::new(&list, &shared);
+        if conn.out.buf.capacity() == 0 {
+            conn.out.buf = self.front().buffer();
+        }
+        conn.out.resp3 = conn.session.flags.resp3;
+        match self.check(conn, args) {
+            Ok((id, command)) => self.dispatch(conn, id, command, args, run),
+            // An error is an answer too, and waits for its turn.
+            Err(_) if run.is_some() => Flow::Later,
+            Err((id, error)) => {
+                let text = error.to_string();
+                match id {
+                    Some(id) => self.parts().0.stats.rejected(id, &text),
+                    None => self.parts().0.stats.error(&text),
+                }
+                conn.out.error(&text);
+                if let Some(multi) = &mut conn.session.multi {
+                    multi.failed = true;
+                }
+                Flow::Done
+            }
+        }
+    }
+
+    /// Everything that can be said of a command before it runs.
+    fn check(
+        &mut self,
+        conn: &Conn,
+        args: Args<'_>,
+    ) -> Result<(CommandId, &'static Command), (Option<CommandId>, Error)> {
+        let Some((id, container)) = registry().find(args[0]) else {
+            return Err((None, unknown_command(args)));
+        };
+        let command = container.resolve(args);
+        let refuse = |error| Err((Some(id), error));
+        if !container.subcommands.is_empty() && args.len() > 1 && std::ptr::eq(command, container) {
+            return refuse(Error::unknown_subcommand(container.name, args[1]));
+        }
+        if !command.accepts(args.len()) {
+            let name = if std::ptr::eq(command, container) {
+                command.name.to_string()
+            } else {
+                format!("{}|{}", container.name, command.name)
+            };
+            return refuse(Error::WrongArity(name.into()));
+        }
+        if !conn.session.authenticated && !command.flags.has(Flags::NO_AUTH) {
+            return refuse(Error::text("NOAUTH Authentication required."));
+        }
+        self.front().admits(conn, command).map_err(|error| (Some(id), error))?;
+        Ok((id, command))
+    }
+
+    fn dispatch(
+        &mut self,
+        conn: &mut Conn,
+        id: CommandId,
+        command: &'static Command,
+        args: Args<'_>,
+        run: &mut Option<OpenRun>,
+    ) -> Flow {
+        let is_session = matches!(command.handler, Handler::Session);
+        if run.is_some() && (is_session || conn.session.multi.is_some()) {
+            return Flow::Later;
+        }
+        if is_session || conn.session.multi.is_some() {
+            return self.session_command(conn, id, command, args);
+        }
+        let map = self.front().node.map;
+        let here = self.front().id;
+        let place = match command.handler {
+            _ if matches!(command.handler, Handler::Cursor(_)) || command.name == "keys" => {
+                if run.is_some() {
+                    return Flow::Later;
+                }
+                match self.place_cursor(conn, command, args) {
+                    Ok(Some(to)) => Place::One(to),
+                    Ok(None) => return Flow::Wait,
+                    Err(error) => {
+                        conn.out.error(&error.to_string());
+                        return Flow::Done;
+                    }
+                }
+            }
+            _ => place(command, args, map, here),
+        };
+        let flags = conn.session.flags;
+        match place {
+            Place::One(to) if to == here => {
+                if run.is_some() {
+                    return Flow::Later;
+                }
+                let (shard, front) = self.parts();
+                match shard.run(conn.id, flags, id, conn.session.db, args, &mut conn.out, front) {
+                    Ran::Done => Flow::Done,
+                    Ran::Parked => Flow::Wait,
+                }
+            }
+            Place::One(to) => {
+                let open = run.get_or_insert(OpenRun { to, commands: 0 });
+                if open.to != to || open.commands == RUN_MAX_COMMANDS {
+                    return Flow::Later;
+                }
+                open.commands += 1;
+                self.parts().0.dispatch(to, conn.id, flags, None, id, conn.session.db, args);
+                Flow::Done
+            }
+            Place::Several(_) | Place::Everywhere if run.is_some() => Flow::Later,
+            Place::Several(keys) => self.begin(conn, Some(keys), id, args),
+            Place::Everywhere => self.begin(conn, None, id, args),
+        }
+    }
+
+    /// Begins a transaction of one command over several shards.
+    fn begin(&mut self, conn: &mut Conn, keys: Option<Vec<LockKey>>, id: CommandId, args: Args<'_>) -> Flow {
+        let mut unit = Unit::default();
+        unit.push(id, conn.session.db, args);
+        let work = Work::Commands { conn: conn.id, flags: conn.session.flags, watcher: None, unit };
+        self.parts().0.begin(keys, work);
+        Flow::Wait
+    }
+
+    /// The shard that a cursor command goes to; None: it is done in steps that have been begun.
+    fn place_cursor(
+        &mut self,
+        conn: &mut Conn,
+        command: &Command,
+        args: Args<'_>,
+    ) -> Result<Option<ShardId>, Error> {
+        if command.name == "keys" {
+            conn.session.steps =
+                Some(Box::new(Steps::Keys { pattern: args[1].into(), found: Vec::new(), count: 0, cursor: None }));
+            self.scan_step(conn, 0);
+            return Ok(None);
+        }
+        let shards = self.front().node.map.shards() as u16;
+        braid_core::commands::scan::scan_shard(args, shards).map(Some)
+    }
+
+    /// Sends a command of this connection to a shard, here or elsewhere, whose answer a step waits for.
+    pub(super) fn send_step(&mut self, conn: &mut Conn, to: ShardId, id: CommandId, args: Args<'_>) {
+        let (shard, front) = self.parts();
+        let watcher = Some(watcher(front.id, conn.id));
+        conn.waiting = true;
+        if to == front.id {
+            let mut unit = Unit::default();
+            unit.push(id, conn.session.db, args);
+            shard.run_later(conn.id, Default::default(), watcher, unit);
+        } else {
+            shard.dispatch(to, conn.id, Default::default(), watcher, id, conn.session.db, args);
+        }
+    }
+
+    pub(crate) fn front(&mut self) -> &mut Front {
+        self.parts().1
+    }
+
+    pub(crate) fn shard(&mut self) -> &mut Shard {
+        self.parts().0
+    }
+}
+
+impl Front {
+    /// Whether the node's state lets a command run now.
+    fn admits(&mut self, _conn: &Conn, command: &Command) -> Result<(), Error> {
+        if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
+            return Err(Error::OutOfMemory);
+        }
+        Ok(())
+    }
+}
+
+fn unknown_command(args: Args<'_>) -> Error {
+    let clip = |arg: &[u8], len: usize| String::from_utf8_lossy(&arg[..arg.len().min(len)]).into_owned();
+    let mut rest = String::new();
+    for arg in &args[1..] {
+        if rest.len() >= 128 {
+            break;
+        }
+        rest.push_str(&format!("'{}' ", clip(arg, 128 - rest.len())));
+    }
+    let name = clip(args[0], 128);
+    Error::owned(format!("ERR unknown command '{name}', with args beginning with: {rest}"))
+}
+
+/// Runs a command of the connection or the server.
+pub(super) fn call(front: &mut Front, conn: &mut Conn, id: CommandId, args: Args<'_>, out: &mut Reply) {
+    let implementation = implementation(id).expect("every session command has one");
+    let mark = out.mark();
+    if let Err(error) = implementation(&mut Call { front, conn, args, out }) {
+        out.truncate(mark);
+        out.error(&error.to_string());
+    }
+}
+
+/// As [`call`], within a transaction that is being executed.
+pub fn call_in_transaction(
+    front: &mut Front,
+    conn: &mut Conn,
+    id: CommandId,
+    args: Args<'_>,
+    out: &mut Reply,
+) {
+    call(front, conn, id, args, out);
+}
+
+impl Session {
+    /// The transaction under construction, which must exist.
+    pub(super) fn multi_mut(&mut self) -> &mut Multi {
+        self.multi.as_deref_mut().expect("in a transaction")
+    }
+}
+

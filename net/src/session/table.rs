@@ -1,0 +1,58 @@
+//! Which function implements which command of the connection or the server.
+
+use super::connection;
+use crate::engine::{Conn, Front};
+use braid_core::command::{Args, CommandId, Error, registry};
+use braid_core::resp::Reply;
+use std::sync::LazyLock;
+
+/// What a command of the connection or the server works on.
+pub struct Call<'a> {
+    pub front: &'a mut Front,
+    pub conn: &'a mut Conn,
+    pub args: Args<'a>,
+    pub out: &'a mut Reply,
+}
+
+/// Such a command's implementation.
+pub type Implementation = fn(&mut Call<'_>) -> Result<(), Error>;
+
+/// By name. Commands that the dispatcher itself carries out (`MULTI`, `WATCH`, …) are not here.
+const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
+    ("ping", connection::ping),
+    ("echo", connection::echo),
+    ("select", connection::select),
+    ("quit", connection::quit),
+    ("auth", connection::auth),
+    ("hello", connection::hello),
+    ("reset", connection::reset),
+];
+
+static BY_ID: LazyLock<Vec<Option<Implementation>>> = LazyLock::new(|| {
+    let by_name = |name: &str| IMPLEMENTATIONS.iter().find(|(other, _)| *other == name).map(|(_, call)| *call);
+    registry().all().iter().map(|command| by_name(command.name)).collect()
+});
+
+/// The implementation of a command, if it is one of the connection or the server.
+pub fn implementation(id: CommandId) -> Option<Implementation> {
+    BY_ID[usize::from(id)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use braid_core::command::Handler;
+
+    #[test]
+    fn every_session_command_is_implemented() {
+        let by_dispatcher = ["multi", "exec", "discard", "watch", "unwatch"];
+        for (id, command) in registry().all().iter().enumerate() {
+            if matches!(command.handler, Handler::Session) && !by_dispatcher.contains(&command.name) {
+                assert!(implementation(id as CommandId).is_some(), "{}", command.name);
+            }
+        }
+        for (name, _) in IMPLEMENTATIONS {
+            assert!(registry().find(name.as_bytes()).is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `MULTI`, `EXEC`, `WATCH`, and commands that take several steps.
+
+use super::dispatch::{Flow, call};
+use super::{Multi, Steps, Watching, watcher};
+use crate::engine::{Conn, Engine};
+use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
+use braid_shards::{LockKey, RunFlags, ShardId, SlotMap, Unit, Work};
+
+/// Bytes of queued commands a transaction may hold (Redis bounds them with the query buffer limit).
+const QUEUE_MAX_LEN_BYTES: usize = 1 << 30;
+
+impl Engine {
+    /// A command of the connection, or any command within a transaction.
+    pub(super) fn session_command(
+        &mut self,
+        conn: &mut Conn,
+        id: CommandId,
+        command: &'static Command,
+        args: Args<'_>,
+    ) -> Flow {
+        let outcome = match command.name {
+            "multi" => begin_multi(conn),
+            "exec" => return self.exec(conn),
+            "discard" => self.discard(conn),
+            "watch" if conn.session.multi.is_none() => return self.watch(conn, args),
+            "unwatch" if conn.session.multi.is_none() => {
+                self.drop_watches(conn);
+                conn.out.ok();
+                Ok(())
+            }
+            "quit" | "reset" => {
+                conn.session.multi = None;
+                self.drop_watches(conn);
+                return self.call_session(conn, id, args);
+            }
+            _ if conn.session.multi.is_some() => {
+                queue(conn, id, command, args, self.front().config.databases as usize)
+            }
+            _ => return self.call_session(conn, id, args),
+        };
+        if let Err(error) = outcome {
+            conn.out.error(&error.to_string());
+        }
+        Flow::Done
+    }
+
+    fn call_session(&mut self, conn: &mut Conn, id: CommandId, args: Args<'_>) -> Flow {
+        let mut out = std::mem::take(&mut conn.out);
+        let (shard, front) = self.parts();
+        call(front, conn, id, args, &mut out);
+        shard.stats.called(id, 0, false);
+        conn.out = out;
+        if conn.closing { Flow::Close } else { Flow::Done }
+    }
+
+    fn discard(&mut self, conn: &mut Conn) -> Result<(), Error> {
+        if conn.session.multi.take().is_none() {
+            return Err(Error::text("ERR DISCARD without MULTI"));
+        }
+        self.drop_watches(conn);
+        conn.out.ok();
+        Ok(())
+    }
+
+    /// Forgets what a connection watches, here and at the owners.
+    pub(crate) fn drop_watches(&mut self, conn: &mut Conn) {
+        let Some(watching) = conn.session.watching.take() else { return };
+        let (shard, front) = self.parts();
+        shard.unwatch(watcher(front.id, conn.id), watching.shards);
+    }
+
+    fn watch(&mut self, conn: &mut Conn, args: Args<'_>) -> Flow {
+        let map = self.front().node.map;
+        let (id, _) = registry().find(b"watch|here").expect("declared");
+        let mut by_shard: Vec<(ShardId, Vec<&[u8]>)> = Vec::new();
+        for key in &args[1..] {
+            let owner = map.shard_of(key);
+            match by_shard.iter_mut().find(|(shard, _)| *shard == owner) {
+                Some((_, list)) => list.push(key),
+                None => by_shard.push((owner, vec![b"watch|here", key])),
+            }
+        }
+        let db = conn.session.db;
+        let watching = conn.session.watching.get_or_insert_default();
+        for key in &args[1..] {
+            watching.keys.push((*key).into());
+        }
+        let mut steps = Vec::new();
+        for (shard, list) in &by_shard {
+            if !watching.shards.contains(shard) {
+                watching.shards.push(*shard);
+            }
+            let mut unit = Unit::default();
+            unit.push(id, db, Args::new(list, &[]));
+            steps.push((*shard, unit));
+        }
+        conn.session.steps = Some(Box::new(Steps::Watch(steps)));
+        self.next_step(conn);
+        Flow::Wait
+    }
+
+    /// Goes on with a command that takes several steps, after the answer to one of them.
+    pub(crate) fn next_step(&mut self, conn: &mut Conn) {
+        let Some(mut steps) = conn.session.steps.take() else { return };
+        match &mut *steps {
+            Steps::Watch(left) => match left.pop() {
+                None => return conn.out.ok(),
+                Some((shard, unit)) => {
+                    let command = unit.commands().next().expect("one command");
+                    conn.session.steps = Some(steps);
+                    self.send_step(conn, shard, command.id, command.args());
+                }
+            },
+            Steps::Keys { found, count, cursor, .. } => match *cursor {
+                Some(0) => {
+                    let (found, count) = (std::mem::take(found), *count);
+                    conn.out.array(count);
+                    conn.out.append_encoded(&found, Vec::new());
+                }
+                next => {
+                    conn.session.steps = Some(steps);
+                    self.scan_step(conn, next.unwrap_or(0));
+                }
+            },
+        }
+    }
+
+    /// One step of `KEYS`: a stretch of the keyspace from a SCAN cursor on.
+    pub(super) fn scan_step(&mut self, conn: &mut Conn, cursor: u64) {
+        const STEP_COUNT: &[u8] = b"1000";
+        let Some(Steps::Keys { pattern, .. }) = conn.session.steps.as_deref() else {
+            unreachable!("a step of KEYS")
+        };
+        let cursor = cursor.to_string();
+        let pattern = pattern.clone();
+        let args: [&[u8]; 6] = [b"scan", cursor.as_bytes(), b"match", &pattern, b"count", STEP_COUNT];
+        let args = Args::new(&args, &[]);
+        let (id, _) = registry().find(b"scan").expect("declared");
+        let shards = self.front().node.map.shards() as u16;
+        let to = braid_core::commands::scan::scan_shard(args, shards).expect("a cursor that a shard gave");
+        self.send_step(conn, to, id, args);
+    }
+
+    fn exec(&mut self, conn: &mut Conn) -> Flow {
+        let Some(multi) = conn.session.multi.take() else {
+            conn.out.error("ERR EXEC without MULTI");
+            return Flow::Done;
+        };
+        let watching = conn.session.watching.take();
+        if multi.failed {
+            conn.session.watching = watching;
+            self.drop_watches(conn);
+            conn.out.error("EXECABORT Transaction discarded because of previous errors.");
+            return Flow::Done;
+        }
+        let (map, here) = (self.front().node.map, self.front().id);
+        let who = watching.as_ref().map(|_| watcher(here, conn.id));
+        let flags = RunFlags { atomic: true, ..conn.session.flags };
+        let Plan { everywhere, keys, owners, has_session } = Plan::of(&multi.unit, watching.as_deref(), map);
+        let unit = multi.unit;
+        let shard = self.shard();
+        match owners.as_slice() {
+            _ if everywhere => {
+                shard.begin(None, Work::Commands { conn: conn.id, flags, watcher: who, unit });
+            }
+            [] => shard.run_later(conn.id, flags, who, unit),
+            [owner] if *owner == here => shard.run_later(conn.id, flags, who, unit),
+            [owner] if !has_session => shard.dispatch_atomic(*owner, conn.id, flags, who, &unit),
+            _ => shard.begin(Some(keys), Work::Commands { conn: conn.id, flags, watcher: who, unit }),
+        }
+        Flow::Wait
+    }
+}
+
+/// What a transaction's commands need.
+#[derive(Default)]
+struct Plan {
+    everywhere: bool,
+    keys: Vec<LockKey>,
+    /// Shards that own its keys, each once.
+    owners: Vec<ShardId>,
+    /// It has commands that only the connection's shard can run.
+    has_session: bool,
+}
+
+impl Plan {
+    fn of(unit: &Unit, watching: Option<&Watching>, map: SlotMap) -> Self {
+        let mut plan = Plan::default();
+        for command in unit.commands() {
+            let args = command.args();
+            let declared = registry().get(command.id).resolve(args);
+            match declared.handler {
+                Handler::Session => plan.has_session = true,
+                Handler::Whole(_) | Handler::Cursor(_) => plan.everywhere = true,
+                Handler::Keys(_) => {
+                    for key in declared.find_keys(args).unwrap_or_default() {
+                        plan.add(args[key.index], map);
+                    }
+                }
+            }
+        }
+        for key in watching.iter().flat_map(|watching| &watching.keys) {
+            plan.add(key, map);
+        }
+        plan
+    }
+
+    fn add(&mut self, key: &[u8], map: SlotMap) {
+        let owner = map.shard_of(key);
+        if !self.owners.contains(&owner) {
+            self.owners.push(owner);
+        }
+        self.keys.push(key.into());
+    }
+}
+
+fn begin_multi(conn: &mut Conn) -> Result<(), Error> {
+    if conn.session.multi.is_some() {
+        return Err(Error::text("ERR MULTI calls can not be nested"));
+    }
+    conn.session.multi = Some(Box::new(Multi { db: conn.session.db, ..Multi::default() }));
+    conn.out.ok();
+    Ok(())
+}
+
+fn queue(
+    conn: &mut Conn,
+    id: CommandId,
+    command: &Command,
+    args: Args<'_>,
+    databases: usize,
+) -> Result<(), Error> {
+    let multi = conn.session.multi_mut();
+    let refused = match command.name {
+        "watch" => Some(Error::text("ERR WATCH inside MULTI is not allowed")),
+        _ if command.flags.has(Flags::NO_MULTI) => Some(Error::text("ERR Command not allowed inside a transaction")),
+        _ => None,
+    };
+    if let Some(error) = refused {
+        multi.failed = true;
+        return Err(error);
+    }
+    if multi.unit.len_bytes() > QUEUE_MAX_LEN_BYTES {
+        multi.failed = true;
+        return Err(Error::text("ERR transaction queue is too large"));
+    }
+    // What follows a SELECT in the queue is for the database it selects; a bad index fails when it is executed.
+    if command.name == "select"
+        && let Ok(db) = super::connection::parse_db(args[1], databases)
+    {
+        multi.db = db;
+    }
+    multi.unit.push(id, multi.db, args);
+    conn.out.simple("QUEUED");
+    Ok(())
+}
+
+/// Notes the answer to a step.
+pub fn step_answered(conn: &mut Conn, answer: &[u8]) {
+    if let Some(Steps::Keys { found, count, cursor, .. }) = conn.session.steps.as_deref_mut() {
+        let (next, keys, elements) = read_scan_answer(answer);
+        *cursor = Some(next);
+        *count += elements;
+        found.extend_from_slice(keys);
+    }
+}
+
+/// Takes a SCAN reply apart: the cursor, the encoded elements, how many there are.
+fn read_scan_answer(answer: &[u8]) -> (u64, &[u8], usize) {
+    let mut lines = answer.splitn(5, |byte| *byte == b'\n');
+    let mut line = || lines.next().map(|line| line.strip_suffix(b"\r").unwrap_or(line)).expect("five lines");
+    assert_eq!(line(), b"*2", "the shape of a SCAN reply");
+    line();
+    let number = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+    let cursor = number(line()).expect("a cursor");
+    let count = number(&line()[1..]).expect("a count");
+    (cursor, lines.next().unwrap_or_default(), count as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_reply_is_taken_apart() {
+        let reply = b"*2\r\n$2\r\n17\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n";
+        assert_eq!(read_scan_answer(reply), (17, &b"$1\r\na\r\n$1\r\nb\r\n"[..], 2));
+        assert_eq!(read_scan_answer(b"*2\r\n$1\r\n0\r\n*0\r\n"), (0, &b""[..], 0));
+    }
+}
