@@ -179,7 +179,8 @@ fn parse_steps(c: &Ctx<'_>, args: Args<'_>) -> Result<Vec<Step>, Error> {
         }
         let get = word("GET") && left >= 2;
         let set = word("SET") && left >= 3;
-        if !get && !set && !(word("INCRBY") && left >= 3) {
+        let add = word("INCRBY") && left >= 3;
+        if !(get || set || add) {
             return Err(Error::Syntax);
         }
         let width = Width::parse(args[at + 1]).ok_or(Error::text(
