@@ -31,7 +31,7 @@ pub use cursor::{Cursor, Fault, FaultKind, Limits, Stop};
 pub use decoder::{Decoder, Event, KeyHeader};
 pub use input::Input;
 pub use load::{ValueLoader, load_value};
-pub use value::{kind_of, save_key, save_value};
+pub use value::{kind_of, save_effort_bytes, save_key, save_value};
 pub use writer::{Writer, WriterOptions};
 
 /// Appends what ends a `DUMP` payload: the version, two bytes, and the CRC64 of everything before.

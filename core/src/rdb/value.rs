@@ -188,3 +188,38 @@ fn save_zset(writer: &mut Writer, zset: &ZSet, kind: u8) {
         writer.double(score);
     }
 }
+
+/// What a small element costs beyond its bytes, in bytes that are copied in the same time.
+const ELEMENT_EFFORT_BYTES: usize = 64;
+
+/// About how much work it is to write a value: the bytes that are read for it, whatever becomes of them. A slice of
+/// time is bounded by it.
+pub fn save_effort_bytes(value: ValueRef<'_, Object>) -> usize {
+    let table = |len: usize| len * ELEMENT_EFFORT_BYTES;
+    let bytes = match value {
+        ValueRef::None | ValueRef::Score(_) | ValueRef::Int(_) => 0,
+        ValueRef::Str(text) => text.len(),
+        ValueRef::Boxed(Object::Str(text)) => text.len(),
+        ValueRef::Boxed(Object::List(list)) => list
+            .nodes()
+            .map(|node| match node {
+                NodeRef::Plain(text) => text.len(),
+                NodeRef::Packed(pack) => pack.len_bytes(),
+            })
+            .sum(),
+        ValueRef::Boxed(Object::Hash(hash)) => match hash.stored() {
+            HashRef::Packed(pack) | HashRef::Timed(pack) => pack.len_bytes(),
+            HashRef::Table(fields) => table(fields.len()),
+        },
+        ValueRef::Boxed(Object::Set(set)) => match set.stored() {
+            SetRef::Ints(ints) => ints.as_bytes().len(),
+            SetRef::Packed(pack) => pack.len_bytes(),
+            SetRef::Table(members) => table(members.len()),
+        },
+        ValueRef::Boxed(Object::ZSet(zset)) => match zset.stored() {
+            ZSetRef::Packed(pack) => pack.len_bytes(),
+            ZSetRef::Tree(tree) => table(tree.len()),
+        },
+    };
+    ELEMENT_EFFORT_BYTES + bytes
+}
