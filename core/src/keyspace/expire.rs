@@ -25,7 +25,13 @@ impl Keyspace {
     /// something may be due. Returns true if it stopped for its budget, so that there is more to do now.
     ///
     /// A replica never calls this: its keys go when the master says so.
-    pub fn expire_slice(&mut self, now_ms: u64, budget: usize, settings: &Settings, effects: &mut Effects) -> bool {
+    pub fn expire_slice(
+        &mut self,
+        now_ms: u64,
+        budget: usize,
+        settings: &Settings,
+        effects: &mut Effects,
+    ) -> bool {
         if !self.active_expire {
             return false;
         }

@@ -291,3 +291,6 @@ pub fn storable(value: &mut OwnedValue<Object>) -> NewValue<'_, Object> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

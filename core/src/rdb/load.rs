@@ -229,10 +229,7 @@ fn ziplist(cursor: &mut Cursor<'_>) -> Result<Listpack, Stop> {
 }
 
 /// What a listpack made, or why it is none of its kind.
-fn checked(
-    cursor: &Cursor<'_>,
-    result: Result<Object, Misfit>,
-) -> Result<OwnedValue<Object>, Stop> {
+fn checked(cursor: &Cursor<'_>, result: Result<Object, Misfit>) -> Result<OwnedValue<Object>, Stop> {
     let what = match result {
         Ok(object) => return Ok(OwnedValue::Boxed(Box::new(object))),
         Err(Misfit::Empty) => return Ok(OwnedValue::None),

@@ -21,6 +21,10 @@ mod decoder;
 mod input;
 mod load;
 mod lzf;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
 mod value;
 mod writer;
 mod ziplist;
