@@ -277,6 +277,9 @@ fn hincrbyfloat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use crate::commands::testing::{NULL, Node, OK, bulk};
+    use crate::keyspace::KeyEntry;
+    use crate::table::NewValue;
+    use crate::types::{Hash, Limits, Object};
 
     /// A node with the hash `k`, compact or large.
     fn node(large: bool) -> Node {
@@ -382,15 +385,13 @@ mod tests {
 
     #[test]
     fn expired_fields_are_hidden() {
-        let mut node = node(false);
-        let at = node.now_ms() + 10;
-        let entry = node.space.db_mut(0);
-        let hash = entry.table.hash(b"k");
-        let found = entry.table.find_mut(hash, b"k").map(|entry| entry.into_value_mut());
-        let Some(crate::table::ValueMut::Boxed(crate::types::Object::Hash(value))) = found else {
-            panic!("k holds a hash");
-        };
-        assert!(value.set_expiry(b"a", Some(at)));
+        let mut node = Node::new();
+        let mut hash = Hash::new();
+        for (name, value) in [("a", "1"), ("b", "two")] {
+            hash.set(name.as_bytes(), value.as_bytes(), &Limits::default());
+        }
+        assert!(hash.set_expiry(b"a", Some(node.now_ms() + 10)));
+        node.space.attach(0, KeyEntry::new(b"k", NewValue::Boxed(Box::new(Object::Hash(hash)))));
         assert_eq!(node.run("HGET k a"), bulk("1"));
         node.advance_ms(11);
         assert_eq!(node.run("HGET k a"), NULL);

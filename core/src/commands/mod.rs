@@ -1,17 +1,22 @@
 //! The command families.
 
+pub mod bitfield;
+pub mod bitmaps;
 mod collection;
 pub mod connection;
+pub mod counters;
 pub mod element_scan;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
 pub mod hashes;
+pub mod lcs;
 pub mod lists;
 pub mod object;
 pub mod random_elements;
 pub mod replication;
 pub mod scan;
+mod set_options;
 pub mod sets;
 pub mod sorted_ranges;
 pub mod sorted_sets;
@@ -26,6 +31,10 @@ use crate::command::Command;
 /// Every family, in the order in which `COMMAND` lists them.
 pub const FAMILIES: &[&[Command]] = &[
     strings::COMMANDS,
+    counters::COMMANDS,
+    bitmaps::COMMANDS,
+    bitfield::COMMANDS,
+    lcs::COMMANDS,
     lists::COMMANDS,
     hashes::COMMANDS,
     sets::COMMANDS,
