@@ -1,5 +1,6 @@
 //! The network ring, connections, configuration and the server binary.
 
+pub mod allocator;
 pub mod config;
 pub mod engine;
 pub mod log;

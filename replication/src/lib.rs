@@ -2,6 +2,7 @@
 
 pub mod acks;
 pub mod framing;
+pub mod home;
 pub mod ids;
 pub mod log;
 pub mod merge;

@@ -6,46 +6,14 @@
 
 use std::collections::VecDeque;
 
+use braid_core::command::Segment;
+use braid_shards::Mark;
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use crate::log::Log;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
-
-/// Consecutive effects on one database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    pub db: u16,
-    pub len_bytes: u32,
-}
-
-/// What one ticket stands for: effects encoded as RESP, and which databases they are on. May be empty.
-#[derive(Clone, Debug, Default)]
-pub struct Segment {
-    pub bytes: Bytes,
-    /// Together as long as `bytes`.
-    pub runs: SmallVec<[Run; 2]>,
-}
-
-impl Segment {
-    /// Effects on one database.
-    pub fn of(db: u16, bytes: Bytes) -> Self {
-        let len_bytes = u32::try_from(bytes.len()).expect("a tick writes less than 4 GiB");
-        Segment { bytes, runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
-    }
-}
-
-/// A question a ticket carries: at which offset does it end? The number is the asker's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mark {
-    /// Nothing but the question, as `WAIT` asks it.
-    Offset(u64),
-    /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
-    /// be merged in the same call, before the asker could say so.
-    Cut(u64),
-}
 
 /// The answer: the stream's offset after the ticket's effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +135,7 @@ fn select(db: u16) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use braid_core::command::Run;
 
     fn stream(log: &mut Log) -> Vec<u8> {
         let mut slices = Vec::new();

@@ -7,9 +7,10 @@ pub mod slots;
 pub mod stats;
 pub mod tx;
 pub mod unit;
+pub mod walk;
 
 pub use locks::LockKey;
-pub use parcel::{ConnId, Parcel, RunFlags};
+pub use parcel::{ConnId, Mark, Parcel, RunFlags};
 pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
 pub use tx::{Everything, Work};

@@ -5,12 +5,14 @@
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 use crate::locks::{Locks, TxId};
-use crate::parcel::{ConnId, Msg, Parcel, RunFlags, TxMsg};
+use crate::parcel::{ConnId, Mark, Msg, Parcel, RunFlags, TxMsg};
 use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
-use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, registry};
+use braid_core::command::{
+    Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry,
+};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
@@ -41,7 +43,7 @@ pub trait Host {
     fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
 
     /// Effects for the merge stage, which lives on this shard.
-    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<u64>);
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
@@ -116,7 +118,7 @@ pub struct Shard {
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
     pub(crate) effects: Effects,
-    pub(crate) mark: Option<u64>,
+    pub(crate) mark: Option<Mark>,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
     pub(crate) counters: Arc<Counters>,
@@ -206,7 +208,14 @@ impl Shard {
         if self.is_blocked(command, args) {
             let mut unit = Unit::default();
             unit.push(id, db, args);
-            self.park(ParkedRun { from: self.id, conn, flags, watcher: None, unit, done: Reply::new(flags.resp3) });
+            self.park(ParkedRun {
+                from: self.id,
+                conn,
+                flags,
+                watcher: None,
+                unit,
+                done: Reply::new(flags.resp3),
+            });
             return Ran::Parked;
         }
         self.run_now(conn, flags, None, id, db, args, out, host);
@@ -266,7 +275,7 @@ impl Shard {
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
         let outcome = match command.handler {
-            Handler::Keys(run) | Handler::Cursor(run) => run(
+            Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
                 &mut Ctx {
                     keys: Keys {
                         space: keyspace,

@@ -9,12 +9,11 @@
 //! A transaction over the whole keyspace (`FLUSHALL`, the cut of a snapshot) borrows the slices themselves.
 
 use crate::locks::{Claim, LockKey, TxId, Verdict};
-use crate::parcel::{ConnId, LentKey, Loan, Msg, RunFlags, TxMsg};
+use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
-use braid_core::command::{Handler, WholeCtx, registry};
-use braid_core::commands::scan::scan_shard;
+use braid_core::command::{Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -32,7 +31,7 @@ pub enum Work {
 pub struct Everything<'a> {
     pub slices: &'a mut [&'a mut Keyspace],
     /// Set to have the ticket that ends this tick carry a mark.
-    pub mark: &'a mut Option<u64>,
+    pub mark: &'a mut Option<Mark>,
 }
 
 /// A transaction under way at its coordinator.
@@ -143,8 +142,7 @@ impl Shard {
         let overtakes = self.waiting.iter().any(|other| {
             matches!(other, Waiting::Claim(WaitingClaim { id, claim: Claim::Everything, .. }) if *id < request.id)
         });
-        let verdict =
-            if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
+        let verdict = if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
             Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
             Verdict::Refused => {
@@ -310,7 +308,8 @@ impl Shard {
         slices.sort_by_key(|(shard, _)| *shard);
         let answer = match work {
             Work::Action(action) => {
-                let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
+                let mut parts: Vec<&mut Keyspace> =
+                    slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
                 action(&mut Everything { slices: &mut parts, mark: &mut self.mark });
                 None
             }
@@ -322,7 +321,13 @@ impl Shard {
                     self.framed(flags, &unit, &mut reply, |shard, reply| {
                         for command in unit.commands() {
                             shard.run_command_over_everything(
-                                &mut slices, conn, flags, watcher, &command, reply, host,
+                                &mut slices,
+                                conn,
+                                flags,
+                                watcher,
+                                &command,
+                                reply,
+                                host,
                             );
                         }
                     });
@@ -352,7 +357,7 @@ impl Shard {
     ) {
         let (id, db, args) = (command.id, command.db, command.args());
         let declared = registry().get(id).resolve(args);
-        if let Handler::Whole(run) = declared.handler {
+        if let Handler::Whole(run) | Handler::Cursor(Walk { whole: run, .. }) = declared.handler {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
@@ -379,11 +384,7 @@ impl Shard {
         let keys = declared.find_keys(args).unwrap_or_default();
         let owners: Vec<usize> =
             keys.iter().map(|key| usize::from(self.map.shard_of(args[key.index]))).collect();
-        let first = match declared.handler {
-            // A cursor that cannot be read is any shard's to refuse.
-            Handler::Cursor(_) => usize::from(scan_shard(args, self.map.shards() as u16).unwrap_or(0)),
-            _ => owners.first().copied().unwrap_or(usize::from(self.id)),
-        };
+        let first = owners.first().copied().unwrap_or(usize::from(self.id));
         if owners.iter().all(|owner| *owner == first) {
             return self.run_on(&mut slices[first].1, conn, flags, watcher, id, db, args, reply, host);
         }

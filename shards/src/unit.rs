@@ -158,10 +158,10 @@ mod tests {
         let mut commands = unit.commands();
         let first = commands.next().unwrap();
         assert_eq!((first.id, first.db), (3, 1));
-        assert_eq!(first.args().list(), [b"SET", b"k", &big[..], b""]);
+        assert_eq!(first.args().list(), [&b"SET"[..], b"k", &big, b""]);
         assert_eq!(first.args().shared(2).unwrap().as_ptr(), big.as_ptr());
         let second = commands.next().unwrap();
-        assert_eq!(second.args().list(), [b"PING"]);
+        assert_eq!(second.args().list(), [&b"PING"[..]]);
         assert!(commands.next().is_none());
     }
 }

@@ -3,12 +3,27 @@
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-/// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs.
+/// Consecutive effects on one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub db: u16,
+    pub len_bytes: u32,
+}
+
+/// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs. May be empty.
 #[derive(Debug, Clone, Default)]
 pub struct Segment {
     pub bytes: Bytes,
-    /// (database, length in bytes) of consecutive stretches; together as long as `bytes`.
-    pub runs: SmallVec<[(u16, u32); 1]>,
+    /// Together as long as `bytes`.
+    pub runs: SmallVec<[Run; 2]>,
+}
+
+impl Segment {
+    /// Effects on one database.
+    pub fn of(db: u16, bytes: Bytes) -> Self {
+        let len_bytes = u32::try_from(bytes.len()).expect("a tick writes less than 4 GiB");
+        Segment { bytes, runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
+    }
 }
 
 /// Collects the effects of a tick: deterministic commands, already encoded.
@@ -17,7 +32,7 @@ pub struct Effects {
     /// Off while nobody listens: no replica, no backlog, no append-only file.
     enabled: bool,
     buf: BytesMut,
-    runs: SmallVec<[(u16, u32); 1]>,
+    runs: SmallVec<[Run; 2]>,
     /// Inside a transaction: whether its MULTI has been written.
     multi: Option<bool>,
     multi_db: u16,
@@ -67,8 +82,8 @@ impl Effects {
         }
         let len = u32::try_from(self.buf.len() - start).expect("an effect is shorter than 4 GB");
         match self.runs.last_mut() {
-            Some((last, run_len)) if *last == db && u32::MAX - *run_len >= len => *run_len += len,
-            _ => self.runs.push((db, len)),
+            Some(run) if run.db == db && u32::MAX - run.len_bytes >= len => run.len_bytes += len,
+            _ => self.runs.push(Run { db, len_bytes: len }),
         }
     }
 
@@ -81,6 +96,19 @@ impl Effects {
     pub fn end_multi(&mut self) {
         if self.multi.take().expect("begun") {
             self.encode(self.multi_db, &[b"EXEC"]);
+        }
+    }
+
+    /// What `body` pushes is one atomic block of the stream, inside a transaction or outside: for a command whose
+    /// outcome takes several commands to tell.
+    pub fn together(&mut self, body: impl FnOnce(&mut Self)) {
+        let outside = self.multi.is_none();
+        if outside {
+            self.begin_multi();
+        }
+        body(self);
+        if outside {
+            self.end_multi();
         }
     }
 
@@ -111,8 +139,8 @@ mod tests {
         let segment = effects.take();
         let del = "*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
         assert_eq!(segment.bytes, format!("*1\r\n$5\r\nMULTI\r\n{del}{del}*1\r\n$4\r\nEXEC\r\n"));
-        assert_eq!(segment.runs.as_slice(), [(3, 36), (4, 34)]);
-        assert_eq!(segment.runs.iter().map(|run| run.1 as usize).sum::<usize>(), segment.bytes.len());
+        assert_eq!(segment.runs.as_slice(), [Run { db: 3, len_bytes: 35 }, Run { db: 4, len_bytes: 34 }]);
+        assert_eq!(segment.runs.iter().map(|run| run.len_bytes as usize).sum::<usize>(), segment.bytes.len());
         assert!(effects.is_empty());
     }
 }

@@ -14,7 +14,7 @@ mod registry;
 
 pub use args::Args;
 pub use context::{AccessClock, Ctx, Limits, Settings, Time, WholeCtx};
-pub use effects::{Effects, Segment};
+pub use effects::{Effects, Run, Segment};
 pub use error::Error;
 pub use flags::{Category, Flags};
 pub use keyspec::{Begin, Find, KeyRef, KeySpec, Use};
@@ -22,6 +22,15 @@ pub use registry::{CommandId, Registry, registry};
 
 /// What an implementation returns: its reply stands in the context, or the error that replaces it.
 pub type Outcome = Result<(), Error>;
+
+/// A command that walks the keyspace, in its two forms.
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// On one shard's slice, that of its cursor.
+    pub slice: fn(&mut Ctx<'_>, Args<'_>) -> Outcome,
+    /// On all slices, within a transaction that has them all.
+    pub whole: fn(&mut WholeCtx<'_>, Args<'_>) -> Outcome,
+}
 
 /// Who implements a command.
 #[derive(Clone, Copy)]
@@ -31,7 +40,7 @@ pub enum Handler {
     /// Works on the whole keyspace: every shard's slice at once.
     Whole(fn(&mut WholeCtx<'_>, Args<'_>) -> Outcome),
     /// Works on one shard's slice at a time, the shard being part of a cursor (`SCAN`), or on all in turn (`KEYS`).
-    Cursor(fn(&mut Ctx<'_>, Args<'_>) -> Outcome),
+    Cursor(Walk),
     /// Concerns the connection or the server; the layer that has those implements it under the command's name.
     Session,
 }

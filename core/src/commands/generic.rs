@@ -259,7 +259,9 @@ fn copy(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use crate::commands::testing::{NULL, Node, OK, START_MS, bulk};
-    use crate::keyspace::WatcherId;
+    use crate::keyspace::{KeyEntry, WatcherId};
+    use crate::table::{NewValue, ValueRef};
+    use crate::types::{Hash, List, Object, Set, ZSet};
 
     /// A node with `s`, `n` and `l` (a string, a number, a large string), the last two to expire.
     fn node() -> Node {
@@ -418,6 +420,60 @@ mod tests {
             ("COPY s t DB x", "value is not an integer or out of range"),
         ] {
             assert_eq!(node.run(line), format!("-ERR {error}\r\n"), "{line}");
+        }
+    }
+
+    #[test]
+    fn collections_are_copied_deeply_and_renamed_whole() {
+        let mut node = Node::new();
+        let limits = node.settings.limits.clone();
+        for (kind, encoding, len) in [
+            ("list", "listpack", 10),
+            ("list", "quicklist", 5000),
+            ("hash", "listpack", 10),
+            ("hash", "hashtable", 1000),
+            ("set", "intset", 10),
+            ("set", "hashtable", 1000),
+            ("zset", "listpack", 10),
+            ("zset", "skiplist", 1000),
+        ] {
+            let mut object = match kind {
+                "list" => Object::List(List::new()),
+                "hash" => Object::Hash(Hash::new()),
+                "set" => Object::Set(Set::new()),
+                _ => Object::ZSet(ZSet::new()),
+            };
+            for i in 0..len {
+                let text = i.to_string();
+                let text = text.as_bytes();
+                match &mut object {
+                    Object::List(list) => list.push_back(text, &limits),
+                    Object::Hash(hash) => assert!(hash.set(text, text, &limits)),
+                    Object::Set(set) => assert!(set.insert(text, &limits)),
+                    Object::ZSet(zset) => zset.insert(text, f64::from(i), &limits),
+                    Object::Str(_) => unreachable!(),
+                }
+            }
+            node.space.attach(0, KeyEntry::new(b"from", NewValue::Boxed(Box::new(object))));
+            assert_eq!(node.run("COPY from copy"), ":1\r\n");
+            assert_eq!(node.run("RENAME from to"), OK);
+            assert_eq!(node.effects(), "COPY from copy\nRENAME from to");
+            for key in ["copy", "to"] {
+                assert_eq!(node.run(&format!("TYPE {key}")), format!("+{kind}\r\n"));
+                assert_eq!(node.run(&format!("OBJECT ENCODING {key}")), bulk(encoding));
+                let entry = node.space.detach(0, key.as_bytes()).expect("it is there");
+                let ValueRef::Boxed(object) = entry.value() else { panic!("{kind}") };
+                let got = match object {
+                    Object::List(list) => list.len(),
+                    Object::Hash(hash) => hash.len(),
+                    Object::Set(set) => set.len(),
+                    Object::ZSet(zset) => zset.len(),
+                    Object::Str(_) => unreachable!(),
+                };
+                assert_eq!(got, len as usize);
+                node.space.discard(entry);
+            }
+            assert!(node.space.is_empty());
         }
     }
 

@@ -1,12 +1,22 @@
 //! The command families.
 
+pub mod bitfield;
+pub mod bitmaps;
+mod collection;
 pub mod connection;
+pub mod counters;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
+pub mod hashes;
+pub mod lcs;
+pub mod lists;
 pub mod object;
 pub mod replication;
 pub mod scan;
+mod set_options;
+pub mod sets;
+pub mod sorted_sets;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
@@ -18,6 +28,14 @@ use crate::command::Command;
 /// Every family, in the order in which `COMMAND` lists them.
 pub const FAMILIES: &[&[Command]] = &[
     strings::COMMANDS,
+    counters::COMMANDS,
+    bitmaps::COMMANDS,
+    bitfield::COMMANDS,
+    lcs::COMMANDS,
+    lists::COMMANDS,
+    hashes::COMMANDS,
+    sets::COMMANDS,
+    sorted_sets::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,

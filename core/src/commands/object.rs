@@ -88,7 +88,7 @@ pub fn encoding(value: ValueRef<'_, Object>) -> &'static str {
 /// Bytes that a key takes with its value and its slot in the table.
 pub fn usage_bytes(entry: EntryRef<'_, Object>) -> usize {
     let value_bytes = match entry.value() {
-        ValueRef::Boxed(object) => size_of::<Object>() + object.heap_bytes(),
+        ValueRef::Boxed(object) => object.heap_bytes(),
         _ => 0,
     };
     size_of::<u64>() + entry.heap_bytes() + value_bytes
@@ -170,7 +170,7 @@ fn object_help(c: &mut Ctx<'_>, _: Args<'_>) -> Outcome {
     Ok(())
 }
 
-/// SAMPLES is accepted for its callers' sake: sizes are known without sampling.
+/// SAMPLES is accepted for its callers' sake: how much of a huge value is sampled is the value's own matter.
 fn memory_usage(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     for option in args[3..].chunks(2) {
         match option {

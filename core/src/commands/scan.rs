@@ -5,7 +5,7 @@
 //! The position outlives any change to the table, so a key that is there from the first call to the last is returned.
 
 use super::generic::type_name;
-use crate::command::{Args, Category, Command, Ctx, Error, Flags, Handler, Outcome, WholeCtx};
+use crate::command::{Args, Category, Command, Ctx, Error, Flags, Handler, Outcome, Walk, WholeCtx};
 use crate::glob;
 use crate::keyspace::Keyspace;
 use crate::resp::Reply;
@@ -15,7 +15,7 @@ use crate::types::Object;
 
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
-    Command::new("scan", -2, Handler::Cursor(scan))
+    Command::new("scan", -2, Handler::Cursor(Walk { slice: scan, whole: scan_whole }))
         .flags(Flags::READONLY)
         .categories(Category::KEYSPACE)
         .doc(
@@ -24,7 +24,7 @@ pub const COMMANDS: &[Command] = &[
             "Walks the keys of the database, some at a time.",
             "O(1) for a call, O(N) for the whole walk over N keys.",
         ),
-    Command::new("keys", 2, Handler::Whole(keys))
+    Command::new("keys", 2, Handler::Cursor(Walk { slice: keys, whole: keys_whole }))
         .flags(Flags::READONLY)
         .categories(Category::KEYSPACE.or(Category::DANGEROUS))
         .doc(
@@ -126,11 +126,8 @@ fn scan(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     scan_slice(here, cursor, c.shards, db, now_ms, args, c.out)
 }
 
-/// `SCAN` with all slices at hand, as within a transaction.
-///
-/// # Errors
-/// Those of `SCAN`.
-pub fn scan_whole(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
+/// `SCAN` with all slices at hand.
+fn scan_whole(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
     let cursor = Cursor::parse(args[1])?;
     let shards = u16::try_from(c.slices.len()).expect("fewer shards than a cursor can name");
     let slice = c.slices.get(usize::from(cursor.shard)).map(|slice| &**slice);
@@ -205,25 +202,40 @@ fn append_matches(
     (next, found)
 }
 
-/// `KEYS` with all slices at hand, as within a transaction. Elsewhere it is run shard by shard with [`keys_slice`].
-fn keys(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
-    let WholeCtx { slices, out, db, time, .. } = c;
+/// `KEYS` of one slice, all at once: within a transaction, or where there is one shard. Elsewhere the keys are gathered
+/// slice by slice, with [`keys_slice`] or `SCAN`.
+fn keys(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    reply_keys([&*c.keys.space].into_iter(), c.keys.db, c.keys.now_ms, args[1], c.out);
+    Ok(())
+}
+
+fn keys_whole(c: &mut WholeCtx<'_>, args: Args<'_>) -> Outcome {
+    reply_keys(c.slices.iter().map(|slice| &**slice), c.db, c.time.ms(), args[1], c.out);
+    Ok(())
+}
+
+fn reply_keys<'k>(
+    slices: impl Iterator<Item = &'k Keyspace>,
+    db: u16,
+    now_ms: u64,
+    pattern: &[u8],
+    out: &mut Reply,
+) {
     out.array_of(|out| {
-        let mut found = 0;
-        for slice in slices.iter() {
+        let mut len = 0;
+        for slice in slices {
             let mut position = 0;
             loop {
-                let (next, more) = append_matches(slice, *db, time.ms(), args[1], position, MAX_COUNT, out);
-                found += more;
+                let (next, found) = append_matches(slice, db, now_ms, pattern, position, MAX_COUNT, out);
+                len += found;
                 position = next;
                 if position == 0 {
                     break;
                 }
             }
         }
-        found
+        len
     });
-    Ok(())
 }
 
 #[cfg(test)]
@@ -393,7 +405,7 @@ mod tests {
         assert_eq!(sorted(scan_all(&mut slices, " match a* COUNT 1", |_| {})), ["a2", "a3"]);
         for (pattern, want) in [("*", vec!["a2", "a3", "b1"]), ("?1", vec!["b1"]), ("x*", vec![])] {
             let (outcome, reply) =
-                on_all(&mut slices, |c| keys(c, Args::new(&[b"KEYS", pattern.as_bytes()], &[])));
+                on_all(&mut slices, |c| keys_whole(c, Args::new(&[b"KEYS", pattern.as_bytes()], &[])));
             outcome.unwrap();
             assert!(reply.starts_with(&format!("*{}\r\n", want.len())));
             assert_eq!(sorted(bulks(&reply)), want);

@@ -1,7 +1,7 @@
 //! A node of one keyspace for the tests of commands: runs a command line, hands back its reply and its effects; the
 //! clock stands still until a test moves it.
 
-use crate::command::{Args, Ctx, Effects, Error, Handler, Settings, Time, WholeCtx, registry};
+use crate::command::{Args, Ctx, Effects, Error, Handler, Settings, Time, Walk, WholeCtx, registry};
 use crate::keyspace::{Keys, Keyspace, WatcherId};
 use crate::resp::Reply;
 use crate::table::HashKey;
@@ -100,7 +100,7 @@ impl Node {
         }
         let (time, db, replica, settings) = (self.time, self.db, self.replica, &self.settings);
         match command.handler {
-            Handler::Keys(run) | Handler::Cursor(run) => {
+            Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => {
                 let keys = Keys {
                     space: &mut self.space,
                     effects: &mut self.effects,

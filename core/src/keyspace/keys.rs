@@ -136,7 +136,7 @@ impl Keys<'_> {
 
     /// Removes the key if its time is over. False if it must not be seen (only a replica still has it then).
     #[inline]
-    fn settle(&mut self, hash: u64, key: &[u8]) -> bool {
+    pub(super) fn settle(&mut self, hash: u64, key: &[u8]) -> bool {
         // Databases without expiries, the common case, pay no second lookup.
         self.space.db(self.db).expires == 0 || self.settle_slowly(hash, key)
     }

@@ -3,13 +3,16 @@
 //! [`Keyspace`] is the data; commands reach it through [`Keys`], which adds a database, a time and the effects of what
 //! is done, and hides keys whose time is over.
 
+mod collections;
 mod expire;
 mod keys;
 mod snapshot;
+mod text;
 mod watch;
 
 pub use keys::{Collection, Expiry, Keys, StrRef};
 pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
+pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 
 use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
@@ -89,6 +92,8 @@ pub struct Keyspace {
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
+    /// The number that its owner gave the latest snapshot.
+    pub snapshot_id: u64,
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     pub active_expire: bool,
 }
@@ -105,6 +110,7 @@ impl Keyspace {
             epoch: false,
             changes: None,
             stream: false,
+            snapshot_id: 0,
             active_expire: true,
         }
     }
@@ -200,6 +206,14 @@ impl Keyspace {
     fn discard_value(&mut self, object: Box<Object>) {
         if object.free_effort() > FREE_AT_ONCE {
             self.trash.push_back(Trash::Value(object));
+        }
+    }
+
+    /// Removes a key that has expired and is hidden, without any effect.
+    #[cold]
+    fn remove_unseen(&mut self, db: u16, key: &[u8]) {
+        if let Some(entry) = self.detach(db, key) {
+            self.discard(entry);
         }
     }
 

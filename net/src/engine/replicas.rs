@@ -1,0 +1,279 @@
+//! Replication at work on one shard: the home shard feeds replicas from the log; every shard walks its slice for a
+//! snapshot. What is decided where: see `braid_replication::home`.
+
+use super::{Conn, Engine, Front};
+use crate::config::Config;
+use crate::log_notice;
+use crate::ring::{SendBuffer, Token};
+use crate::session::Session;
+use crate::session::replication::ReplicaSession;
+use braid_core::keyspace::SnapshotPiece;
+use braid_replication::acks::ReplicaId;
+use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::log::ReaderLimits;
+use braid_replication::sharing::Policy;
+use braid_shards::{Everything, Mark, ShardId, Work};
+use bytes::Bytes;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+/// The shard with the merge stage and the log.
+pub const HOME: ShardId = 0;
+/// A shard hands in its part of a snapshot in pieces of about this size.
+const PIECE_BYTES: usize = 256 << 10;
+/// Bytes of values that one slice of the walk serializes: some 50 us of work.
+const WALK_SLICE_BYTES: usize = 32 << 10;
+
+/// A connection on its way to the home shard, to become a replica there.
+pub struct Handover {
+    socket: OwnedFd,
+    session: Session,
+    words: Option<Vec<Vec<u8>>>,
+}
+
+/// A piece of a shard's part of a snapshot, on its way to the home shard.
+pub struct WalkedPiece {
+    snapshot: u64,
+    piece: Piece,
+}
+
+/// Nobody wants the snapshot any more.
+pub struct Abort;
+
+/// What the configuration says about replication.
+pub fn rules(config: &Config) -> Rules {
+    let replica = &config.client_output_buffer_limit.replica;
+    Rules {
+        backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
+        timeout_ms: u64::from(config.repl_timeout_s) * 1000,
+        sharing: Policy {
+            is_diskless: true,
+            delay_ms: u64::from(config.repl_diskless_sync_delay_s) * 1000,
+            max_replicas: config.repl_diskless_sync_max_replicas as usize,
+        },
+        limits: ReaderLimits {
+            hard_bytes: replica.hard_bytes,
+            soft_bytes: replica.soft_bytes,
+            soft_ms: u64::from(replica.soft_seconds) * 1000,
+        },
+        compress: config.rdbcompression,
+        checksum: config.rdbchecksum,
+    }
+}
+
+impl Engine {
+    /// Does what the home asks for, and this shard's part of a snapshot. Called in every round before the tick ends.
+    /// Returns whether there is more to do at once.
+    pub(super) fn replicate(&mut self) -> bool {
+        let more = self.walk_for_snapshot();
+        let now_ms = self.front.now_ms();
+        let Some(home) = &mut self.front.home else { return more };
+        if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
+            home.tick(now_ms);
+        }
+        let mut actions = home.take_actions();
+        if let Some((snapshot, with_data)) = self.front.cut_refused.take() {
+            actions.push(Action::Cut { snapshot, with_data });
+        }
+        self.front.next_home_tick_ms = home.next_tick_ms(now_ms);
+        for action in actions {
+            match action {
+                Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
+                Action::Abort { .. } => self.abort_snapshot(),
+                Action::Resume { .. } => {}
+                Action::Close { replica, why } => {
+                    log_notice!("Closing the connection of replica {}: {why}", replica.0);
+                    if let Some(token) = self.front.replicas.get(&replica).copied() {
+                        self.close(token);
+                    }
+                }
+            }
+        }
+        self.shard.settle(&mut self.front);
+        more
+    }
+
+    /// A transaction over everything that fixes the cut: before its ticket is what the snapshot holds, after it what the
+    /// stream brings.
+    fn begin_snapshot(&mut self, snapshot: u64, with_data: bool) {
+        let home = self.front.home.as_ref().expect("the home asked");
+        let options = home.writer_options();
+        log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        let busy = Rc::clone(&self.front.cut_refused);
+        self.shard.begin(
+            None,
+            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                // What an aborted snapshot left behind is still being cleared away: the cut is tried again.
+                if everything.slices.iter().any(|slice| slice.has_snapshot()) {
+                    return busy.set(Some((snapshot, with_data)));
+                }
+                for slice in &mut *everything.slices {
+                    slice.stream = true;
+                    if with_data {
+                        slice.begin_snapshot(options).expect("checked above");
+                        slice.snapshot_id = snapshot;
+                    }
+                }
+                *everything.mark = Some(Mark::Cut(snapshot));
+            })),
+        );
+    }
+
+    fn abort_snapshot(&mut self) {
+        for to in 0..self.front.node.map.shards() as ShardId {
+            if to == self.front.id {
+                self.shard.abort_snapshot();
+            } else {
+                self.shard.send_upper(to, Box::new(Abort));
+            }
+        }
+    }
+
+    /// One slice of this shard's walk. True if there is more to do at once.
+    fn walk_for_snapshot(&mut self) -> bool {
+        if std::mem::take(&mut self.front.is_aborted) {
+            self.shard.abort_snapshot();
+        }
+        let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
+        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
+            return false;
+        };
+        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
+            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+            let piece = WalkedPiece { snapshot: walked.snapshot, piece };
+            if self.front.home.is_some() {
+                self.front.piece(piece);
+            } else {
+                self.shard.send_upper(HOME, Box::new(piece));
+            }
+        }
+        walked.more
+    }
+
+    /// A socket left the ring: its connection moves to the home shard.
+    pub(super) fn hand_over(&mut self, token: Token, socket: OwnedFd) {
+        let Some(mut conn) = self.front.take_conn(token) else { return };
+        self.front.release(&mut conn);
+        let Conn { mut session, .. } = *conn;
+        let moving = session.replica.as_mut().and_then(|replica| replica.moving.take());
+        let Some(words) = moving else { return };
+        session.steps = None;
+        self.shard.send_upper(HOME, Box::new(Handover { socket, session, words }));
+    }
+}
+
+impl Front {
+    pub(super) fn piece(&mut self, walked: WalkedPiece) {
+        self.home.as_mut().expect("pieces go home").piece(walked.snapshot, walked.piece);
+    }
+
+    /// Takes what other shards sent about replication. Gives back what is something else.
+    pub(super) fn replication_message(
+        &mut self,
+        message: Box<dyn std::any::Any + Send>,
+    ) -> Result<(), Box<dyn std::any::Any + Send>> {
+        let message = match message.downcast::<WalkedPiece>() {
+            Ok(piece) => {
+                self.piece(*piece);
+                return Ok(());
+            }
+            Err(other) => other,
+        };
+        let message = match message.downcast::<Abort>() {
+            Ok(_) => {
+                self.is_aborted = true;
+                return Ok(());
+            }
+            Err(other) => other,
+        };
+        match message.downcast::<Handover>() {
+            Ok(handover) => {
+                self.take_over(*handover);
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A connection arrives to become a replica.
+    fn take_over(&mut self, handover: Handover) {
+        let Handover { socket, session, words } = handover;
+        let token = self.admit(socket, session);
+        let Some(mut conn) = self.take_conn(token) else { return };
+        if let Err(error) = self.attach_replica(&mut conn, words) {
+            conn.out.error(&error.to_string());
+            self.list(&mut conn);
+        }
+        self.put_conn(conn);
+    }
+
+    /// Feeds every replica that has nothing in flight. Called after the tick has ended.
+    pub(super) fn feed_replicas(&mut self) {
+        let Some(home) = &mut self.home else { return };
+        home.trim();
+        let idle: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().collect();
+        for id in idle {
+            let Some(token) = self.replicas.get(&id).copied() else { continue };
+            let Some(mut conn) = self.take_conn(token) else { continue };
+            if !conn.sending && conn.out.is_empty() {
+                let mut pieces = Vec::new();
+                let home = self.home.as_mut().expect("checked above");
+                if home.next_send(id, &mut pieces) {
+                    let buffer = SendBuffer::with_pieces(
+                        Vec::new(),
+                        pieces.into_iter().map(|piece| (0, piece)).collect(),
+                    );
+                    conn.sending = self.ring.send(token, buffer).is_ok();
+                    conn.session.replica.get_or_insert_default().is_fed = true;
+                }
+            }
+            self.put_conn(conn);
+        }
+        self.publish_replication();
+    }
+
+    /// A send to a replica ended.
+    pub(super) fn fed(&mut self, replica: &mut ReplicaSession) {
+        let now_ms = self.now_ms();
+        if let (true, Some(id), Some(home)) =
+            (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home)
+        {
+            home.sent(id, now_ms);
+        }
+    }
+
+    /// A connection that was a replica is gone.
+    pub(super) fn forget_replica(&mut self, replica: &ReplicaSession) {
+        if let (Some(id), Some(home)) = (replica.id, &mut self.home) {
+            home.detach(id);
+            self.replicas.remove(&id);
+        }
+    }
+
+    /// Lets the other shards see where the stream is.
+    fn publish_replication(&mut self) {
+        /// How old the published numbers but the offset may be.
+        const PERIOD_MS: u64 = 100;
+        let now_ms = self.now_ms();
+        let Some(home) = &self.home else { return };
+        self.node.set_end_offset(home.end_offset());
+        let paused = home.is_snapshot_paused();
+        if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
+            self.node.wake_all();
+        }
+        let replicas = home.replicas();
+        if now_ms >= self.next_report_ms || replicas != self.reported_replicas {
+            self.next_report_ms = now_ms + PERIOD_MS;
+            self.reported_replicas = replicas;
+            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                home.report(now_ms);
+        }
+    }
+}
+
+/// The home's state machine, on the shard that has it.
+pub fn home(id: ShardId, shards: usize, config: &Config) -> Option<Box<Home>> {
+    (id == HOME).then(|| Box::new(Home::new(shards, rules(config), fastrand::u64(..))))
+}

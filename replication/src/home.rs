@@ -1,0 +1,569 @@
+//! The whole of replication as a master does it, as one state machine: merge, log, replicas, snapshots, acknowledgements.
+//!
+//! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
+//! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
+
+use crate::acks::{Acks, ReplicaId};
+use crate::framing::{EofMark, KEEPALIVE, bulk_header};
+use crate::ids::Ids;
+use crate::log::{Log, ReaderId, ReaderLimits};
+use crate::merge::{Marked, Merge};
+use crate::psync::{self, Replconf, Replica, State, Sync, Upstream};
+use crate::sharing::{Placement, Policy, Request, Sharing};
+use braid_core::command::Segment;
+use braid_core::rdb::{Checksum, Writer, WriterOptions};
+use braid_shards::Mark;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
+pub const RDB_VERSION: u32 = 10;
+/// Bytes of a snapshot that wait for the slowest replica before the shards are asked to pause.
+const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
+/// Bytes and pieces of the stream that one send carries.
+const SEND_MAX_BYTES: u64 = 1 << 20;
+const SEND_MAX_PIECES: usize = 512;
+/// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
+const EARLY_TICKETS_MAX: usize = 1 << 20;
+
+/// What the configuration says about replication.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub backlog_bytes: u64,
+    pub ping_period_ms: u64,
+    pub timeout_ms: u64,
+    pub sharing: Policy,
+    pub limits: ReaderLimits,
+    pub compress: bool,
+    pub checksum: bool,
+}
+
+/// What the layer around has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make a cut over all shards whose ticket carries `Mark::Cut(snapshot)`; from it on the shards collect effects, and
+    /// each walks its slice and hands in its pieces. `with_data`: otherwise the snapshot stays empty.
+    Cut { snapshot: u64, with_data: bool },
+    /// Nobody wants this snapshot any more.
+    Abort { snapshot: u64 },
+    /// The shard may go on handing in pieces.
+    Resume { snapshot: u64 },
+    /// Close a replica's connection, and why.
+    Close { replica: ReplicaId, why: String },
+}
+
+/// A replica's line of `INFO replication` and `ROLE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaLine {
+    pub info: String,
+    pub role: Option<[String; 3]>,
+}
+
+/// Numbers of `INFO replication`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub id: String,
+    pub former_id: String,
+    pub end_offset: u64,
+    pub fork_byte: i64,
+    pub is_backlog_active: bool,
+    pub backlog_bytes: u64,
+    pub first_byte: u64,
+    pub histlen_bytes: u64,
+    pub replicas: Vec<ReplicaLine>,
+    pub full_syncs: u64,
+    pub partial_syncs: u64,
+    pub refused_partial_syncs: u64,
+}
+
+struct Peer {
+    handshake: Replica,
+    ip: String,
+    reader: Option<ReaderId>,
+    /// To be sent before the stream: replies, keep-alives, the snapshot.
+    queue: VecDeque<Bytes>,
+    queue_bytes: u64,
+    /// The snapshot is complete in `queue`: when that is sent the replica is online.
+    bulk_ends: bool,
+    /// The snapshot is sent with a mark at its end.
+    has_mark: bool,
+    /// Bytes of the stream in the send under way.
+    stream_in_flight: u64,
+    is_sending: bool,
+    last_ack_ms: u64,
+}
+
+impl Peer {
+    fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.queue_bytes += bytes.len() as u64;
+            self.queue.push_back(bytes);
+        }
+    }
+}
+
+/// A piece of a shard's slice.
+pub struct Piece {
+    pub bytes: Bytes,
+    pub checksum: Checksum,
+    /// The slice is complete.
+    pub is_last: bool,
+}
+
+struct Snapshot {
+    id: u64,
+    members: Vec<ReplicaId>,
+    with_data: bool,
+    writer: Writer,
+    mark: Option<EofMark>,
+    /// Collected for replicas that want to know the length first.
+    spool: Vec<Bytes>,
+    shards_left: usize,
+    /// Pieces that came before the cut's ticket could be merged.
+    early: Vec<Piece>,
+    is_cut: bool,
+    is_paused: bool,
+}
+
+/// See the module.
+pub struct Home {
+    shards: usize,
+    ids: Ids,
+    log: Log,
+    merge: Merge,
+    acks: Acks,
+    sharing: Sharing,
+    peers: BTreeMap<ReplicaId, Peer>,
+    snapshot: Option<Snapshot>,
+    next_snapshot: u64,
+    next_replica: u64,
+    rules: Rules,
+    actions: Vec<Action>,
+    marked: Vec<Marked>,
+    last_ping_ms: u64,
+    rng: fastrand::Rng,
+    full_syncs: u64,
+    partial_syncs: u64,
+    refused_partial_syncs: u64,
+}
+
+impl Home {
+    pub fn new(shards: usize, rules: Rules, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Self {
+            shards,
+            ids: Ids::new(&mut rng),
+            log: Log::new(0, rules.backlog_bytes),
+            merge: Merge::new(0, EARLY_TICKETS_MAX),
+            acks: Acks::default(),
+            sharing: Sharing::default(),
+            peers: BTreeMap::new(),
+            snapshot: None,
+            next_snapshot: 0,
+            next_replica: 0,
+            rules,
+            actions: Vec::new(),
+            marked: Vec::new(),
+            last_ping_ms: 0,
+            rng,
+            full_syncs: 0,
+            partial_syncs: 0,
+            refused_partial_syncs: 0,
+        }
+    }
+
+    /// Applies a changed configuration.
+    pub fn set_rules(&mut self, rules: Rules) {
+        if rules.backlog_bytes != self.rules.backlog_bytes {
+            self.log.set_backlog_bytes(rules.backlog_bytes);
+        }
+        self.rules = rules;
+    }
+
+    /// What has to be done since this was last asked.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    pub fn end_offset(&self) -> u64 {
+        self.log.end_offset()
+    }
+
+    pub fn log(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// A tick's effects arrive under their ticket.
+    pub fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
+        self.merge.submit(ticket, segment, mark, &mut self.log, &mut self.marked);
+        if self.marked.is_empty() {
+            return;
+        }
+        for marked in std::mem::take(&mut self.marked) {
+            if let Mark::Cut(snapshot) = marked.mark {
+                self.cut(snapshot, marked.offset);
+            }
+        }
+    }
+
+    /// Lets go of what nobody needs; call it after a batch of segments.
+    pub fn trim(&mut self) {
+        self.log.trim();
+    }
+
+    /// A connection asks to become a replica, with the words of its `PSYNC` (without the name; None: `SYNC`). On
+    /// success it is one from now on; otherwise the error to answer with.
+    pub fn attach(
+        &mut self,
+        mut handshake: Replica,
+        ip: &str,
+        psync: Option<&[&[u8]]>,
+        now_ms: u64,
+    ) -> Result<ReplicaId, String> {
+        let master = psync::Master {
+            ids: &self.ids,
+            log: &self.log,
+            upstream: Upstream::None,
+            is_failing_over: false,
+            is_protected: false,
+            has_pending_output: false,
+        };
+        let outcome = match psync {
+            Some(args) => handshake.psync(args, &master),
+            None => handshake.sync(&master),
+        };
+        let mut peer = Peer {
+            handshake,
+            ip: ip.to_owned(),
+            reader: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            bulk_ends: false,
+            has_mark: false,
+            stream_in_flight: 0,
+            is_sending: false,
+            last_ack_ms: now_ms,
+        };
+        let id = ReplicaId(self.next_replica);
+        match outcome {
+            Sync::Refuse(error) => return Err(error),
+            Sync::Nothing => return Err("ERR already a replica".into()),
+            Sync::Promote => return Err("ERR FAILOVER is not supported".into()),
+            Sync::Continue { reply, position } => {
+                self.partial_syncs += 1;
+                peer.reader = Some(self.log.add_reader(position));
+                peer.push(reply);
+                self.acks.add_replica(id, now_ms);
+            }
+            Sync::Full { is_fallback } => {
+                self.full_syncs += 1;
+                self.refused_partial_syncs += u64::from(is_fallback);
+                let request = Request {
+                    replica: id,
+                    needs: peer.handshake.needs(),
+                    can_eof: peer.handshake.capabilities().eof,
+                };
+                let placement = self.sharing.request(request, now_ms);
+                // Joining needs a snapshot in a file, which a later version may keep.
+                assert_eq!(placement, Placement::Waits, "snapshots are streamed");
+            }
+        }
+        self.next_replica += 1;
+        self.peers.insert(id, peer);
+        self.poll_sharing(now_ms);
+        Ok(id)
+    }
+
+    /// A replica's connection is gone.
+    pub fn detach(&mut self, id: ReplicaId) {
+        let Some(peer) = self.peers.remove(&id) else { return };
+        if let Some(reader) = peer.reader {
+            self.log.remove_reader(reader);
+        }
+        self.acks.remove_replica(id);
+        self.sharing.cancel(id);
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.members.retain(|member| *member != id);
+            if snapshot.members.is_empty() && snapshot.is_cut {
+                self.actions.push(Action::Abort { snapshot: snapshot.id });
+                self.snapshot = None;
+                self.sharing.finish();
+            }
+        }
+    }
+
+    /// `REPLCONF` of an attached replica.
+    pub fn replconf(&mut self, id: ReplicaId, args: &[&[u8]], now_ms: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
+            peer.last_ack_ms = now_ms;
+            if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
+                self.acks.add_replica(id, now_ms);
+            }
+            self.acks.ack(id, offset, durable_offset, now_ms, &mut Vec::new());
+        }
+    }
+
+    fn poll_sharing(&mut self, now_ms: u64) {
+        let Some(start) = self.sharing.poll(self.rules.sharing, now_ms) else { return };
+        if !self.log.is_active() {
+            // A history that nobody has followed so far: it gets a name of its own.
+            self.ids.renew(&mut self.rng);
+            self.log.activate();
+            self.merge.forget_db();
+        }
+        let id = self.next_snapshot;
+        self.next_snapshot += 1;
+        let with_data = !start.needs.without_data;
+        self.snapshot = Some(Snapshot {
+            id,
+            members: start.replicas,
+            with_data,
+            writer: Writer::new(self.writer_options()),
+            mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
+            spool: Vec::new(),
+            shards_left: self.shards,
+            early: Vec::new(),
+            is_cut: false,
+            is_paused: false,
+        });
+        self.actions.push(Action::Cut { snapshot: id, with_data });
+    }
+
+    /// How the shards' pieces and the frame around them are written.
+    pub fn writer_options(&self) -> WriterOptions {
+        WriterOptions { version: RDB_VERSION, compress: self.rules.compress, checksum: self.rules.checksum }
+    }
+
+    /// The cut of a snapshot is merged: its offset is known.
+    fn cut(&mut self, id: u64, offset: u64) {
+        self.sharing.cut(offset);
+        let mut snapshot = self.snapshot.take().filter(|snapshot| snapshot.id == id).expect("cut once");
+        snapshot.is_cut = true;
+        let current = self.ids.current();
+        snapshot.writer.header();
+        snapshot.writer.aux(b"redis-ver", b"7.0.0");
+        snapshot.writer.aux(b"redis-bits", b"64");
+        snapshot.writer.aux(b"repl-stream-db", b"0");
+        snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
+        snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
+        for member in &snapshot.members {
+            let peer = self.peers.get_mut(member).expect("members are attached");
+            let reply = peer.handshake.cut(current, offset);
+            peer.push(reply);
+            peer.reader = Some(self.log.add_reader(offset));
+            peer.has_mark = snapshot.mark.is_some();
+            if let Some(mark) = &snapshot.mark {
+                peer.push(mark.header());
+                peer.handshake.begin_bulk();
+            }
+        }
+        let header = snapshot.writer.take();
+        self.snapshot = Some(snapshot);
+        self.spread(Bytes::from(header));
+        let snapshot = self.snapshot.as_mut().expect("just put back");
+        if snapshot.members.is_empty() {
+            self.actions.push(Action::Abort { snapshot: id });
+            self.snapshot = None;
+            self.sharing.finish();
+        } else if !snapshot.with_data {
+            self.finish_snapshot();
+        } else {
+            for piece in std::mem::take(&mut snapshot.early) {
+                self.piece(id, piece);
+            }
+        }
+    }
+
+    /// Gives bytes of the snapshot to all its members.
+    fn spread(&mut self, bytes: Bytes) {
+        let snapshot = self.snapshot.as_mut().expect("in the making");
+        if snapshot.mark.is_none() {
+            return snapshot.spool.push(bytes);
+        }
+        for member in &snapshot.members {
+            self.peers.get_mut(member).expect("members are attached").push(bytes.clone());
+        }
+    }
+
+    /// A piece of a shard's slice arrives.
+    pub fn piece(&mut self, id: u64, piece: Piece) {
+        // Pieces of an aborted snapshot may still be on their way.
+        let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.id == id) else { return };
+        if !snapshot.is_cut {
+            return snapshot.early.push(piece);
+        }
+        snapshot.shards_left -= usize::from(piece.is_last);
+        let is_complete = snapshot.shards_left == 0;
+        if !piece.bytes.is_empty() {
+            snapshot.writer.append_piece(&piece.checksum);
+            self.spread(piece.bytes);
+        }
+        if is_complete {
+            self.finish_snapshot();
+        } else {
+            self.regulate();
+        }
+    }
+
+    /// Whether the shards should hand in no more pieces for now.
+    pub fn is_snapshot_paused(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_paused)
+    }
+
+    /// Pauses the shards' walk while the slowest member has much to read, and resumes it.
+    fn regulate(&mut self) {
+        let Some(snapshot) = &mut self.snapshot else { return };
+        let queued = snapshot.members.iter().map(|member| self.peers[member].queue_bytes).max().unwrap_or(0);
+        let pause = queued > SNAPSHOT_WINDOW_BYTES;
+        if snapshot.is_paused && !pause {
+            self.actions.push(Action::Resume { snapshot: snapshot.id });
+        }
+        snapshot.is_paused = pause;
+    }
+
+    fn finish_snapshot(&mut self) {
+        let mut snapshot = self.snapshot.take().expect("in the making");
+        snapshot.writer.eof();
+        let end = Bytes::from(snapshot.writer.take());
+        let spool: Vec<Bytes> = snapshot.spool.iter().cloned().chain([end.clone()]).collect();
+        for member in &snapshot.members {
+            let peer = self.peers.get_mut(member).expect("members are attached");
+            match &snapshot.mark {
+                Some(mark) => {
+                    peer.push(end.clone());
+                    peer.push(mark.trailer());
+                }
+                None => {
+                    peer.handshake.begin_bulk();
+                    peer.push(bulk_header(spool.iter().map(|bytes| bytes.len() as u64).sum()));
+                    spool.iter().for_each(|bytes| peer.push(bytes.clone()));
+                }
+            }
+            peer.bulk_ends = true;
+        }
+        self.sharing.finish();
+    }
+
+    /// Replicas that may have something to send and no send under way.
+    pub fn idle_replicas(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.peers.iter().filter(|(_, peer)| !peer.is_sending).map(|(id, _)| *id)
+    }
+
+    /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
+    pub fn next_send(&mut self, id: ReplicaId, out: &mut Vec<Bytes>) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        assert!(!peer.is_sending, "one send at a time");
+        if !peer.queue.is_empty() {
+            let mut len_bytes = 0;
+            while len_bytes < SEND_MAX_BYTES
+                && let Some(bytes) = peer.queue.pop_front()
+            {
+                len_bytes += bytes.len() as u64;
+                out.push(bytes);
+            }
+            peer.queue_bytes -= len_bytes;
+            peer.is_sending = true;
+            self.regulate();
+            return true;
+        }
+        let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) else { return false };
+        if self.log.pending_bytes(reader) == 0 {
+            return false;
+        }
+        peer.stream_in_flight = self.log.reader_slices(reader, SEND_MAX_BYTES, SEND_MAX_PIECES, out);
+        peer.is_sending = peer.stream_in_flight > 0;
+        peer.is_sending
+    }
+
+    /// A send to a replica was completed.
+    pub fn sent(&mut self, id: ReplicaId, now_ms: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.is_sending = false;
+        if peer.stream_in_flight > 0 {
+            let reader = peer.reader.expect("it reads the stream");
+            self.log.advance(reader, std::mem::take(&mut peer.stream_in_flight));
+        }
+        if peer.bulk_ends && peer.queue.is_empty() {
+            peer.bulk_ends = false;
+            peer.handshake.end_bulk(peer.has_mark);
+            peer.last_ack_ms = now_ms;
+            if peer.handshake.is_rdb_only() {
+                self.actions.push(Action::Close { replica: id, why: "it has its snapshot".into() });
+            } else if peer.handshake.is_streaming() {
+                self.acks.add_replica(id, now_ms);
+            }
+        }
+    }
+
+    /// Time passes. To be called at least every second while there are replicas.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.poll_sharing(now_ms);
+        if self.peers.is_empty() {
+            return;
+        }
+        if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
+            self.last_ping_ms = now_ms;
+            if self.log.is_active() && self.peers.values().any(|peer| peer.handshake.is_streaming()) {
+                self.merge.ping(&mut self.log);
+            }
+            for peer in self.peers.values_mut() {
+                if peer.handshake.state() == State::WaitBgsave {
+                    peer.push(Bytes::from_static(KEEPALIVE));
+                }
+            }
+        }
+        for (id, peer) in &self.peers {
+            let silent_ms = now_ms.saturating_sub(peer.last_ack_ms);
+            let exceeded =
+                peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
+            let why = if peer.handshake.acknowledges() && silent_ms > self.rules.timeout_ms {
+                "timeout".to_string()
+            } else if let Some(exceeded) = exceeded {
+                format!("output buffer limit: {exceeded:?}")
+            } else {
+                continue;
+            };
+            self.actions.push(Action::Close { replica: *id, why });
+        }
+    }
+
+    /// When [`Home::tick`] has something to do; None: not before something happens.
+    pub fn next_tick_ms(&self, now_ms: u64) -> Option<u64> {
+        let start = self.sharing.next_start_ms(self.rules.sharing);
+        let period = (!self.peers.is_empty()).then_some(now_ms + 1000);
+        start.into_iter().chain(period).min()
+    }
+
+    pub fn replicas(&self) -> usize {
+        self.peers.values().filter(|peer| !peer.handshake.is_rdb_only()).count()
+    }
+
+    /// The numbers of `INFO replication` and `ROLE`.
+    pub fn report(&self, now_ms: u64) -> Report {
+        let shown = self.peers.iter().filter(|(_, peer)| !peer.handshake.is_rdb_only());
+        Report {
+            id: self.ids.current().as_str().to_owned(),
+            former_id: self.ids.former_text(),
+            end_offset: self.log.end_offset(),
+            fork_byte: self.ids.fork_byte(),
+            is_backlog_active: self.log.is_active(),
+            backlog_bytes: self.log.backlog_bytes(),
+            first_byte: self.log.first_byte(),
+            histlen_bytes: self.log.histlen_bytes(),
+            replicas: shown
+                .enumerate()
+                .map(|(index, (id, peer))| {
+                    let acked = self.acks.acked(*id);
+                    ReplicaLine {
+                        info: peer.handshake.info_line(index, &peer.ip, acked, now_ms),
+                        role: peer.handshake.role_entry(&peer.ip, acked),
+                    }
+                })
+                .collect(),
+            full_syncs: self.full_syncs,
+            partial_syncs: self.partial_syncs,
+            refused_partial_syncs: self.refused_partial_syncs,
+        }
+    }
+}
