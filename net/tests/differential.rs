@@ -166,11 +166,19 @@ fn run(pair: &Pair, steps: &[Step]) -> Result<(), Mismatch> {
 fn compare_datasets(pair: &Pair) -> Result<(), String> {
     let mut both = Both::open(pair).map_err(|error| error.to_string())?;
     for db in DATABASES {
-        let replies = both.exchange(&[cmd!["SELECT", db], cmd!["DBSIZE"], cmd!["KEYS", "*"]])?;
-        let keys = braid_bench::resp::Decoder::new(replies[2].as_slice())
+        let replies = both.exchange(&[cmd!["SELECT", db], cmd!["KEYS", "*"]])?;
+        let keys = braid_bench::resp::Decoder::new(replies[1].as_slice())
             .value()
             .map_err(|error| error.to_string())?;
-        for key in keys.into_items().unwrap_or_default() {
+        let keys = keys.into_items().unwrap_or_default();
+        let counted = both.braid.command(&cmd!["DBSIZE"]).map_err(|error| error.to_string())?;
+        if counted.as_int() != Some(keys.len() as i64) {
+            return Err(format!(
+                "DBSIZE: {counted:?} in database {db}, where KEYS shows {} keys",
+                keys.len()
+            ));
+        }
+        for key in keys {
             let Value::Bulk(key) = key else { return Err(format!("a key that is none: {key:?}")) };
             let about = [cmd!["TYPE", key], cmd!["PEXPIRETIME", key], cmd!["OBJECT", "ENCODING", key]];
             let replies = both.exchange(&about)?;

@@ -45,6 +45,8 @@ fn rule(command: &Words) -> Rule {
         b"OBJECT" if word(1) == b"ENCODING" => Rule::Encoding,
         // Redis counts itself while it propagates.
         b"OBJECT" if word(1) == b"REFCOUNT" => Rule::Shape,
+        // Redis counts keys that have expired and were not touched since.
+        b"DBSIZE" => Rule::Shape,
         // Braid's help is in words of its own.
         _ if word(1) == b"HELP" && command.len() == 2 => Rule::Errors,
         // With NOSORT, an order of the set's own.
@@ -130,10 +132,23 @@ fn sorted(items: &[Value]) -> Vec<String> {
     shown
 }
 
-/// Where Braid differs by intention: it accepts what this Redis refuses and Valkey does not.
+/// Where Braid differs by intention.
 fn intended(command: &Words, model: &Value) -> bool {
-    // `BITCOUNT key start`
-    command.len() == 3 && command[0].eq_ignore_ascii_case(b"bitcount") && model == "ERR syntax error"
+    let name = command[0].to_ascii_uppercase();
+    match name.as_slice() {
+        // `BITCOUNT key start`: accepted, as Valkey does.
+        b"BITCOUNT" => command.len() == 3 && model == "ERR syntax error",
+        // Redis takes a client's name to end at a zero byte.
+        b"HELLO" | b"CLIENT" => command.iter().any(|word| word.contains(&0)),
+        // Redis takes a cursor with a blank or a sign before it.
+        b"SCAN" | b"HSCAN" | b"SSCAN" | b"ZSCAN" => {
+            let cursor = command.get(if name == b"SCAN" { 1 } else { 2 });
+            cursor.is_some_and(|word| {
+                word.starts_with(b" ") || word.starts_with(b"+") || word.starts_with(b"-")
+            })
+        }
+        _ => false,
+    }
 }
 
 /// Errors quote arguments. Redis ends such a quote at a zero byte, Braid does not.
