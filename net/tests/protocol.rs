@@ -71,7 +71,8 @@ fn requests_arrive_in_pieces_of_any_size() {
             let mut stream = socket(&peer);
             let mut rest = &wire[..];
             while !rest.is_empty() {
-                let len = if seed == 0 { 1 } else { rng.usize(1..=rest.len().min(1 << rng.u8(1..8))) };
+                let most = 1 << rng.u8(1..8);
+                let len = if seed == 0 { 1 } else { rng.usize(1..=rest.len().min(most)) };
                 stream.write_all(&rest[..len]).unwrap();
                 rest = &rest[len..];
             }
