@@ -1,7 +1,8 @@
 //! Lists, hashes, sets and sorted sets as the values of keys: found, changed or created in one probe of the table.
 
 use super::keys::Collection;
-use super::{KeyEntry, Keys, Trash};
+use super::snapshot::preserve;
+use super::{Db, KeyEntry, Keys, Keyspace, Trash};
 use crate::command::Error;
 use crate::table::{Lookup, NewValue, ValueMut};
 use crate::types::{Hash, List, Object, Set, ZSet};
@@ -52,8 +53,12 @@ impl Keys<'_> {
             self.space.remove_unseen(self.db, key);
         }
         let (now_ms, clock) = (self.now_ms, self.settings.access_clock);
-        match self.space.db_mut(self.db).table.lookup(hash, key) {
+        let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
+        let Db { table, cut_db, .. } = &mut dbs[usize::from(self.db)];
+        match table.lookup(hash, key) {
             Lookup::Found(mut entry) => {
+                preserve(snapshot, *epoch, *cut_db, &entry);
+                entry.set_mark(*epoch);
                 clock.touch(&mut entry, now_ms);
                 match entry.into_value_mut() {
                     ValueMut::Boxed(object) => C::of_mut(object).map(change).ok_or(Error::WrongType),
@@ -67,6 +72,7 @@ impl Keys<'_> {
                 if !value.is_empty() {
                     let mut entry = KeyEntry::new(key, NewValue::Boxed(object));
                     entry.set_lru(clock.fresh(now_ms));
+                    entry.set_mark(*epoch);
                     place.insert(entry);
                 }
                 Ok(result)

@@ -13,8 +13,10 @@ use braid_replication::home::Home;
 use braid_shards::{ConnId, Host, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -49,8 +51,10 @@ pub struct Front {
     pub home: Option<Box<Home>>,
     pub replicas: BTreeMap<ReplicaId, Token>,
     pub(super) next_home_tick_ms: Option<u64>,
-    /// Snapshots that nobody wants any more.
-    pub(super) aborted: Vec<u64>,
+    /// The snapshot is to be given up.
+    pub(super) is_aborted: bool,
+    /// A cut that met the remains of an earlier snapshot.
+    pub(super) cut_refused: Rc<Cell<Option<(u64, bool)>>>,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
 }
@@ -75,7 +79,8 @@ impl Front {
             home,
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
-            aborted: Vec::new(),
+            is_aborted: false,
+            cut_refused: Rc::default(),
             next_report_ms: 0,
             reported_replicas: 0,
         }

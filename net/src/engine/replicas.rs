@@ -7,24 +7,23 @@ use crate::log_notice;
 use crate::ring::{SendBuffer, Token};
 use crate::session::Session;
 use crate::session::replication::ReplicaSession;
-use braid_core::rdb::Checksum;
+use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
 use bytes::Bytes;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
 /// A shard hands in its part of a snapshot in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
-/// Output a shard's walk may have waiting before it pauses.
-const PIECE_WINDOW_BYTES: usize = 4 << 20;
-/// Keys one slice of the walk serializes: some tens of microseconds of work.
-const WALK_SLICE: usize = 256;
+/// Bytes of values that one slice of the walk serializes: some 50 us of work.
+const WALK_SLICE_BYTES: usize = 32 << 10;
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
@@ -34,17 +33,13 @@ pub struct Handover {
 }
 
 /// A piece of a shard's part of a snapshot, on its way to the home shard.
-pub struct Piece {
+pub struct WalkedPiece {
     snapshot: u64,
-    bytes: Bytes,
-    checksum: Checksum,
-    is_last: bool,
+    piece: Piece,
 }
 
 /// Nobody wants the snapshot any more.
-pub struct Abort {
-    snapshot: u64,
-}
+pub struct Abort;
 
 /// What the configuration says about replication.
 pub fn rules(config: &Config) -> Rules {
@@ -78,12 +73,15 @@ impl Engine {
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
         }
-        let actions = home.take_actions();
+        let mut actions = home.take_actions();
+        if let Some((snapshot, with_data)) = self.front.cut_refused.take() {
+            actions.push(Action::Cut { snapshot, with_data });
+        }
         self.front.next_home_tick_ms = home.next_tick_ms(now_ms);
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
-                Action::Abort { snapshot } => self.abort_snapshot(snapshot),
+                Action::Abort { .. } => self.abort_snapshot(),
                 Action::Resume { .. } => {}
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -103,13 +101,19 @@ impl Engine {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
         log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        let busy = Rc::clone(&self.front.cut_refused);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                // What an aborted snapshot left behind is still being cleared away: the cut is tried again.
+                if everything.slices.iter().any(|slice| slice.has_snapshot()) {
+                    return busy.set(Some((snapshot, with_data)));
+                }
                 for slice in &mut *everything.slices {
                     slice.stream = true;
-                    if with_data && false {
-                        let _ = (snapshot, options);
+                    if with_data {
+                        slice.begin_snapshot(options).expect("checked above");
+                        slice.snapshot_id = snapshot;
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
@@ -117,29 +121,28 @@ impl Engine {
         );
     }
 
-    fn abort_snapshot(&mut self, snapshot: u64) {
+    fn abort_snapshot(&mut self) {
         for to in 0..self.front.node.map.shards() as ShardId {
             if to == self.front.id {
-                self.shard.abort_snapshot(snapshot);
+                self.shard.abort_snapshot();
             } else {
-                self.shard.send_upper(to, Box::new(Abort { snapshot }));
+                self.shard.send_upper(to, Box::new(Abort));
             }
         }
     }
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        for snapshot in std::mem::take(&mut self.front.aborted) {
-            self.shard.abort_snapshot(snapshot);
+        if std::mem::take(&mut self.front.is_aborted) {
+            self.shard.abort_snapshot();
         }
-        if self.front.node.snapshot_paused.load(Ordering::Relaxed) {
-            return false;
-        }
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE, PIECE_BYTES, PIECE_WINDOW_BYTES) else {
+        let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
+        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
             return false;
         };
-        for (bytes, checksum, is_last) in walked.pieces {
-            let piece = Piece { snapshot: walked.snapshot, bytes: Bytes::from(bytes), checksum, is_last };
+        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
+            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+            let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
             } else {
@@ -162,9 +165,8 @@ impl Engine {
 }
 
 impl Front {
-    pub(super) fn piece(&mut self, piece: Piece) {
-        let home = self.home.as_mut().expect("pieces go home");
-        home.piece(piece.snapshot, piece.bytes, &piece.checksum, piece.is_last);
+    pub(super) fn piece(&mut self, walked: WalkedPiece) {
+        self.home.as_mut().expect("pieces go home").piece(walked.snapshot, walked.piece);
     }
 
     /// Takes what other shards sent about replication. Gives back what is something else.
@@ -172,7 +174,7 @@ impl Front {
         &mut self,
         message: Box<dyn std::any::Any + Send>,
     ) -> Result<(), Box<dyn std::any::Any + Send>> {
-        let message = match message.downcast::<Piece>() {
+        let message = match message.downcast::<WalkedPiece>() {
             Ok(piece) => {
                 self.piece(*piece);
                 return Ok(());
@@ -180,8 +182,8 @@ impl Front {
             Err(other) => other,
         };
         let message = match message.downcast::<Abort>() {
-            Ok(abort) => {
-                self.aborted.push(abort.snapshot);
+            Ok(_) => {
+                self.is_aborted = true;
                 return Ok(());
             }
             Err(other) => other,
