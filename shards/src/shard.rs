@@ -17,8 +17,10 @@ use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -461,10 +463,51 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
+    /// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the
+    /// cache, and fetching ahead lets the misses of a batch overlap.
+    pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
+        /// A smaller table is likely to be in the cache.
+        const LARGE_TABLE_LEN: usize = 4096;
+        let Some(keyspace) = &self.keyspace else { return };
+        let table = &keyspace.db(db).table;
+        if table.len() < LARGE_TABLE_LEN {
+            return;
+        }
+        let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
+        for key in keys.filter(|key| self.map.shard_of(key) == self.id) {
+            let hash = table.hash(key);
+            table.prefetch(hash);
+            hashes.push(hash);
+        }
+        for hash in hashes {
+            table.prefetch_entry(hash);
+        }
+    }
+
     /// Handles everything another shard sent in one of its ticks.
     pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
+        /// Runs whose keys are fetched ahead at a time.
+        const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
+        let runs: SmallVec<[Range<u32>; 64]> = msgs
+            .iter()
+            .filter_map(|message| match message {
+                Msg::Run { bytes, .. } => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut run = 0;
         for message in msgs.drain(..) {
+            if matches!(message, Msg::Run { .. }) {
+                if run % AHEAD == 0 {
+                    let ahead = &runs[run..runs.len().min(run + AHEAD)];
+                    let keys = ahead.iter().flat_map(|range| {
+                        unit::likely_keys(&parcel.arena[range.start as usize..range.end as usize])
+                    });
+                    self.prefetch(0, keys);
+                }
+                run += 1;
+            }
             match message {
                 Msg::Run { conn, flags, watcher, bytes, shared } => {
                     let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];

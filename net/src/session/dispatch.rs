@@ -7,11 +7,8 @@ use super::table::{Call, implementation};
 use super::{Multi, Session, Steps, watcher};
 use crate::engine::{Conn, Engine, Front};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
-use braid_core::resp::parse::Arg;
-use braid_core::resp::{Parser, Reply};
+use braid_core::resp::Reply;
 use braid_shards::{Admit, LockKey, Pipeline, Place, Ran, Shard, ShardId, Target, Unit, Work, place};
-use bytes::Bytes;
-use smallvec::SmallVec;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,29 +24,7 @@ pub enum Flow {
 
 impl Engine {
     /// Runs or sends one parsed command. `pipeline`: what earlier commands of this batch opened.
-    pub(crate) fn command(
-        &mut self,
-        conn: &mut Conn,
-        parser: &Parser,
-        bytes: &[u8],
-        pipeline: &mut Pipeline,
-    ) -> Flow {
-        let base = parser.base(bytes);
-        let mut list: SmallVec<[&[u8]; 8]> = SmallVec::new();
-        let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
-        for arg in parser.args() {
-            match arg {
-                Arg::Range { start, len } => list.push(&base[*start as usize..(*start + *len) as usize]),
-                Arg::Big(value) => {
-                    shared.push((list.len() as u32, value.clone()));
-                    list.push(value);
-                }
-            }
-        }
-        if list.is_empty() {
-            return Flow::Done;
-        }
-        let args = Args::new(&list, &shared);
+    pub(crate) fn command(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         if conn.out.buf.capacity() == 0 {
             conn.out.buf = self.front().buffer();
         }
