@@ -100,6 +100,14 @@ impl Witness {
         Self { items, states, item_of, op_of }
     }
 
+    fn print(&self) {
+        for (index, item) in self.items.iter().enumerate() {
+            let commands: Vec<String> =
+                item.commands.iter().map(|(db, words)| format!("{db}: {}", show(words))).collect();
+            eprintln!("{} to offset {}: {}", index + 1, item.end, commands.join("; "));
+        }
+    }
+
     /// The keyspace at an offset, which must be one between items.
     fn at(&self, offset: u64) -> State {
         let index = self.items.partition_point(|item| item.end <= offset);
@@ -216,6 +224,7 @@ fn check_replies(world: &World, witness: &Witness) {
                     run_op(op, &mut state) == op.reply && state.has_same_data(&witness.states[at])
                 };
                 (lower..witness.states.len()).find(|at| is_found(*at)).unwrap_or_else(|| {
+                    witness.print();
                     panic!("law 2, 3 or 4: operation {index}, behind {lower}, has no point: {}", show_op(op))
                 })
             }

@@ -268,7 +268,7 @@ fn framed(body: Vec<Words>) -> Vec<Words> {
 }
 
 fn plain(id: usize, keys: usize, rng: &mut fastrand::Rng, tags: &mut Tags) -> Words {
-    let mut name = |rng: &mut fastrand::Rng| key(rng.usize(..keys));
+    let name = |rng: &mut fastrand::Rng| key(rng.usize(..keys));
     let (a, b) = (name(rng), name(rng));
     let some: Vec<String> = (0..rng.usize(1..5)).map(|_| name(rng)).collect();
     let pairs: Vec<String> =
