@@ -59,7 +59,7 @@ impl Engine {
             // An error is an answer too, and waits for its turn.
             Err(_) if pipeline.is_open() => Flow::Later,
             Err((id, error)) => {
-                let text = error.to_string();
+                let text = self.refused(conn, id, error);
                 match id {
                     Some(id) => self.parts().0.stats.rejected(id, &text),
                     None => self.parts().0.stats.error(&text),
@@ -71,6 +71,17 @@ impl Engine {
                 Flow::Done
             }
         }
+    }
+
+    /// The text for a command that is refused before it runs. An `EXEC` that is refused ends its transaction.
+    fn refused(&mut self, conn: &mut Conn, id: Option<CommandId>, error: Error) -> String {
+        let text = error.to_string();
+        if id.is_none_or(|id| registry().get(id).name != "exec") {
+            return text;
+        }
+        conn.session.multi = None;
+        self.drop_watches(conn);
+        format!("EXECABORT Transaction discarded because of: {}", text.strip_prefix("ERR ").unwrap_or(&text))
     }
 
     /// Everything that can be said of a command before it runs.
@@ -224,15 +235,18 @@ impl Front {
 }
 
 fn unknown_command(args: Args<'_>) -> Error {
-    let clip = |arg: &[u8], len: usize| String::from_utf8_lossy(&arg[..arg.len().min(len)]).into_owned();
-    let mut rest = String::new();
+    const QUOTED_MAX_LEN_BYTES: usize = 128;
+    let clip = |arg: &[u8], len: usize| arg[..arg.len().min(len)].to_vec();
+    let mut rest = Vec::new();
     for arg in &args[1..] {
-        if rest.len() >= 128 {
+        if rest.len() >= QUOTED_MAX_LEN_BYTES {
             break;
         }
-        rest.push_str(&format!("'{}' ", clip(arg, 128 - rest.len())));
+        let arg = clip(arg, QUOTED_MAX_LEN_BYTES - rest.len());
+        rest.extend_from_slice(&[b"'", &arg[..], b"' "].concat());
     }
-    let name = clip(args[0], 128);
+    let name = clip(args[0], QUOTED_MAX_LEN_BYTES);
+    let (name, rest) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&rest));
     Error::owned(format!("ERR unknown command '{name}', with args beginning with: {rest}"))
 }
 

@@ -1,6 +1,7 @@
 //! `MULTI`, `EXEC`, `WATCH`, and commands that take several steps.
 
 use super::dispatch::{Flow, call};
+use super::table::Call;
 use super::{Multi, Steps, watcher};
 use crate::engine::{Conn, Engine};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, registry};
@@ -23,6 +24,8 @@ impl Engine {
             "exec" => return self.exec(conn),
             "discard" => self.discard(conn),
             "watch" if conn.session.multi.is_none() => return self.watch(conn, args),
+            // An error of the caller, but not one of the transaction, which may still be executed.
+            "watch" => Err(Error::text("ERR WATCH inside MULTI is not allowed")),
             "unwatch" if conn.session.multi.is_none() => {
                 self.drop_watches(conn);
                 conn.out.ok();
@@ -171,6 +174,15 @@ impl Engine {
         }
         Flow::Wait
     }
+}
+
+/// `UNWATCH` within a transaction: when it is executed, nothing is watched any more.
+///
+/// # Errors
+/// None.
+pub fn unwatch(call: &mut Call<'_>) -> Result<(), Error> {
+    call.out.ok();
+    Ok(())
 }
 
 fn begin_multi(conn: &mut Conn) -> Result<(), Error> {

@@ -267,8 +267,7 @@ fn check_watch(world: &World, witness: &Witness, watch: &Watch, exec: usize, poi
                 .iter()
                 .any(|key| witness.states[at].get(op.db, key).is_some_and(|value| value.expiry_ms.is_some()))
         };
-        let has_reason =
-            (watch.point + 1..witness.states.len()).any(is_reason) || has_expiry(watch.point);
+        let has_reason = (watch.point + 1..witness.states.len()).any(is_reason) || has_expiry(watch.point);
         assert!(has_reason, "law 3: nothing watched was touched, and yet: {}", show_op(op));
         return;
     }
@@ -289,13 +288,22 @@ fn check_watch(world: &World, witness: &Witness, watch: &Watch, exec: usize, poi
         let read = &ops[*read];
         let holds = ((*read_point).max(touched)..point)
             .any(|at| run_op(read, &mut witness.states[at].clone()) == read.reply);
-        assert!(holds, "law 3: {} came through, though this was no longer true: {}", show_op(op), show_op(read));
+        assert!(
+            holds,
+            "law 3: {} came through, though this was no longer true: {}",
+            show_op(op),
+            show_op(read)
+        );
         // What the transaction itself found over was watched while it was there.
         let is_over = witness.items[point - 1]
             .commands
             .iter()
             .any(|(db, words)| *db == op.db && is_expiry(words) && words[1] == read.body()[0][1]);
-        assert!(!is_over || read.reply == b"$-1\r\n", "law 3: {} came through with an expired key", show_op(op));
+        assert!(
+            !is_over || read.reply == b"$-1\r\n",
+            "law 3: {} came through with an expired key",
+            show_op(op)
+        );
     }
 }
 
@@ -304,10 +312,18 @@ fn check_replicas(world: &mut World, witness: &Witness, start: u64, bytes: &[u8]
     for link in world.replicas().links.iter().filter(|link| !link.is_closed) {
         let sync = FullSync::parse(&link.received).expect("at rest");
         let mut follower = Follower::new(sync.rdb);
-        assert_same(&follower.state(), &witness.at(sync.offset), "law 5: a snapshot and the stream at its offset");
+        assert_same(
+            &follower.state(),
+            &witness.at(sync.offset),
+            "law 5: a snapshot and the stream at its offset",
+        );
         // The stream begins with SELECT, which who follows from the start may not need.
         assert!(sync.offset >= start);
-        assert_eq!(sync.stream, &bytes[(sync.offset - start) as usize..], "law 4: a replica has another stream");
+        assert_eq!(
+            sync.stream,
+            &bytes[(sync.offset - start) as usize..],
+            "law 4: a replica has another stream"
+        );
         for (words, _) in stream::commands(sync.stream, sync.offset) {
             follower.apply(&words);
         }

@@ -56,7 +56,8 @@ fn law4_one_stream_is_the_order_in_which_everything_happened() {
 fn law3_atomicity_who_reads_all_keys_sees_one_writer() {
     simulate(Scenario::AllOrNothing, 800, |world| {
         for op in world.ops.iter().filter(|op| op.client % 2 == 1) {
-            let values: Vec<&[u8]> = op.reply.split(|byte| *byte == b'\n').filter(|line| line[0..].starts_with(b"v")).collect();
+            let values: Vec<&[u8]> =
+                op.reply.split(|byte| *byte == b'\n').filter(|line| line[0..].starts_with(b"v")).collect();
             let writer = |value: &[u8]| value.split(|byte| *byte == b'.').next().map(<[u8]>::to_vec);
             assert!(
                 values.windows(2).all(|pair| writer(pair[0]) == writer(pair[1])),

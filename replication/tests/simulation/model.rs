@@ -71,7 +71,10 @@ impl State {
     pub fn has_same_data(&self, other: &State) -> bool {
         self.dbs.iter().zip(&other.dbs).all(|(left, right)| {
             left.len() == right.len()
-                && left.iter().zip(right).all(|((a, x), (b, y))| a == b && (Rc::ptr_eq(x, y) || x.data == y.data))
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|((a, x), (b, y))| a == b && (Rc::ptr_eq(x, y) || x.data == y.data))
         })
     }
 
@@ -119,7 +122,8 @@ impl State {
                 old
             }
             b"INCR" => {
-                let (old, expiry_ms) = (self.text(now, key)?, self.get(now, key).and_then(|value| value.expiry_ms));
+                let (old, expiry_ms) =
+                    (self.text(now, key)?, self.get(now, key).and_then(|value| value.expiry_ms));
                 let old = old.map_or(Some(0), number);
                 let old = old.ok_or(b"-ERR value is not an integer or out of range\r\n".to_vec())?;
                 self.put(now, key, Data::Text((old + 1).to_string().into_bytes()), expiry_ms);
@@ -164,7 +168,9 @@ impl State {
                 while let Some(option) = options.next() {
                     match option.as_slice() {
                         b"REPLACE" => replace = true,
-                        b"DB" => to_db = number(options.next().expect("a number")).expect("a database") as u16,
+                        b"DB" => {
+                            to_db = number(options.next().expect("a number")).expect("a database") as u16
+                        }
                         other => panic!("option {other:?}"),
                     }
                 }
@@ -238,7 +244,9 @@ impl State {
             },
             b"LRANGE" => match self.get(now, key).map(|value| &value.data) {
                 None => array(&[]),
-                Some(Data::List(list)) => array(&list.iter().map(|element| bulk(element)).collect::<Vec<_>>()),
+                Some(Data::List(list)) => {
+                    array(&list.iter().map(|element| bulk(element)).collect::<Vec<_>>())
+                }
                 Some(Data::Text(_)) => return Err(WRONG_TYPE.to_vec()),
             },
             b"FLUSHALL" => {

@@ -13,7 +13,9 @@ use braid_replication::home::{Action, Home, Piece, Rules};
 use braid_replication::log::ReaderLimits;
 use braid_replication::psync::Replica;
 use braid_replication::sharing::Policy;
-use braid_shards::{ConnId, Everything, Host, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig, ShardId};
+use braid_shards::{
+    ConnId, Everything, Host, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig, ShardId,
+};
 use braid_shards::{SlotMap, Work};
 use bytes::Bytes;
 use std::any::Any;
@@ -76,7 +78,13 @@ impl Replicas {
         let mut handshake = Replica::default();
         handshake.replconf(&[b"capa", b"eof", b"capa", b"psync2"]);
         let id = self.home.attach(handshake, "127.0.0.1", Some(&[b"?", b"-1"]), now_ms).expect("attaches");
-        self.links.push(Link { id, received: Vec::new(), is_sending: false, has_acked: false, is_closed: false });
+        self.links.push(Link {
+            id,
+            received: Vec::new(),
+            is_sending: false,
+            has_acked: false,
+            is_closed: false,
+        });
     }
 
     pub fn detach(&mut self, index: usize) {
@@ -120,7 +128,8 @@ impl Replicas {
             if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                 return refused.set(Some((snapshot, with_data)));
             }
-            cuts.borrow_mut().push((snapshot, dump(everything.slices.iter().map(|slice| &**slice), |_, _| {})));
+            cuts.borrow_mut()
+                .push((snapshot, dump(everything.slices.iter().map(|slice| &**slice), |_, _| {})));
             for slice in &mut *everything.slices {
                 slice.stream = true;
                 slice.begin_snapshot(options).expect("checked above");
@@ -184,7 +193,8 @@ impl<'a> FullSync<'a> {
         let offset = words.nth(1).and_then(|word| word.parse().ok()).expect("an offset");
         let bytes = bytes[line_end + 1..].trim_ascii_start();
         let mark_end = bytes.iter().position(|byte| *byte == b'\n')? + 1;
-        let mark = bytes[..mark_end].strip_prefix(b"$EOF:").expect("a snapshot up to a mark").trim_ascii_end();
+        let mark =
+            bytes[..mark_end].strip_prefix(b"$EOF:").expect("a snapshot up to a mark").trim_ascii_end();
         let rest = &bytes[mark_end..];
         let end = rest.windows(mark.len()).position(|window| window == mark)?;
         Some(Self { offset, rdb: &rest[..end], stream: &rest[end + mark.len()..] })
@@ -192,10 +202,7 @@ impl<'a> FullSync<'a> {
 }
 
 /// What slices hold together. `each` sees every key with the index of its slice.
-pub fn dump<'a>(
-    slices: impl IntoIterator<Item = &'a Keyspace>,
-    mut each: impl FnMut(usize, &[u8]),
-) -> State {
+pub fn dump<'a>(slices: impl IntoIterator<Item = &'a Keyspace>, mut each: impl FnMut(usize, &[u8])) -> State {
     let mut state = State::new(DATABASES);
     for (index, slice) in slices.into_iter().enumerate() {
         for db in 0..DATABASES as u16 {
@@ -283,7 +290,8 @@ fn load_rdb(space: &mut Keyspace, rdb: &[u8]) {
             Event::Key(header) => {
                 let mut cursor = decoder.cursor();
                 let limits = braid_core::types::Limits::default();
-                let value = load_value(header.kind, decoder.version(), &mut cursor, &limits).expect("a value");
+                let value =
+                    load_value(header.kind, decoder.version(), &mut cursor, &limits).expect("a value");
                 let used_bytes = cursor.used_bytes();
                 decoder.consume(used_bytes);
                 let expiry_ms = header.expire_at_ms.map(|at_ms| at_ms as u64);

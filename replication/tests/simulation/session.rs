@@ -2,11 +2,12 @@
 
 use crate::model::Words;
 use crate::replicas::{Abort, Replicas};
-use braid_core::command::{Args, CommandId, Command, Handler, Segment, Time, registry};
+use braid_core::command::{Args, Command, CommandId, Handler, Segment, Time, registry};
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
-    Admit, ConnId, Host, Mark, Pipeline, Place, Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work, place,
+    Admit, ConnId, Host, Mark, Pipeline, Place, Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work,
+    place,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -164,7 +165,11 @@ impl Node {
         let conn = &mut front.conns[index];
         let is_session = matches!(command.handler, Handler::Session);
         if is_session || conn.multi.is_some() {
-            return if pipeline.is_open() { Flow::Later } else { self.session_command(index, id, command, args) };
+            return if pipeline.is_open() {
+                Flow::Later
+            } else {
+                self.session_command(index, id, command, args)
+            };
         }
         let (map, here) = (shard.map, shard.id);
         let place = place(command, args, map, here);

@@ -76,7 +76,8 @@ pub fn items(bytes: &[u8], start: u64) -> Vec<Item> {
 /// Splits the first reply off.
 pub fn reply(bytes: &[u8]) -> usize {
     let line_end = bytes.iter().position(|byte| *byte == b'\n').expect("a whole line") + 1;
-    let number = || std::str::from_utf8(&bytes[1..line_end - 2]).expect("a number").parse::<i64>().expect("a number");
+    let number =
+        || std::str::from_utf8(&bytes[1..line_end - 2]).expect("a number").parse::<i64>().expect("a number");
     match bytes[0] {
         b'+' | b'-' | b':' => line_end,
         b'$' => line_end + usize::try_from(number() + 2).unwrap_or(0) * usize::from(number() >= 0),

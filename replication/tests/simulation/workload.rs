@@ -180,7 +180,8 @@ impl Client {
         match rng.u8(..20) {
             0 => {
                 let names: Vec<String> = (0..rng.usize(1..4)).map(|_| key(rng.usize(..keys))).collect();
-                self.watched = Some((names.iter().map(|name| name.clone().into_bytes()).collect(), rng.bool()));
+                self.watched =
+                    Some((names.iter().map(|name| name.clone().into_bytes()).collect(), rng.bool()));
                 (Kind::Watch, vec![words(&format!("WATCH {}", names.join(" ")))])
             }
             1..5 => {
@@ -221,7 +222,13 @@ impl Client {
         }
     }
 
-    fn count_up(&mut self, id: usize, keys: usize, rng: &mut fastrand::Rng, ops: &[Op]) -> (Kind, Vec<Words>) {
+    fn count_up(
+        &mut self,
+        id: usize,
+        keys: usize,
+        rng: &mut fastrand::Rng,
+        ops: &[Op],
+    ) -> (Kind, Vec<Words>) {
         match self.watched.take() {
             None => {
                 self.counter = rng.usize(..keys.min(2));
