@@ -126,6 +126,8 @@ pub struct Shard {
     pub rng: fastrand::Rng,
     time: Time,
     home: ShardId,
+    /// A snapshot was given up while the slice was on loan.
+    pub(crate) aborted_snapshot: Option<u64>,
     /// This node follows a master.
     pub replica: bool,
     pub stats: CommandStats,
@@ -157,6 +159,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(config.seed),
             time: Time::default(),
             home: config.home,
+            aborted_snapshot: None,
             replica: false,
             stats: CommandStats::new(registry().all().len()),
         }
@@ -570,18 +573,25 @@ impl Shard {
         more
     }
 
+    /// Freezes the effects so far, if there are any, under a ticket of their own. Nothing of this tick has left the shard,
+    /// so any moment is right, and a tick may take several.
+    pub(crate) fn take_ticket(&mut self, host: &mut impl Host) {
+        if self.effects.is_empty() && self.mark.is_none() {
+            return;
+        }
+        let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
+        let (segment, mark) = (self.effects.take(), self.mark.take());
+        if self.home == self.id {
+            host.segment(ticket, segment, mark);
+        } else {
+            self.send(self.home, Msg::Segment { ticket, segment, mark });
+        }
+    }
+
     /// Ends a tick: takes its ticket if it had effects, then lets its messages go. After this its replies may leave.
     pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
         debug_assert!(self.loopback.is_empty(), "a tick ends settled");
-        if !self.effects.is_empty() || self.mark.is_some() {
-            let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
-            let (segment, mark) = (self.effects.take(), self.mark.take());
-            if self.home == self.id {
-                host.segment(ticket, segment, mark);
-            } else {
-                self.send(self.home, Msg::Segment { ticket, segment, mark });
-            }
-        }
+        self.take_ticket(host);
         for to in 0..self.outgoing.len() {
             if self.outgoing[to].is_empty() {
                 continue;

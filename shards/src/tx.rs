@@ -30,7 +30,7 @@ pub enum Work {
 /// All slices, for [`Work::Action`].
 pub struct Everything<'a> {
     pub slices: &'a mut [&'a mut Keyspace],
-    /// Set to have the ticket that ends this tick carry a mark.
+    /// Set to have a ticket that ends here carry a mark.
     pub mark: &'a mut Option<Mark>,
 }
 
@@ -173,6 +173,9 @@ impl Shard {
                 self.effects.set_enabled(keyspace.stream);
                 self.keyspace = Some(keyspace);
                 self.locks.release(id, []);
+                if let Some(snapshot) = self.aborted_snapshot.take() {
+                    self.abort_snapshot(snapshot);
+                }
             }
             Loan::Keys(keys) => {
                 let keyspace = self.keyspace.as_mut().expect("keys on loan: not all of it is");
@@ -311,6 +314,10 @@ impl Shard {
                 let mut parts: Vec<&mut Keyspace> =
                     slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
                 action(&mut Everything { slices: &mut parts, mark: &mut self.mark });
+                if self.mark.is_some() {
+                    // What this tick does from here on, with the slice back or for other transactions, is behind it.
+                    self.take_ticket(host);
+                }
                 None
             }
             Work::Commands { conn, flags, watcher, unit } => {

@@ -82,7 +82,8 @@ impl World {
                     counters: Arc::clone(&counters),
                     home: home as ShardId,
                 });
-                let replicas = (usize::from(id) == home).then(|| Box::new(Replicas::new(shards, rng.u64(..))));
+                let replicas =
+                    (usize::from(id) == home).then(|| Box::new(Replicas::new(shards, rng.u64(..))));
                 Box::new(Node { shard, front: Front::new(id, replicas), phase: Phase::Idle })
             })
             .collect();
@@ -277,8 +278,8 @@ impl World {
     /// What the home asks for, and this shard's part of a snapshot.
     fn replicate(&mut self, node: &mut Node) {
         let Node { shard, front, .. } = node;
-        if std::mem::take(&mut front.is_aborted) {
-            shard.abort_snapshot();
+        if let Some(snapshot) = front.aborted.take() {
+            shard.abort_snapshot(snapshot);
         }
         let effort_bytes = self.rng.usize(..2000);
         if let Some(walked) = shard.walk_snapshot(effort_bytes, self.rng.usize(1..500), false)
@@ -292,12 +293,12 @@ impl World {
             }
         }
         if let Some(replicas) = &mut front.replicas
-            && replicas.act(shard, self.now_us / 1000)
+            && let Some(snapshot) = replicas.act(shard, self.now_us / 1000)
         {
             for to in 0..self.nodes.len() {
                 match to == self.home {
-                    true => shard.abort_snapshot(),
-                    false => shard.send_upper(to as ShardId, Box::new(Abort)),
+                    true => shard.abort_snapshot(snapshot),
+                    false => shard.send_upper(to as ShardId, Box::new(Abort { snapshot })),
                 }
             }
         }
@@ -308,7 +309,9 @@ impl World {
     fn flush(&mut self, node: &mut Node) {
         if let Some(replicas) = &mut node.front.replicas {
             replicas.feed(&mut self.rng, self.now_us / 1000);
-            if self.activated.is_none() && replicas.links.first().is_some_and(|link| link.received.contains(&b'+')) {
+            if self.activated.is_none()
+                && replicas.links.first().is_some_and(|link| link.received.contains(&b'+'))
+            {
                 self.activated = Some(self.clock);
             }
         }
@@ -361,7 +364,7 @@ impl World {
             node.phase == Phase::Idle
                 && node.shard.is_quiet()
                 && !node.shard.has_outgoing()
-                && !node.front.is_aborted
+                && node.front.aborted.is_none()
                 && node.front.conns.iter().all(Conn::is_idle)
         };
         self.rings.iter().all(VecDeque::is_empty)
@@ -384,6 +387,10 @@ impl World {
         }
         let parcels: Vec<usize> = self.rings.iter().map(VecDeque::len).collect();
         eprintln!("rings {parcels:?}, replicas quiet {}", self.replicas().is_quiet());
+        let end = self.replicas().home.end_offset();
+        for link in &self.replicas().links {
+            eprintln!("end {end}, {}", link.explain());
+        }
         panic!("law 3: something is never finished");
     }
 
@@ -391,7 +398,9 @@ impl World {
     fn dump(&self) -> State {
         let map = SlotMap::new(self.nodes.len());
         let slices = self.nodes.iter().flatten().map(|node| node.shard.keyspace().expect("at rest"));
-        dump(slices, |index, key| assert_eq!(usize::from(map.shard_of(key)), index, "law 1: a key with a stranger"))
+        dump(slices, |index, key| {
+            assert_eq!(usize::from(map.shard_of(key)), index, "law 1: a key with a stranger")
+        })
     }
 }
 
