@@ -348,7 +348,8 @@ impl Shard {
                     return false;
                 }
             }
-            if self.locks.is_exclusive() {
+            // A watched key on loan may have been changed already, though that is not known here before it is back.
+            if self.locks.is_exclusive() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
                 return false;
             }
             if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
@@ -372,6 +373,12 @@ impl Shard {
             }
             self.run_now(conn, flags, watcher, command.id, command.db, command.args(), out, host);
         }
+    }
+
+    /// Whether something that a connection watches here is on loan.
+    fn is_watched_on_loan(&self, watcher: WatcherId) -> bool {
+        let keyspace = self.keyspace.as_ref().expect("not on loan as a whole");
+        !self.locks.is_empty() && keyspace.watches.keys(watcher).any(|key| self.locks.blocks(key))
     }
 
     /// Ends a connection's watch over this slice; true if something it watched changed.

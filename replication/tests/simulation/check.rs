@@ -36,6 +36,15 @@ pub fn check(world: &mut World) {
     check_replies(world, &witness);
 }
 
+/// Tells what happened, for who replays one seed.
+pub fn print(world: &mut World) {
+    for (index, op) in world.ops.iter().enumerate() {
+        eprintln!("operation {index}: {}", show_op(op));
+    }
+    let (base, start, bytes) = log_of(world);
+    Witness::new(base, start, &bytes, world).print();
+}
+
 /// The first cut: the dataset then, its offset, and the stream from there on.
 fn log_of(world: &mut World) -> (State, u64, Vec<u8>) {
     let replicas = world.replicas();
@@ -224,7 +233,6 @@ fn check_replies(world: &World, witness: &Witness) {
                     run_op(op, &mut state) == op.reply && state.has_same_data(&witness.states[at])
                 };
                 (lower..witness.states.len()).find(|at| is_found(*at)).unwrap_or_else(|| {
-                    witness.print();
                     panic!("law 2, 3 or 4: operation {index}, behind {lower}, has no point: {}", show_op(op))
                 })
             }
