@@ -128,6 +128,8 @@ pub struct Shard {
     pub rng: fastrand::Rng,
     time: Time,
     home: ShardId,
+    /// A snapshot was given up while the slice was on loan.
+    pub(crate) aborted_snapshot: Option<u64>,
     /// This node follows a master.
     pub replica: bool,
     pub stats: CommandStats,
@@ -159,6 +161,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(config.seed),
             time: Time::default(),
             home: config.home,
+            aborted_snapshot: None,
             replica: false,
             stats: CommandStats::new(registry().all().len()),
         }
@@ -347,7 +350,8 @@ impl Shard {
                     return false;
                 }
             }
-            if self.locks.is_exclusive() {
+            // A watched key on loan may have been changed already, though that is not known here before it is back.
+            if self.locks.is_exclusive() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
                 return false;
             }
             if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
@@ -371,6 +375,12 @@ impl Shard {
             }
             self.run_now(conn, flags, watcher, command.id, command.db, command.args(), out, host);
         }
+    }
+
+    /// Whether something that a connection watches here is on loan.
+    fn is_watched_on_loan(&self, watcher: WatcherId) -> bool {
+        let keyspace = self.keyspace.as_ref().expect("not on loan as a whole");
+        !self.locks.is_empty() && keyspace.watches.keys(watcher).any(|key| self.locks.blocks(key))
     }
 
     /// Ends a connection's watch over this slice; true if something it watched changed.
@@ -613,18 +623,25 @@ impl Shard {
         more
     }
 
+    /// Freezes the effects so far, if there are any, under a ticket of their own. Nothing of this tick has left the shard,
+    /// so any moment is right, and a tick may take several.
+    pub(crate) fn take_ticket(&mut self, host: &mut impl Host) {
+        if self.effects.is_empty() && self.mark.is_none() {
+            return;
+        }
+        let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
+        let (segment, mark) = (self.effects.take(), self.mark.take());
+        if self.home == self.id {
+            host.segment(ticket, segment, mark);
+        } else {
+            self.send(self.home, Msg::Segment { ticket, segment, mark });
+        }
+    }
+
     /// Ends a tick: takes its ticket if it had effects, then lets its messages go. After this its replies may leave.
     pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
         debug_assert!(self.loopback.is_empty(), "a tick ends settled");
-        if !self.effects.is_empty() || self.mark.is_some() {
-            let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
-            let (segment, mark) = (self.effects.take(), self.mark.take());
-            if self.home == self.id {
-                host.segment(ticket, segment, mark);
-            } else {
-                self.send(self.home, Msg::Segment { ticket, segment, mark });
-            }
-        }
+        self.take_ticket(host);
         for to in 0..self.outgoing.len() {
             if self.outgoing[to].is_empty() {
                 continue;

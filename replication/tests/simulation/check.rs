@@ -6,6 +6,7 @@
 //! answered before it was sent (law 4), nor before an earlier one of its connection (law 2). As all conditions are of
 //! the form "not before", taking the earliest point decides whether there is any order at all.
 
+use crate::DATABASES;
 use crate::model::{State, Words};
 use crate::replicas::{Follower, FullSync};
 use crate::stream::{self, Item};
@@ -34,6 +35,15 @@ pub fn check(world: &mut World) {
     }
     check_replicas(world, &witness, start, &bytes);
     check_replies(world, &witness);
+}
+
+/// Tells what happened, for who replays one seed.
+pub fn print(world: &mut World) {
+    for (index, op) in world.ops.iter().enumerate() {
+        eprintln!("operation {index}: {}", show_op(op));
+    }
+    let (base, start, bytes) = log_of(world);
+    Witness::new(base, start, &bytes, world).print();
 }
 
 /// The first cut: the dataset then, its offset, and the stream from there on.
@@ -100,6 +110,14 @@ impl Witness {
         Self { items, states, item_of, op_of }
     }
 
+    fn print(&self) {
+        for (index, item) in self.items.iter().enumerate() {
+            let commands: Vec<String> =
+                item.commands.iter().map(|(db, words)| format!("{db}: {}", show(words))).collect();
+            eprintln!("{} to offset {}: {}", index + 1, item.end, commands.join("; "));
+        }
+    }
+
     /// The keyspace at an offset, which must be one between items.
     fn at(&self, offset: u64) -> State {
         let index = self.items.partition_point(|item| item.end <= offset);
@@ -109,8 +127,15 @@ impl Witness {
     /// The keyspace that the operation of item `point` found: what was over by then is gone.
     fn before(&self, point: usize) -> State {
         let mut state = self.states[point - 1].clone();
-        for (db, words) in self.items[point - 1].commands.iter().filter(|(_, words)| is_expiry(words)) {
-            state.run(&mut db.clone(), words);
+        // Which database each was before the operation exchanged them.
+        let mut before: Vec<u16> = (0..DATABASES as u16).collect();
+        for (db, words) in &self.items[point - 1].commands {
+            if is_expiry(words) {
+                state.run(&mut before[usize::from(*db)].clone(), words);
+            } else if words[0].eq_ignore_ascii_case(b"SWAPDB") {
+                let [first, second] = stream::databases(words);
+                before.swap(first, second);
+            }
         }
         state
     }

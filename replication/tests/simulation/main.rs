@@ -43,6 +43,9 @@ fn simulate(scenario: Scenario, seeds: u64, mut look: impl FnMut(&mut World)) {
         let seed = Seed(seed);
         let mut world = World::new(seed.0, scenario);
         world.run();
+        if variable("BRAID_SIM_SEED").is_some() {
+            check::print(&mut world);
+        }
         look(&mut world);
     }
 }

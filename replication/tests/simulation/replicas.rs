@@ -29,7 +29,9 @@ pub struct WalkedPiece {
 }
 
 /// Nobody wants the snapshot any more.
-pub struct Abort;
+pub struct Abort {
+    pub snapshot: u64,
+}
 
 /// One replica's connection: what it was sent, byte for byte.
 pub struct Link {
@@ -38,6 +40,16 @@ pub struct Link {
     is_sending: bool,
     has_acked: bool,
     pub is_closed: bool,
+}
+
+impl Link {
+    pub fn explain(&self) -> String {
+        let sync =
+            FullSync::parse(&self.received).map(|sync| (sync.offset, sync.rdb.len(), sync.stream.len()));
+        let Self { id, is_sending, has_acked, is_closed, received } = self;
+        let received = received.escape_ascii();
+        format!("{id:?}: sending {is_sending}, acked {has_acked}, closed {is_closed}, {sync:?} of {received}")
+    }
 }
 
 /// What the dataset was at a cut, as the transaction over everything saw it.
@@ -49,7 +61,7 @@ pub struct Replicas {
     pub links: Vec<Link>,
     pub cuts: Cuts,
     /// A cut that found an aborted snapshot still being cleared away.
-    refused: Rc<Cell<Option<(u64, bool)>>>,
+    refused: Rc<Cell<bool>>,
     /// Segments that came.
     pub segments: u64,
 }
@@ -102,31 +114,31 @@ impl Replicas {
         self.home.segment(ticket, segment, mark);
     }
 
-    /// Does what the home asks for. True: a snapshot is to be given up by every shard.
-    pub fn act(&mut self, shard: &mut Shard, now_ms: u64) -> bool {
+    /// Does what the home asks for. Returns a snapshot to be given up by every shard.
+    pub fn act(&mut self, shard: &mut Shard, now_ms: u64) -> Option<u64> {
         self.home.tick(now_ms);
-        let mut actions = self.home.take_actions();
-        if let Some((snapshot, with_data)) = self.refused.take() {
-            actions.push(Action::Cut { snapshot, with_data });
+        if self.refused.take() {
+            self.home.cut_refused(now_ms);
         }
-        let mut aborts = false;
+        let actions = self.home.take_actions();
+        let mut aborted = None;
         for action in actions {
             match action {
-                Action::Cut { snapshot, with_data } => self.cut(shard, snapshot, with_data),
-                Action::Abort { .. } => aborts = true,
+                Action::Cut { snapshot, .. } => self.cut(shard, snapshot),
+                Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
                 Action::Resume { .. } => {}
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
             }
         }
-        aborts
+        aborted
     }
 
-    fn cut(&mut self, shard: &mut Shard, snapshot: u64, with_data: bool) {
+    fn cut(&mut self, shard: &mut Shard, snapshot: u64) {
         let options = self.home.writer_options();
         let (cuts, refused) = (Rc::clone(&self.cuts), Rc::clone(&self.refused));
         let action = move |everything: &mut Everything<'_>| {
             if everything.slices.iter().any(|slice| slice.has_snapshot()) {
-                return refused.set(Some((snapshot, with_data)));
+                return refused.set(true);
             }
             cuts.borrow_mut()
                 .push((snapshot, dump(everything.slices.iter().map(|slice| &**slice), |_, _| {})));

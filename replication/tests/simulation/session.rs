@@ -40,7 +40,7 @@ pub struct Front {
     /// On the home shard.
     pub replicas: Option<Box<Replicas>>,
     /// The snapshot is to be given up.
-    pub is_aborted: bool,
+    pub aborted: Option<u64>,
     now_us: u64,
 }
 
@@ -100,7 +100,7 @@ impl Conn {
 
 impl Front {
     pub fn new(id: ShardId, replicas: Option<Box<Replicas>>) -> Self {
-        Self { id, conns: Vec::new(), ready: Vec::new(), replicas, is_aborted: false, now_us: 0 }
+        Self { id, conns: Vec::new(), ready: Vec::new(), replicas, aborted: None, now_us: 0 }
     }
 
     fn watcher(&self, conn: ConnId) -> WatcherId {
@@ -329,7 +329,7 @@ impl Host for Front {
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
         match message.downcast::<Abort>() {
-            Ok(_) => self.is_aborted = true,
+            Ok(abort) => self.aborted = Some(abort.snapshot),
             Err(message) => self.replicas.as_mut().expect("pieces go home").message(message),
         }
     }

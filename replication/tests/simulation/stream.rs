@@ -16,6 +16,11 @@ pub fn database(words: &Words) -> u16 {
     std::str::from_utf8(&words[1]).expect("a number").parse().expect("a database")
 }
 
+/// The databases that a `SWAPDB` names.
+pub fn databases(words: &Words) -> [usize; 2] {
+    [1, 2].map(|at| std::str::from_utf8(&words[at]).expect("a number").parse().expect("a database"))
+}
+
 /// The commands of a stretch of the stream, each with the offset behind it.
 pub fn commands(mut bytes: &[u8], start: u64) -> Vec<(Words, u64)> {
     let whole = bytes.len();
