@@ -13,10 +13,10 @@ pub use front::Front;
 
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Sleeper, Token};
-use crate::session::{Flow, OpenRun};
+use crate::session::Flow;
 use braid_core::command::Time;
 use braid_core::resp::{Parsed, parse::ParseLimits};
-use braid_shards::{ConnId, Shard, ShardConfig, ShardId};
+use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
 use mailbox::Mailboxes;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -243,7 +243,7 @@ impl Engine {
     /// Parses and runs commands from `input` as far as it goes.
     fn consume(&mut self, conn: &mut Conn, input: &[u8]) -> Consumed {
         let mut used = 0;
-        let mut run_to: Option<OpenRun> = None;
+        let mut pipeline = Pipeline::default();
         while !conn.waiting && !conn.closing {
             let limits = ParseLimits {
                 max_bulk_len_bytes: self.front.config.proto_max_bulk_len_bytes,
@@ -252,12 +252,12 @@ impl Engine {
             match conn.parser.parse(&input[used..], &limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Assembling { keep, taken }) => {
-                    conn.waiting |= run_to.is_some();
+                    conn.waiting |= pipeline.is_open();
                     return Consumed { used, cut: Some((keep, taken)) };
                 }
                 Ok(Parsed::Command { len }) => {
                     let parser = std::mem::take(&mut conn.parser);
-                    let flow = self.command(conn, &parser, &input[used..used + len], &mut run_to);
+                    let flow = self.command(conn, &parser, &input[used..used + len], &mut pipeline);
                     conn.parser = parser;
                     match flow {
                         Flow::Later => {
@@ -278,7 +278,7 @@ impl Engine {
                 Err(error) => {
                     // The answers to what came before go first; then the same input is looked at again.
                     conn.parser.reset();
-                    if run_to.is_none() {
+                    if !pipeline.is_open() {
                         conn.out.error(&format!("ERR {error}"));
                         conn.closing = true;
                     }
@@ -286,7 +286,7 @@ impl Engine {
                 }
             }
         }
-        conn.waiting |= run_to.is_some();
+        conn.waiting |= pipeline.is_open();
         if conn.closing {
             used = input.len();
         }

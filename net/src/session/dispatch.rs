@@ -1,8 +1,7 @@
 //! From a parsed command to the shard that runs it, in program order (law 2).
 //!
-//! The scheme: the commands of one connection go to one shard at a time. Consecutive commands for the same shard go
-//! together; the next one for another shard waits until those are answered. ARCHITECTURE.md tells what was measured
-//! against dispatching a whole pipeline at once.
+//! The rule itself is in [`braid_shards::pipeline`]. ARCHITECTURE.md tells what was measured against dispatching a
+//! whole pipeline at once.
 
 use super::table::{Call, implementation};
 use super::{Multi, Session, Steps, watcher};
@@ -10,12 +9,9 @@ use crate::engine::{Conn, Engine, Front};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
 use braid_core::resp::parse::Arg;
 use braid_core::resp::{Parser, Reply};
-use braid_shards::{LockKey, Ran, Shard, ShardId, SlotMap, Unit, Work};
+use braid_shards::{Admit, LockKey, Pipeline, Place, Ran, Shard, ShardId, Target, Unit, Work, place};
 use bytes::Bytes;
 use smallvec::SmallVec;
-
-/// Most commands of one connection that travel as one run; it bounds the receiver's tick.
-const RUN_MAX_COMMANDS: u32 = 256;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,55 +25,14 @@ pub enum Flow {
     Close,
 }
 
-/// Commands on their way to one shard: which, and how many.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenRun {
-    to: ShardId,
-    commands: u32,
-}
-
-/// Where a command's keys are.
-pub(super) enum Place {
-    One(ShardId),
-    Several(Vec<LockKey>),
-    Everywhere,
-}
-
-/// Finds where a command runs. Commands without keys run where they are.
-pub(super) fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> Place {
-    if map.shards() == 1 {
-        return Place::One(here);
-    }
-    match command.handler {
-        Handler::Keys(_) => {}
-        Handler::Whole(_) => return Place::Everywhere,
-        Handler::Session | Handler::Cursor(_) => return Place::One(here),
-    }
-    // Most commands have one key, at a fixed place.
-    if let [spec] = command.keys
-        && let Some(index) = spec.single_index()
-        && let Some(key) = args.get(index)
-    {
-        return Place::One(map.shard_of(key));
-    }
-    // Arguments that do not fit the specs make the command itself fail, anywhere.
-    let Some(keys) = command.find_keys(args) else { return Place::One(here) };
-    let mut owners = keys.iter().map(|key| map.shard_of(args[key.index]));
-    let Some(first) = owners.next() else { return Place::One(here) };
-    if owners.all(|owner| owner == first) {
-        return Place::One(first);
-    }
-    Place::Several(keys.iter().map(|key| args[key.index].into()).collect())
-}
-
 impl Engine {
-    /// Runs or sends one parsed command. `run`: the run that earlier commands of this batch opened.
+    /// Runs or sends one parsed command. `pipeline`: what earlier commands of this batch opened.
     pub(crate) fn command(
         &mut self,
         conn: &mut Conn,
         parser: &Parser,
         bytes: &[u8],
-        run: &mut Option<OpenRun>,
+        pipeline: &mut Pipeline,
     ) -> Flow {
         let base = parser.base(bytes);
         let mut list: SmallVec<[&[u8]; 8]> = SmallVec::new();
@@ -100,9 +55,9 @@ impl Engine {
         }
         conn.out.resp3 = conn.session.flags.resp3;
         match self.check(conn, args) {
-            Ok((id, command)) => self.dispatch(conn, id, command, args, run),
+            Ok((id, command)) => self.dispatch(conn, id, command, args, pipeline),
             // An error is an answer too, and waits for its turn.
-            Err(_) if run.is_some() => Flow::Later,
+            Err(_) if pipeline.is_open() => Flow::Later,
             Err((id, error)) => {
                 let text = self.refused(conn, id, error);
                 match id {
@@ -164,10 +119,10 @@ impl Engine {
         id: CommandId,
         command: &'static Command,
         args: Args<'_>,
-        run: &mut Option<OpenRun>,
+        pipeline: &mut Pipeline,
     ) -> Flow {
         let is_session = matches!(command.handler, Handler::Session);
-        if run.is_some() && (is_session || conn.session.multi.is_some()) {
+        if pipeline.is_open() && (is_session || conn.session.multi.is_some()) {
             return Flow::Later;
         }
         if is_session || conn.session.multi.is_some() {
@@ -177,7 +132,7 @@ impl Engine {
         let here = self.front().id;
         let place = match command.handler {
             _ if matches!(command.handler, Handler::Cursor(_)) || command.name == "keys" => {
-                if run.is_some() {
+                if pipeline.is_open() {
                     return Flow::Later;
                 }
                 match self.place_cursor(conn, command, args) {
@@ -192,11 +147,15 @@ impl Engine {
             _ => place(command, args, map, here),
         };
         let flags = conn.session.flags;
+        let target = match place {
+            Place::One(to) if to != here => Target::Shard(to),
+            _ => Target::Here,
+        };
+        if pipeline.admit(target) == Admit::Later {
+            return Flow::Later;
+        }
         match place {
             Place::One(to) if to == here => {
-                if run.is_some() {
-                    return Flow::Later;
-                }
                 let (shard, front) = self.parts();
                 match shard.run(conn.id, flags, id, conn.session.db, args, &mut conn.out, front) {
                     Ran::Done => Flow::Done,
@@ -204,15 +163,9 @@ impl Engine {
                 }
             }
             Place::One(to) => {
-                let open = run.get_or_insert(OpenRun { to, commands: 0 });
-                if open.to != to || open.commands == RUN_MAX_COMMANDS {
-                    return Flow::Later;
-                }
-                open.commands += 1;
                 self.parts().0.dispatch(to, conn.id, flags, None, id, conn.session.db, args);
                 Flow::Done
             }
-            Place::Several(_) | Place::Everywhere if run.is_some() => Flow::Later,
             Place::Several(keys) => self.begin(conn, Some(keys), id, args),
             Place::Everywhere => self.begin(conn, None, id, args),
         }

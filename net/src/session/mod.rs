@@ -6,7 +6,7 @@ pub mod replication;
 mod table;
 mod transactions;
 
-pub use dispatch::{Flow, OpenRun, call_in_transaction};
+pub use dispatch::{Flow, call_in_transaction};
 pub use table::Call;
 pub use transactions::step_answered;
 
