@@ -104,9 +104,7 @@ impl Template {
         let mut words = Words::new();
         expand(&self.node, rng, keys, &mut words);
         if rng.u8(..) < 20 {
-            // What only one family may touch is not named by accident either.
-            let keep = if keys.exclusive { 2 } else { 1 };
-            distort(&mut words, keep, rng);
+            distort(&mut words, keys.exclusive, rng);
         }
         if rng.u8(..) < 30 {
             let at = rng.usize(..words.len());
@@ -174,25 +172,25 @@ fn expand(node: &Node, rng: &mut Rng, keys: &Keys, words: &mut Words) {
     }
 }
 
-/// What users get wrong: too few or too many arguments, options in another order, nonsense.
-fn distort(words: &mut Words, keep: usize, rng: &mut Rng) {
-    if words.len() <= keep {
-        return;
-    }
-    match rng.u8(..5) {
-        0 => {
+/// What users get wrong: too few or too many arguments, options in another order, nonsense. `gently`: the arguments
+/// that stay keep their places and meanings.
+fn distort(words: &mut Words, gently: bool, rng: &mut Rng) {
+    let kinds = if gently { 2 } else { 5 };
+    match rng.u8(..kinds) {
+        0 if words.len() > 1 => {
             words.pop();
         }
         1 => words.push(NONSENSE[rng.usize(..NONSENSE.len())].to_vec()),
         2 if words.len() > 2 => rng.shuffle(&mut words[2..]),
-        3 => {
-            let at = rng.usize(keep..words.len());
+        3 if words.len() > 1 => {
+            let at = rng.usize(1..words.len());
             words[at] = NONSENSE[rng.usize(..NONSENSE.len())].to_vec();
         }
-        _ => {
-            let (from, to) = (rng.usize(1..words.len()), rng.usize(keep..=words.len()));
+        4 if words.len() > 1 => {
+            let (from, to) = (rng.usize(1..words.len()), rng.usize(1..=words.len()));
             words.insert(to, words[from].clone());
         }
+        _ => {}
     }
 }
 
