@@ -44,10 +44,10 @@ pub trait Host {
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
 
     /// A command took this long.
-    fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
+    fn took(&mut self, conn: ConnId, duration_ns: u64, args: Args<'_>);
 
     /// Monotonic time, for how long commands take.
-    fn monotonic_us(&mut self) -> u64;
+    fn monotonic_ns(&mut self) -> u64;
 }
 
 /// Where the parcels of a tick go.
@@ -126,7 +126,8 @@ pub struct Shard {
     home: ShardId,
     /// This node follows a master.
     pub replica: bool,
-    pub stats: CommandStats,
+    /// Read by other threads too.
+    pub stats: Arc<CommandStats>,
 }
 
 /// Parcels kept for reuse.
@@ -156,7 +157,7 @@ impl Shard {
             time: Time::default(),
             home: config.home,
             replica: false,
-            stats: CommandStats::new(registry().all().len()),
+            stats: Arc::default(),
         }
     }
 
@@ -261,7 +262,7 @@ impl Shard {
     ) {
         use braid_core::command::{Ctx, WholeCtx};
         use braid_core::keyspace::Keys;
-        let start_us = host.monotonic_us();
+        let start_ns = host.monotonic_ns();
         let mark = out.mark();
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
@@ -310,11 +311,11 @@ impl Shard {
             out.truncate(mark);
             let text = error.to_string();
             out.error(&text);
-            self.stats.failed(id, &text);
+            self.stats.error(&text);
         }
-        let took_us = host.monotonic_us().saturating_sub(start_us);
-        self.stats.called(id, took_us, failed);
-        host.took(conn, took_us, args);
+        let took_ns = host.monotonic_ns().saturating_sub(start_ns);
+        self.stats.called(id, command, took_ns, failed);
+        host.took(conn, took_ns, args);
     }
 
     /// Runs commands until the end (true) or until one is blocked; then `commands` stands before that one.
