@@ -1,8 +1,10 @@
 //! The network ring, connections, configuration and the server binary.
 
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod log;
+pub mod memory;
 pub mod node;
 pub mod ring;
 pub mod session;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: braid_net::memory::Allocator = braid_net::memory::Allocator;
 
 fn main() -> ExitCode {
     let arguments = config::cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());

@@ -11,6 +11,7 @@ pub mod lcs;
 pub mod object;
 pub mod replication;
 pub mod scan;
+pub mod server;
 mod set_options;
 pub mod strings;
 #[cfg(test)]
@@ -36,4 +37,6 @@ pub const FAMILIES: &[&[Command]] = &[
     transactions::COMMANDS,
     &[transactions::WATCH_HERE],
     replication::COMMANDS,
+    server::COMMANDS,
+    &[server::SURVEY],
 ];

@@ -2,6 +2,7 @@
 //! [`Host`]: what a shard needs of the layers above while it runs commands.
 
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 use crate::ring::{Ring, SendBuffer, Token};
@@ -41,6 +42,7 @@ pub struct Front {
     next_place: usize,
     /// The time of this tick.
     pub now: Instant,
+    pub clock: Clock,
 }
 
 impl Front {
@@ -58,6 +60,7 @@ impl Front {
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
+            clock: Clock::get(),
         }
     }
 
@@ -258,10 +261,10 @@ impl Host for Front {
 
     fn segment(&mut self, _ticket: u64, _segment: Segment, _mark: Option<Mark>) {}
 
-    fn took(&mut self, _id: ConnId, _duration_us: u64, _args: Args<'_>) {}
+    fn took(&mut self, _id: ConnId, _duration_ns: u64, _args: Args<'_>) {}
 
-    fn monotonic_us(&mut self) -> u64 {
-        0
+    fn monotonic_ns(&mut self) -> u64 {
+        self.clock.now_ns()
     }
 }
 
