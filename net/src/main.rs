@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 #[global_allocator]
-static ALLOCATOR: braid_net::memory::Allocator = braid_net::memory::Allocator;
+static ALLOCATOR: braid_net::memory::CountingAllocator = braid_net::memory::CountingAllocator;
 
 fn main() -> ExitCode {
     let arguments = config::cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -50,7 +50,8 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     braid_net::log::init(target, config.loglevel);
     startup::signals::ignore_hangups();
     let signals = startup::signals::block_stops().map_err(|error| format!("can't block signals: {error}"))?;
-    let allowed = startup::cpus::allowed().map_err(|error| format!("can't read the CPU affinity: {error}"))?;
+    let allowed =
+        startup::cpus::allowed().map_err(|error| format!("can't read the CPU affinity: {error}"))?;
     let placement = startup::cpus::place(config.shards, &allowed, startup::cpus::quota())?;
     let shards = placement.cpus.len();
     startup::kernel::check()?;
@@ -105,7 +106,8 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         let (id, waker) = ready.recv().map_err(|_| "a shard did not start")??;
         wakers[id] = Some(waker);
     }
-    let wakers: Vec<Waker> = wakers.into_iter().map(|waker| waker.expect("each shard reported once")).collect();
+    let wakers: Vec<Waker> =
+        wakers.into_iter().map(|waker| waker.expect("each shard reported once")).collect();
     node.wakers.set(wakers.clone()).ok().expect("set once");
     log_notice!("Server initialized");
     for start in starts {
@@ -195,11 +197,17 @@ fn listen(config: &Config) -> Result<Vec<OwnedFd>, String> {
                 "::*" => "::".parse().expect("an address"),
                 other => other.parse().map_err(|_| format!("bind: '{other}' is not an IP address"))?,
             };
-            match braid_net::startup::sockets::listen_tcp(SocketAddr::new(ip, config.port), config.tcp_backlog as i32) {
+            match braid_net::startup::sockets::listen_tcp(
+                SocketAddr::new(ip, config.port),
+                config.tcp_backlog as i32,
+            ) {
                 Ok(socket) => sockets.push(socket),
                 Err(error) if optional && error.raw_os_error() != Some(libc::EADDRINUSE) => {}
                 Err(error) => {
-                    return Err(format!("Could not create server TCP listening socket {text}:{}: bind: {error}", config.port));
+                    return Err(format!(
+                        "Could not create server TCP listening socket {text}:{}: bind: {error}",
+                        config.port
+                    ));
                 }
             }
         }
@@ -208,8 +216,12 @@ fn listen(config: &Config) -> Result<Vec<OwnedFd>, String> {
         }
     }
     if !config.unixsocket.is_empty() {
-        let socket = braid_net::startup::sockets::listen_unix(&config.unixsocket, config.unixsocketperm, config.tcp_backlog as i32)
-            .map_err(|error| format!("Failed opening Unix socket: bind: {error}"))?;
+        let socket = braid_net::startup::sockets::listen_unix(
+            &config.unixsocket,
+            config.unixsocketperm,
+            config.tcp_backlog as i32,
+        )
+        .map_err(|error| format!("Failed opening Unix socket: bind: {error}"))?;
         sockets.push(socket);
     }
     if sockets.is_empty() {

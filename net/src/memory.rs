@@ -1,11 +1,11 @@
-//! The allocator, and how much is allocated: mimalloc with a counter for each thread.
+//! How much is allocated: the allocator with a counter for each thread.
 //!
 //! A thread adds the size of what it allocates to its own counter and takes off what it frees, whoever allocated it; the
 //! sum over all threads is what is in use ([`used_bytes`]). Sizes are rounded up to mimalloc's size classes, so the sum
 //! counts what a block takes, not what was asked for. What the allocator holds back to reuse is not in use; the
 //! resident set shows it.
 
-use mimalloc::MiMalloc;
+use crate::allocator::Allocator;
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// The global allocator of `braid-server`.
-pub struct Allocator;
+pub struct CountingAllocator;
 
 #[inline]
 fn count(bytes: i64) {
@@ -59,13 +59,13 @@ fn block_bytes(size: usize) -> i64 {
     ((size + step - 1) & !(step - 1)) as i64
 }
 
-// SAFETY: every call goes to mimalloc with the arguments it was given, and its result comes back unchanged; counting
+// SAFETY: every call goes to the allocator with the arguments it was given, and its result comes back unchanged; counting
 // neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Allocator {
+unsafe impl GlobalAlloc for CountingAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are those that mimalloc asks for.
-        let block = unsafe { MiMalloc.alloc(layout) };
+        // SAFETY: the caller's promises are those that the allocator asks for.
+        let block = unsafe { Allocator.alloc(layout) };
         if !block.is_null() {
             count(block_bytes(layout.size()));
         }
@@ -75,7 +75,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as in `alloc`.
-        let block = unsafe { MiMalloc.alloc_zeroed(layout) };
+        let block = unsafe { Allocator.alloc_zeroed(layout) };
         if !block.is_null() {
             count(block_bytes(layout.size()));
         }
@@ -85,14 +85,14 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as in `alloc`.
-        unsafe { MiMalloc.dealloc(block, layout) };
+        unsafe { Allocator.dealloc(block, layout) };
         count(-block_bytes(layout.size()));
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: as in `alloc`.
-        let new_block = unsafe { MiMalloc.realloc(block, layout, new_size) };
+        let new_block = unsafe { Allocator.realloc(block, layout, new_size) };
         if !new_block.is_null() {
             count(block_bytes(new_size) - block_bytes(layout.size()));
         }
@@ -183,16 +183,16 @@ mod tests {
         let layout = Layout::from_size_align(1 << 20, 8).unwrap();
         let before = used_by_this_thread_bytes();
         // SAFETY: the layout is valid and not empty.
-        let block = unsafe { Allocator.alloc(layout) };
+        let block = unsafe { CountingAllocator.alloc(layout) };
         assert_eq!(used_by_this_thread_bytes() - before, 1 << 20);
         // SAFETY: the block was allocated with that layout; the new one is again valid.
-        let block = unsafe { Allocator.realloc(block, layout, 2 << 20) };
+        let block = unsafe { CountingAllocator.realloc(block, layout, 2 << 20) };
         assert_eq!(used_by_this_thread_bytes() - before, 2 << 20);
         let address = block as usize;
         let other = std::thread::spawn(move || {
             let layout = Layout::from_size_align(2 << 20, 8).unwrap();
             // SAFETY: the block was allocated with that layout and nobody uses it any more.
-            unsafe { Allocator.dealloc(address as *mut u8, layout) };
+            unsafe { CountingAllocator.dealloc(address as *mut u8, layout) };
             used_by_this_thread_bytes()
         });
         assert_eq!(other.join().unwrap(), -(2 << 20));

@@ -5,10 +5,11 @@ use crate::config;
 use crate::ring::Waker;
 use braid_core::command::Settings;
 use braid_core::table::HashKey;
+use braid_replication::home::Report;
 use braid_shards::{Counters, SlotMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
@@ -30,6 +31,11 @@ pub struct Node {
     pub connected_clients: AtomicUsize,
     /// As last measured.
     pub used_memory_bytes: AtomicU64,
+    /// `INFO replication` and `ROLE`, as the home shard last published them.
+    pub replication: Mutex<Report>,
+    end_offset: AtomicU64,
+    /// The shards' walks for a snapshot are to wait: a replica reads slowly.
+    pub snapshot_paused: AtomicBool,
     /// Set once: every shard leaves its loop.
     pub stopping: AtomicBool,
 }
@@ -49,6 +55,9 @@ impl Node {
             next_client: AtomicU64::new(1),
             connected_clients: AtomicUsize::new(0),
             used_memory_bytes: AtomicU64::new(0),
+            replication: Mutex::default(),
+            end_offset: AtomicU64::new(0),
+            snapshot_paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
     }
@@ -61,6 +70,15 @@ impl Node {
     /// Whether memory in use exceeds `maxmemory_bytes` (0: no limit).
     pub fn is_out_of_memory(&self, maxmemory_bytes: u64) -> bool {
         maxmemory_bytes > 0 && self.used_memory_bytes.load(Ordering::Relaxed) > maxmemory_bytes
+    }
+
+    /// `master_repl_offset`.
+    pub fn end_offset(&self) -> u64 {
+        self.end_offset.load(Ordering::Relaxed)
+    }
+
+    pub fn set_end_offset(&self, offset: u64) {
+        self.end_offset.store(offset, Ordering::Relaxed);
     }
 
     /// Wakes every shard, to look at what changed.

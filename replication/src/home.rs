@@ -102,6 +102,14 @@ impl Peer {
     }
 }
 
+/// A piece of a shard's slice.
+pub struct Piece {
+    pub bytes: Bytes,
+    pub checksum: Checksum,
+    /// The slice is complete.
+    pub is_last: bool,
+}
+
 struct Snapshot {
     id: u64,
     members: Vec<ReplicaId>,
@@ -111,6 +119,8 @@ struct Snapshot {
     /// Collected for replicas that want to know the length first.
     spool: Vec<Bytes>,
     shards_left: usize,
+    /// Pieces that came before the cut's ticket could be merged.
+    early: Vec<Piece>,
     is_cut: bool,
     is_paused: bool,
 }
@@ -313,6 +323,7 @@ impl Home {
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
             spool: Vec::new(),
             shards_left: self.shards,
+            early: Vec::new(),
             is_cut: false,
             is_paused: false,
         });
@@ -321,11 +332,7 @@ impl Home {
 
     /// How the shards' pieces and the frame around them are written.
     pub fn writer_options(&self) -> WriterOptions {
-        WriterOptions {
-            version: RDB_VERSION,
-            compress: self.rules.compress,
-            checksum: self.rules.checksum,
-        }
+        WriterOptions { version: RDB_VERSION, compress: self.rules.compress, checksum: self.rules.checksum }
     }
 
     /// The cut of a snapshot is merged: its offset is known.
@@ -354,12 +361,17 @@ impl Home {
         let header = snapshot.writer.take();
         self.snapshot = Some(snapshot);
         self.spread(Bytes::from(header));
-        if !self.snapshot.as_ref().is_some_and(|snapshot| snapshot.with_data) {
-            self.finish_snapshot();
-        } else if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.members.is_empty()) {
+        let snapshot = self.snapshot.as_mut().expect("just put back");
+        if snapshot.members.is_empty() {
             self.actions.push(Action::Abort { snapshot: id });
             self.snapshot = None;
             self.sharing.finish();
+        } else if !snapshot.with_data {
+            self.finish_snapshot();
+        } else {
+            for piece in std::mem::take(&mut snapshot.early) {
+                self.piece(id, piece);
+            }
         }
     }
 
@@ -374,15 +386,18 @@ impl Home {
         }
     }
 
-    /// A piece of a shard's slice; `is_last`: the slice is complete.
-    pub fn piece(&mut self, id: u64, bytes: Bytes, checksum: &Checksum, is_last: bool) {
+    /// A piece of a shard's slice arrives.
+    pub fn piece(&mut self, id: u64, piece: Piece) {
         // Pieces of an aborted snapshot may still be on their way.
         let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| snapshot.id == id) else { return };
-        snapshot.shards_left -= usize::from(is_last);
+        if !snapshot.is_cut {
+            return snapshot.early.push(piece);
+        }
+        snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        if !bytes.is_empty() {
-            snapshot.writer.append_piece(checksum);
-            self.spread(bytes);
+        if !piece.bytes.is_empty() {
+            snapshot.writer.append_piece(&piece.checksum);
+            self.spread(piece.bytes);
         }
         if is_complete {
             self.finish_snapshot();
@@ -500,7 +515,8 @@ impl Home {
         }
         for (id, peer) in &self.peers {
             let silent_ms = now_ms.saturating_sub(peer.last_ack_ms);
-            let exceeded = peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
+            let exceeded =
+                peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
             let why = if peer.handshake.acknowledges() && silent_ms > self.rules.timeout_ms {
                 "timeout".to_string()
             } else if let Some(exceeded) = exceeded {

@@ -7,6 +7,7 @@ pub mod slots;
 pub mod stats;
 pub mod tx;
 pub mod unit;
+pub mod walk;
 
 pub use locks::LockKey;
 pub use parcel::{ConnId, Mark, Parcel, RunFlags};

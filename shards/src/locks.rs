@@ -59,9 +59,11 @@ impl Locks {
     pub fn acquire(&mut self, id: TxId, claim: &Claim) -> Verdict {
         let youngest = match claim {
             Claim::Everything => self.held.values().chain(self.exclusive.as_ref()).max().copied(),
-            Claim::Keys(keys) => {
-                self.exclusive.into_iter().chain(keys.iter().filter_map(|key| self.held.get(key).copied())).max()
-            }
+            Claim::Keys(keys) => self
+                .exclusive
+                .into_iter()
+                .chain(keys.iter().filter_map(|key| self.held.get(key).copied()))
+                .max(),
         };
         match youngest {
             Some(holder) if holder > id => Verdict::Refused,

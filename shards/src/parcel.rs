@@ -3,7 +3,7 @@
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
-use braid_core::keyspace::{Keyspace, KeyEntry, WatcherId};
+use braid_core::keyspace::{KeyEntry, Keyspace, WatcherId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -39,14 +39,28 @@ pub enum Mark {
 /// One message. Bytes it refers to lie in its parcel's arena.
 pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
-    Run { conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, bytes: Range<u32>, shared: Range<u32> },
+    Run {
+        conn: ConnId,
+        flags: RunFlags,
+        watcher: Option<WatcherId>,
+        bytes: Range<u32>,
+        shared: Range<u32>,
+    },
     /// The answer to a run or to a transaction.
-    Reply { conn: ConnId, bytes: Range<u32>, pieces: Vec<(usize, Bytes)> },
+    Reply {
+        conn: ConnId,
+        bytes: Range<u32>,
+        pieces: Vec<(usize, Bytes)>,
+    },
     /// Forget what a connection watches here.
     Unwatch(WatcherId),
     Tx(Box<TxMsg>),
     /// A tick's effects for the merge stage.
-    Segment { ticket: u64, segment: Segment, mark: Option<Mark> },
+    Segment {
+        ticket: u64,
+        segment: Segment,
+        mark: Option<Mark>,
+    },
     /// For the layers above, which know the type.
     Upper(Box<dyn Any + Send>),
 }
@@ -54,12 +68,28 @@ pub enum Msg {
 /// Multi-shard transactions. `token` is the coordinator's name for its attempt.
 pub enum TxMsg {
     /// Coordinator to owner: lend me this.
-    Lock { token: u64, id: TxId, claim: Claim, watcher: Option<WatcherId> },
+    Lock {
+        token: u64,
+        id: TxId,
+        claim: Claim,
+        watcher: Option<WatcherId>,
+    },
     /// Owner to coordinator.
-    Grant { token: u64, id: TxId, loan: Loan, watch_dirty: bool },
-    Refuse { token: u64, id: TxId },
+    Grant {
+        token: u64,
+        id: TxId,
+        loan: Loan,
+        watch_dirty: bool,
+    },
+    Refuse {
+        token: u64,
+        id: TxId,
+    },
     /// Coordinator to owner: here is everything back.
-    Return { id: TxId, loan: Loan },
+    Return {
+        id: TxId,
+        loan: Loan,
+    },
 }
 
 /// Data whose ownership travels with a transaction.

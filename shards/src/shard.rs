@@ -10,7 +10,9 @@ use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
-use braid_core::command::{Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry};
+use braid_core::command::{
+    Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry,
+};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
@@ -207,7 +209,14 @@ impl Shard {
         if self.is_blocked(command, args) {
             let mut unit = Unit::default();
             unit.push(id, db, args);
-            self.park(ParkedRun { from: self.id, conn, flags, watcher: None, unit, done: Reply::new(flags.resp3) });
+            self.park(ParkedRun {
+                from: self.id,
+                conn,
+                flags,
+                watcher: None,
+                unit,
+                done: Reply::new(flags.resp3),
+            });
             return Ran::Parked;
         }
         self.run_now(conn, flags, None, id, db, args, out, host);

@@ -142,8 +142,7 @@ impl Shard {
         let overtakes = self.waiting.iter().any(|other| {
             matches!(other, Waiting::Claim(WaitingClaim { id, claim: Claim::Everything, .. }) if *id < request.id)
         });
-        let verdict =
-            if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
+        let verdict = if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
             Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
             Verdict::Refused => {
@@ -309,7 +308,8 @@ impl Shard {
         slices.sort_by_key(|(shard, _)| *shard);
         let answer = match work {
             Work::Action(action) => {
-                let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
+                let mut parts: Vec<&mut Keyspace> =
+                    slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
                 action(&mut Everything { slices: &mut parts, mark: &mut self.mark });
                 None
             }
@@ -321,7 +321,13 @@ impl Shard {
                     self.framed(flags, &unit, &mut reply, |shard, reply| {
                         for command in unit.commands() {
                             shard.run_command_over_everything(
-                                &mut slices, conn, flags, watcher, &command, reply, host,
+                                &mut slices,
+                                conn,
+                                flags,
+                                watcher,
+                                &command,
+                                reply,
+                                host,
                             );
                         }
                     });

@@ -153,4 +153,3 @@ impl WholeCtx<'_> {
         self.effects.push(self.db, args);
     }
 }
-

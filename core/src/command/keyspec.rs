@@ -96,7 +96,9 @@ impl KeySpec {
                     (from as usize..args.len()).find(|&i| args[i].eq_ignore_ascii_case(word.as_bytes()))
                 } else {
                     let start = (args.len() as i64 + i64::from(from)).max(0) as usize;
-                    (0..=start.min(args.len() - 1)).rev().find(|&i| args[i].eq_ignore_ascii_case(word.as_bytes()))
+                    (0..=start.min(args.len() - 1))
+                        .rev()
+                        .find(|&i| args[i].eq_ignore_ascii_case(word.as_bytes()))
                 };
                 match found {
                     Some(index) => index + 1,

@@ -80,7 +80,11 @@ mod tests {
     fn every_command_is_found_in_any_case() {
         for (index, command) in registry().all().iter().enumerate() {
             for name in [command.name.to_uppercase(), command.name.to_string()] {
-                assert_eq!(registry().find(name.as_bytes()).map(|(id, _)| usize::from(id)), Some(index), "{name}");
+                assert_eq!(
+                    registry().find(name.as_bytes()).map(|(id, _)| usize::from(id)),
+                    Some(index),
+                    "{name}"
+                );
             }
         }
         assert!(registry().find(b"nosuchcommand").is_none());

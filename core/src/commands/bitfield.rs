@@ -60,13 +60,17 @@ impl Width {
         if self.signed { (raw << unused).cast_signed() >> unused } else { (raw & self.mask()).cast_signed() }
     }
 
-    /// The number that is stored for `number`. `None`: it does not fit, and that is a failure.
-    fn fit(self, number: i128, overflow: Overflow) -> Option<i64> {
-        let (min, max) = if self.signed {
+    fn range(self) -> (i128, i128) {
+        if self.signed {
             (-(1i128 << (self.bits - 1)), (1i128 << (self.bits - 1)) - 1)
         } else {
             (0, (1i128 << self.bits) - 1)
-        };
+        }
+    }
+
+    /// The number that is stored for `number`. `None`: it does not fit, and that is a failure.
+    fn fit(self, number: i128, overflow: Overflow) -> Option<i64> {
+        let (min, max) = self.range();
         if (min..=max).contains(&number) {
             return Some(number as i64);
         }
@@ -127,16 +131,27 @@ impl Step {
         old != new
     }
 
+    /// The number that `SET value` means, which may not fit the field.
+    fn number_to_set(self, value: i64, overflow: Overflow) -> i128 {
+        let number = if self.width.signed {
+            i128::from(value)
+        } else {
+            // An unsigned field takes a negative number for the huge one of the same bits.
+            i128::from(value.cast_unsigned())
+        };
+        // Redis and Valkey compute the distance to the greatest number in 64 bits. If it does not fit there they take
+        // a number far below the range for one above it. Replicas repeat the command, so all must agree.
+        let (_, max) = self.width.range();
+        let wraps = self.width.bits < 64 && max - number > i128::from(i64::MAX);
+        if wraps && overflow == Overflow::Saturate { max + 1 } else { number }
+    }
+
     /// Runs a step that writes: its reply (`None` for a failed overflow), and whether it changed anything.
     fn run(self, bytes: &mut [u8]) -> (Option<i64>, bool) {
         let old = self.read(bytes);
         let (number, overflow) = match self.action {
             Action::Get => return (Some(old), false),
-            // An unsigned field takes a negative number for the huge one of the same bits.
-            Action::Set(value, overflow) if !self.width.signed => {
-                (i128::from(value.cast_unsigned()), overflow)
-            }
-            Action::Set(value, overflow) => (i128::from(value), overflow),
+            Action::Set(value, overflow) => (self.number_to_set(value, overflow), overflow),
             Action::Add(amount, overflow) => (i128::from(old) + i128::from(amount), overflow),
         };
         let Some(new) = self.width.fit(number, overflow) else { return (None, false) };
@@ -164,7 +179,8 @@ fn parse_steps(c: &Ctx<'_>, args: Args<'_>) -> Result<Vec<Step>, Error> {
         }
         let get = word("GET") && left >= 2;
         let set = word("SET") && left >= 3;
-        if !get && !set && !(word("INCRBY") && left >= 3) {
+        let add = word("INCRBY") && left >= 3;
+        if !(get || set || add) {
             return Err(Error::Syntax);
         }
         let width = Width::parse(args[at + 1]).ok_or(Error::text(
@@ -283,6 +299,20 @@ mod tests {
         for bad in ["u64", "i65", "u0", "x8", "8", "u"] {
             let reply = node.run(&format!("BITFIELD k GET {bad} 0"));
             assert!(reply.starts_with("-ERR Invalid bitfield type. Use something like i16 u8."), "{bad}");
+        }
+    }
+
+    /// Expected replies are Redis 8.2's and Valkey 9.1's.
+    #[test]
+    fn a_number_far_below_the_range_saturates_at_the_top() {
+        let mut node = Node::new();
+        for (width, value, stored) in [
+            ("i63", "-7582100786677185611", "4611686018427387903"),
+            ("i63", "-4611686018427387905", "4611686018427387903"),
+            ("i62", "-2305843009213693953", "-2305843009213693952"),
+        ] {
+            let line = format!("BITFIELD k OVERFLOW SAT SET {width} 0 {value} GET {width} 0");
+            assert!(node.run(&line).ends_with(&format!("\r\n:{stored}\r\n")), "{value}");
         }
     }
 

@@ -117,26 +117,19 @@ fn count_ones(bytes: &[u8]) -> u64 {
 }
 
 fn bitcount(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let range = match args.len() {
-        2 => None,
-        4 | 5 => {
-            let start = parse_i64(args[2]).ok_or(Error::NotInteger)?;
-            let end = parse_i64(args[3]).ok_or(Error::NotInteger)?;
-            Some((start, end, parse_unit(args, 4)?))
-        }
-        _ => return Err(Error::Syntax),
-    };
+    if args.len() > 5 {
+        return Err(Error::Syntax);
+    }
+    let number =
+        |index: usize| args.get(index).map(|arg| parse_i64(arg).ok_or(Error::NotInteger)).transpose();
+    // A start without an end is Valkey's (since 8.1).
+    let (start, end) = (number(2)?.unwrap_or(0), number(3)?.unwrap_or(-1));
+    let in_bits = parse_unit(args, 4)?;
     let count = c.keys.string(args[1])?.map_or(0, |value| {
-        value.with(|bytes| match range {
-            None => count_ones(bytes),
-            Some((start, end, false)) => {
-                let (first, len) = resolve_range(start, end, bytes.len());
-                count_ones(&bytes[first..first + len])
-            }
-            Some((start, end, true)) => {
-                let (first, len) = resolve_range(start, end, bytes.len() * 8);
-                count_ones_between(bytes, first, len)
-            }
+        value.with(|bytes| {
+            let scale = if in_bits { 1 } else { 8 };
+            let (first, len) = resolve_range(start, end, bytes.len() * 8 / scale);
+            count_ones_between(bytes, first * scale, len * scale)
         })
     });
     c.out.int(count as i64);
@@ -427,7 +420,7 @@ mod tests {
             ("BITCOUNT k 1 1 byte", ":6\r\n"),
             ("BITCOUNT k 5 30 BIT", ":17\r\n"),
             ("BITCOUNT none 0 1", ":0\r\n"),
-            ("BITCOUNT k 1", "-ERR syntax error\r\n"),
+            ("BITCOUNT k 1", ":22\r\n"),
             ("BITCOUNT k 1 2 FOO", "-ERR syntax error\r\n"),
             ("BITPOS f 0", ":12\r\n"),
             ("BITPOS f 1 2", ":-1\r\n"),

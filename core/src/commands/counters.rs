@@ -2,9 +2,9 @@
 
 use crate::command::{Args, Category, Command, Ctx, Error, Flags, Handler, KeySpec, Outcome, Use};
 use crate::keyspace::{Expiry, StrRef};
-use crate::resp::extended::{Extended, Parsed};
 use crate::resp::number::parse_i64;
 use crate::table::{NewValue, ValueMut};
+use crate::types::extended::{Extended, Parsed};
 
 const UPDATE: &[KeySpec] = &[KeySpec::one(1, Use::ReadWrite, &["access", "update"])];
 
@@ -111,7 +111,7 @@ fn incrbyfloat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     };
     let amount = Extended::parse(args[2]).ok_or(Error::NotFloat)?;
     let (Parsed::Finite(old), Parsed::Finite(amount)) = (old, amount) else { return Err(NOT_FINITE) };
-    let sum = old.add(amount).ok_or(NOT_FINITE)?.format();
+    let sum = old.checked_add(amount).ok_or(NOT_FINITE)?.format();
     match c.keys.write(key) {
         Some(mut entry) => entry.set_value(NewValue::Str(&sum)),
         None => c.keys.put(key, NewValue::Str(&sum), Expiry::Clear),

@@ -2,17 +2,22 @@
 
 pub mod bitfield;
 pub mod bitmaps;
+mod collection;
 pub mod connection;
 pub mod counters;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
+pub mod hashes;
 pub mod lcs;
+pub mod lists;
 pub mod object;
 pub mod replication;
 pub mod scan;
 pub mod server;
 mod set_options;
+pub mod sets;
+pub mod sorted_sets;
 pub mod strings;
 #[cfg(test)]
 pub mod testing;
@@ -28,6 +33,10 @@ pub const FAMILIES: &[&[Command]] = &[
     bitmaps::COMMANDS,
     bitfield::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    hashes::COMMANDS,
+    sets::COMMANDS,
+    sorted_sets::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,

@@ -6,12 +6,18 @@ const PROTOCOL: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI);
 
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
-    Command::new("psync", -3, Handler::Session)
-        .flags(PROTOCOL.or(Flags::NO_ASYNC_LOADING))
-        .doc("server", "2.8.0", "Asks for the replication stream from an offset on.", "O(1)"),
-    Command::new("sync", 1, Handler::Session)
-        .flags(PROTOCOL.or(Flags::NO_ASYNC_LOADING))
-        .doc("server", "1.0.0", "Asks for a snapshot and the replication stream.", "O(1)"),
+    Command::new("psync", -3, Handler::Session).flags(PROTOCOL.or(Flags::NO_ASYNC_LOADING)).doc(
+        "server",
+        "2.8.0",
+        "Asks for the replication stream from an offset on.",
+        "O(1)",
+    ),
+    Command::new("sync", 1, Handler::Session).flags(PROTOCOL.or(Flags::NO_ASYNC_LOADING)).doc(
+        "server",
+        "1.0.0",
+        "Asks for a snapshot and the replication stream.",
+        "O(1)",
+    ),
     Command::new("replconf", -1, Handler::Session)
         .flags(PROTOCOL.or(Flags::LOADING).or(Flags::STALE).or(Flags::ALLOW_BUSY))
         .doc("server", "3.0.0", "Configures the replication stream, and acknowledges it.", "O(1)"),

@@ -68,7 +68,7 @@ pub(super) fn parse_msetex<'a>(args: &[&'a [u8]]) -> Result<SetOptions<'a>, Erro
     parse(args, Known { conditions: true, comparisons: false, keep_ttl: true, persist: false, get: false })
 }
 
-/// An option may be repeated (the last one counts) but not joined by one that contradicts it.
+/// An option may be repeated (the last one counts; not so a comparison) but not joined by one that contradicts it.
 fn parse<'a>(args: &[&'a [u8]], known: Known) -> Result<SetOptions<'a>, Error> {
     let mut options = SetOptions::default();
     let mut rest = args.iter().copied();
@@ -86,9 +86,9 @@ fn parse<'a>(args: &[&'a [u8]], known: Known) -> Result<SetOptions<'a>, Error> {
             None
         };
         if let Some(condition) = condition {
-            let before = options.condition;
-            let same = std::mem::discriminant(&before) == std::mem::discriminant(&condition);
-            if before != Condition::Always && !same {
+            let takes_value = matches!(condition, Condition::Equal(_) | Condition::NotEqual(_));
+            let repeats = options.condition == condition && !takes_value;
+            if options.condition != Condition::Always && !repeats {
                 return Err(Error::Syntax);
             }
             options.condition = condition;

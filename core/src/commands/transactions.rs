@@ -7,10 +7,12 @@ const ALWAYS: Flags =
     Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST).or(Flags::ALLOW_BUSY);
 
 const fn declare(name: &'static str, arity: i16, since: &'static str, summary: &'static str) -> Command {
-    Command::new(name, arity, Handler::Session)
-        .flags(ALWAYS)
-        .categories(Category::TRANSACTION)
-        .doc("transactions", since, summary, "O(1)")
+    Command::new(name, arity, Handler::Session).flags(ALWAYS).categories(Category::TRANSACTION).doc(
+        "transactions",
+        since,
+        summary,
+        "O(1)",
+    )
 }
 
 /// The family's declarations.

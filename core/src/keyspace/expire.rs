@@ -1,5 +1,6 @@
 //! Removing keys whose time is over, in slices.
 
+use super::snapshot::preserve;
 use super::{Db, Keyspace};
 use crate::command::{Effects, Settings};
 use crate::table::{Due, OwnedValue, Verdict};
@@ -24,7 +25,13 @@ impl Keyspace {
     /// something may be due. Returns true if it stopped for its budget, so that there is more to do now.
     ///
     /// A replica never calls this: its keys go when the master says so.
-    pub fn expire_slice(&mut self, now_ms: u64, budget: usize, settings: &Settings, effects: &mut Effects) -> bool {
+    pub fn expire_slice(
+        &mut self,
+        now_ms: u64,
+        budget: usize,
+        settings: &Settings,
+        effects: &mut Effects,
+    ) -> bool {
         if !self.active_expire {
             return false;
         }
@@ -34,7 +41,8 @@ impl Keyspace {
                 if left == 0 {
                     return true;
                 }
-                let Db { table, sweep, .. } = self.db_mut(db);
+                let Self { dbs, snapshot, epoch, .. } = self;
+                let Db { table, sweep, cut_db, .. } = &mut dbs[usize::from(db)];
                 let position = match table.next_due(*sweep, now_ms) {
                     Due::At(position) => position,
                     Due::Resume(position) => {
@@ -50,6 +58,7 @@ impl Keyspace {
                     if entry.expiry_ms().is_none_or(|at| now_ms <= at) {
                         return Verdict::Keep;
                     }
+                    preserve(snapshot, *epoch, *cut_db, entry);
                     over.push(Box::<[u8]>::from(entry.key()));
                     if let OwnedValue::Boxed(object) = entry.take_value() {
                         values.push(object);

@@ -1,6 +1,7 @@
 //! How commands reach the keys of a database.
 
-use super::{KeyEntry, Keyspace};
+use super::snapshot::preserve;
+use super::{Db, KeyEntry, Keyspace};
 use crate::command::{Effects, Error, Settings};
 use crate::resp::Reply;
 use crate::resp::number::parse_i64;
@@ -123,9 +124,11 @@ impl Keys<'_> {
         if self.replica {
             return;
         }
-        let db = self.space.db_mut(self.db);
+        let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
+        let db = &mut dbs[usize::from(self.db)];
         let entry = db.table.remove(hash, key).expect("found just before");
         db.expires -= 1;
+        preserve(snapshot, *epoch, db.cut_db, &entry);
         self.space.discard(entry);
         self.space.expired(self.db, key);
         self.effects.push(self.db, &[self.settings.expire_verb(), key]);
@@ -133,7 +136,7 @@ impl Keys<'_> {
 
     /// Removes the key if its time is over. False if it must not be seen (only a replica still has it then).
     #[inline]
-    fn settle(&mut self, hash: u64, key: &[u8]) -> bool {
+    pub(super) fn settle(&mut self, hash: u64, key: &[u8]) -> bool {
         // Databases without expiries, the common case, pay no second lookup.
         self.space.db(self.db).expires == 0 || self.settle_slowly(hash, key)
     }
@@ -184,7 +187,11 @@ impl Keys<'_> {
         if !self.settle(hash, key) {
             return None;
         }
-        let mut entry = self.space.db_mut(self.db).table.find_mut(hash, key)?;
+        let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
+        let Db { table, cut_db, .. } = &mut dbs[usize::from(self.db)];
+        let mut entry = table.find_mut(hash, key)?;
+        preserve(snapshot, *epoch, *cut_db, &entry);
+        entry.set_mark(*epoch);
         self.settings.access_clock.touch(&mut entry, self.now_ms);
         Some(entry)
     }
@@ -212,10 +219,12 @@ impl Keys<'_> {
     pub fn put(&mut self, key: &[u8], value: NewValue<'_, Object>, expiry: Expiry) {
         let hash = self.space.hash(key);
         let (now_ms, clock) = (self.now_ms, self.settings.access_clock);
-        let Keyspace { dbs, trash, .. } = &mut *self.space;
+        let Keyspace { dbs, trash, snapshot, epoch, .. } = &mut *self.space;
         let db = &mut dbs[usize::from(self.db)];
         match db.table.lookup(hash, key) {
             Lookup::Found(mut entry) => {
+                preserve(snapshot, *epoch, db.cut_db, &entry);
+                entry.set_mark(*epoch);
                 if let ValueRef::Boxed(object) = entry.value()
                     && object.free_effort() > super::FREE_AT_ONCE
                     && let OwnedValue::Boxed(object) = entry.take_value()
@@ -247,6 +256,7 @@ impl Keys<'_> {
                 };
                 let mut entry = KeyEntry::with_expiry(key, value, at);
                 entry.set_lru(clock.fresh(now_ms));
+                entry.set_mark(*epoch);
                 db.expires += usize::from(at.is_some());
                 place.insert(entry);
             }
@@ -279,8 +289,11 @@ impl Keys<'_> {
     /// Sets or clears the expiry of an existing key.
     pub fn set_expiry(&mut self, key: &[u8], expiry_ms: Option<u64>) {
         let hash = self.space.hash(key);
-        let db = self.space.db_mut(self.db);
+        let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
+        let db = &mut dbs[usize::from(self.db)];
         let mut entry = db.table.find_mut(hash, key).expect("the key exists");
+        preserve(snapshot, *epoch, db.cut_db, &entry);
+        entry.set_mark(*epoch);
         let had = entry.expiry_ms().is_some();
         entry.set_expiry(expiry_ms);
         db.expires = db.expires - usize::from(had) + usize::from(expiry_ms.is_some());

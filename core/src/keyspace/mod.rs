@@ -3,12 +3,15 @@
 //! [`Keyspace`] is the data; commands reach it through [`Keys`], which adds a database, a time and the effects of what
 //! is done, and hides keys whose time is over.
 
+mod collections;
 mod expire;
 mod keys;
+mod snapshot;
 mod text;
 mod watch;
 
 pub use keys::{Collection, Expiry, Keys, StrRef};
+pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
 pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 
@@ -27,11 +30,15 @@ pub struct Db {
     pub expires: usize,
     /// Where the expiry sweep goes on.
     sweep: u64,
+    /// The number that this content had when the latest snapshot was cut.
+    cut_db: u16,
+    /// Where the snapshot's walk goes on; `None` if it owes nothing here.
+    walk: Option<u64>,
 }
 
 impl Db {
     fn new(hash: HashKey) -> Self {
-        Self { table: Table::new(hash), expires: 0, sweep: 0 }
+        Self { table: Table::new(hash), expires: 0, sweep: 0, cut_db: 0, walk: None }
     }
 }
 
@@ -77,11 +84,16 @@ pub struct Keyspace {
     pub watches: Watches,
     pub stats: KeyspaceStats,
     trash: VecDeque<Trash>,
+    snapshot: Option<Box<snapshot::Snapshot>>,
+    /// The mark of entries that no snapshot owes; see [`snapshot`].
+    epoch: bool,
     /// In a transaction's scratch keyspace: (database, key) of every change, for the owners of the keys.
     changes: Option<Vec<(u16, Box<[u8]>)>>,
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
+    /// The number that its owner gave the latest snapshot.
+    pub snapshot_id: u64,
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     pub active_expire: bool,
 }
@@ -94,8 +106,11 @@ impl Keyspace {
             watches: Watches::default(),
             stats: KeyspaceStats::default(),
             trash: VecDeque::new(),
+            snapshot: None,
+            epoch: false,
             changes: None,
             stream: false,
+            snapshot_id: 0,
             active_expire: true,
         }
     }
@@ -113,7 +128,8 @@ impl Keyspace {
         &self.dbs[usize::from(db)]
     }
 
-    pub fn db_mut(&mut self, db: u16) -> &mut Db {
+    /// Only for this module's children: whoever changes an entry must preserve it for the snapshot first.
+    fn db_mut(&mut self, db: u16) -> &mut Db {
         &mut self.dbs[usize::from(db)]
     }
 
@@ -125,9 +141,12 @@ impl Keyspace {
     /// Takes a key out without any effect: it goes on loan, or comes home from one.
     pub fn detach(&mut self, db: u16, key: &[u8]) -> Option<KeyEntry> {
         let hash = self.hash(key);
-        let db = self.db_mut(db);
-        let entry = db.table.remove(hash, key)?;
+        let Self { dbs, snapshot, epoch, .. } = self;
+        let db = &mut dbs[usize::from(db)];
+        let mut entry = db.table.remove(hash, key)?;
         db.expires -= usize::from(entry.expiry_ms().is_some());
+        snapshot::preserve(snapshot, *epoch, db.cut_db, &entry);
+        entry.set_mark(*epoch);
         Some(entry)
     }
 
@@ -151,8 +170,10 @@ impl Keyspace {
     }
 
     /// Puts an entry in without any effect. The key must not exist.
-    pub fn attach(&mut self, db: u16, entry: KeyEntry) {
+    pub fn attach(&mut self, db: u16, mut entry: KeyEntry) {
         let hash = self.hash(entry.key());
+        // It came after the cut, or home from a loan, for which it was preserved.
+        entry.set_mark(self.epoch);
         let db = self.db_mut(db);
         db.expires += usize::from(entry.expiry_ms().is_some());
         db.table.insert(hash, entry);
@@ -161,6 +182,7 @@ impl Keyspace {
     /// A key was changed (or created, or removed): tells who watches it and counts it.
     #[inline]
     pub fn changed(&mut self, db: u16, key: &[u8]) {
+        debug_assert!(self.is_preserved(db, key), "changed without regard to the snapshot");
         self.stats.dirty += 1;
         if !self.watches.is_empty() {
             self.watches.touch(db, key);
@@ -188,6 +210,14 @@ impl Keyspace {
         }
     }
 
+    /// Removes a key that has expired and is hidden, without any effect.
+    #[cold]
+    fn remove_unseen(&mut self, db: u16, key: &[u8]) {
+        if let Some(entry) = self.detach(db, key) {
+            self.discard(entry);
+        }
+    }
+
     /// As `discard_value`, for a whole entry.
     pub fn discard(&mut self, mut entry: KeyEntry) {
         if entry.kind() == Kind::Boxed
@@ -199,15 +229,13 @@ impl Keyspace {
 
     /// Empties one database; its old content is freed in slices.
     pub fn clear(&mut self, db: u16) {
-        let Self { dbs, watches, trash, stats, .. } = self;
+        let Self { dbs, watches, stats, .. } = self;
         let old = std::mem::replace(&mut dbs[usize::from(db)], Db::new(self.hash));
         stats.dirty += old.table.len() as u64;
         if !watches.is_empty() {
             watches.touch_where(db, |key| old.table.find(self.hash.hash(key), key).is_some());
         }
-        if !old.table.is_empty() {
-            trash.push_back(Trash::Table(old.table.into_drain()));
-        }
+        self.retire(old);
     }
 
     /// Exchanges two databases.
@@ -253,7 +281,8 @@ impl Keyspace {
                 Trash::Value(_) => 1,
                 Trash::Table(drain) => drain.len(),
             })
-            .sum()
+            .sum::<usize>()
+            + self.flushed_len()
     }
 
     /// Frees about `budget` allocations of what waits. True if something is left.

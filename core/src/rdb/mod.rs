@@ -1,5 +1,5 @@
-//! The RDB format: what snapshots, full syncs and `DUMP` payloads are made of. Here are the primitives and the frame
-//! around the keys; how each value type is laid out stands with the values.
+//! The RDB format: what snapshots, full syncs and `DUMP` payloads are made of. Here are the primitives, the frame
+//! around the keys, and in `value` and `load` how each value type is laid out.
 //!
 //! ```text
 //! file    = "REDIS" dddd | "VALKEY" ddd, item*, EOF, CRC64 of all before (0: not computed)
@@ -11,21 +11,31 @@
 //! Everything fixed in size (integers in strings, doubles, times, the CRC) is little-endian.
 //!
 //! Writing: [`Writer`]. Reading: [`Decoder`] walks a file or stream that arrives in pieces and stops at each key;
-//! [`Cursor`] reads primitives from bytes at hand; [`Input`] holds what has arrived. None of them does I/O.
+//! [`Cursor`] reads primitives from bytes at hand; [`Input`] holds what has arrived. Values: [`save_key`] and
+//! [`ValueLoader`]. None of them does I/O.
 
 mod checksum;
 mod codes;
 mod cursor;
 mod decoder;
 mod input;
+mod load;
 mod lzf;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
+mod value;
 mod writer;
+mod ziplist;
 
 pub use checksum::Checksum;
 pub use codes::{DEFAULT_VERSION, FIRST_VALKEY_VERSION, VALKEY_VERSION, can_read, can_write, kind, op};
 pub use cursor::{Cursor, Fault, FaultKind, Limits, Stop};
 pub use decoder::{Decoder, Event, KeyHeader};
 pub use input::Input;
+pub use load::{ValueLoader, load_value};
+pub use value::{kind_of, save_effort_bytes, save_key, save_value};
 pub use writer::{Writer, WriterOptions};
 
 /// Appends what ends a `DUMP` payload: the version, two bytes, and the CRC64 of everything before.

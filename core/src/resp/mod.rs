@@ -4,8 +4,6 @@
 //! [`reply::Reply`] appends to a buffer that somebody will send.
 //! Source of the format: the RESP specification in the Redis documentation.
 
-mod bignum;
-pub mod extended;
 pub mod number;
 pub mod parse;
 pub mod reply;

@@ -90,7 +90,8 @@ mod tests {
         assert_eq!(parse_i64(b"0"), Some(0));
         assert_eq!(parse_i64(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(parse_i64(b"9223372036854775807"), Some(i64::MAX));
-        for bad in [&b""[..], b"-", b"+1", b"01", b"-0", b" 1", b"1 ", b"9223372036854775808", b"1.0", b"abc"] {
+        for bad in [&b""[..], b"-", b"+1", b"01", b"-0", b" 1", b"1 ", b"9223372036854775808", b"1.0", b"abc"]
+        {
             assert_eq!(parse_i64(bad), None, "{:?}", String::from_utf8_lossy(bad));
         }
     }
@@ -107,7 +108,15 @@ mod tests {
 
     #[test]
     fn floats_print_as_redis_prints_them() {
-        for (value, text) in [(3.0, "3"), (0.1, "0.1"), (-1.5, "-1.5"), (1e20, "1e+20"), (1e15, "1000000000000000"), (1e-7, "1e-7"), (1.5e-7, "1.5e-7")] {
+        for (value, text) in [
+            (3.0, "3"),
+            (0.1, "0.1"),
+            (-1.5, "-1.5"),
+            (1e20, "1e+20"),
+            (1e15, "1000000000000000"),
+            (1e-7, "1e-7"),
+            (1.5e-7, "1.5e-7"),
+        ] {
             assert_eq!(format_f64(value), text);
         }
     }

@@ -149,7 +149,8 @@ impl Parser {
             match input.first() {
                 None => return Ok(Parsed::Incomplete),
                 Some(b'*') => {
-                    let Some((count, next)) = read_length(input, 1, ProtocolError::TooBigMultiBulkCount)? else {
+                    let Some((count, next)) = read_length(input, 1, ProtocolError::TooBigMultiBulkCount)?
+                    else {
                         return Ok(Parsed::Incomplete);
                     };
                     let count = count.ok_or(ProtocolError::InvalidMultiBulkLength)?;
@@ -181,7 +182,8 @@ impl Parser {
                         Some(b'$') => {}
                         Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
                     }
-                    let Some((len, next)) = read_length(input, self.pos + 1, ProtocolError::TooBigBulkCount)? else {
+                    let Some((len, next)) = read_length(input, self.pos + 1, ProtocolError::TooBigBulkCount)?
+                    else {
                         return Ok(Parsed::Incomplete);
                     };
                     let len = len
@@ -310,7 +312,8 @@ fn unquote(line: &[u8], mut at: usize, quote: u8, out: &mut Vec<u8>) -> Result<u
                 at += 2;
             }
             (b'\\', Some(escape)) if quote == b'"' => {
-                let digits = (line.get(at + 2).copied().and_then(hex), line.get(at + 3).copied().and_then(hex));
+                let digits =
+                    (line.get(at + 2).copied().and_then(hex), line.get(at + 3).copied().and_then(hex));
                 if let (b'x', (Some(high), Some(low))) = (escape, digits) {
                     out.push(high << 4 | low);
                     at += 4;
@@ -361,7 +364,9 @@ mod tests {
                     Parsed::Command { len } => {
                         let base = parser.base(&held[..len]);
                         let args = parser.args().iter().map(|arg| match arg {
-                            Arg::Range { start, len } => base[*start as usize..(*start + *len) as usize].to_vec(),
+                            Arg::Range { start, len } => {
+                                base[*start as usize..(*start + *len) as usize].to_vec()
+                            }
                             Arg::Big(bytes) => bytes.to_vec(),
                         });
                         commands.push(args.collect());
@@ -395,7 +400,11 @@ mod tests {
                 .map(|_| {
                     (0..rng.usize(1..12))
                         .map(|_| {
-                            let len = if rng.u8(..) == 0 { BIG_BULK_LEN_BYTES + rng.usize(..9) } else { rng.usize(..300) };
+                            let len = if rng.u8(..) == 0 {
+                                BIG_BULK_LEN_BYTES + rng.usize(..9)
+                            } else {
+                                rng.usize(..300)
+                            };
                             (0..len).map(|_| rng.u8(..)).collect()
                         })
                         .collect()
@@ -410,10 +419,17 @@ mod tests {
 
     #[test]
     fn a_big_bulk_is_assembled_at_any_split() {
-        let command = vec![vec![b"SET".to_vec(), b"k".to_vec(), vec![b'v'; BIG_BULK_LEN_BYTES + 3]], vec![b"PING".to_vec()]];
+        let command = vec![
+            vec![b"SET".to_vec(), b"k".to_vec(), vec![b'v'; BIG_BULK_LEN_BYTES + 3]],
+            vec![b"PING".to_vec()],
+        ];
         let input = encode(&command);
         for first in (1..40).chain(BIG_BULK_LEN_BYTES - 5..BIG_BULK_LEN_BYTES + 60) {
-            assert_eq!(run(&input, |turn| if turn == 0 { first } else { 1 << 20 }).unwrap(), command, "{first}");
+            assert_eq!(
+                run(&input, |turn| if turn == 0 { first } else { 1 << 20 }).unwrap(),
+                command,
+                "{first}"
+            );
         }
     }
 

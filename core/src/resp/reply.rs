@@ -69,7 +69,11 @@ impl Reply {
     /// `text` with its code, as `ERR no such key`; line ends in it become spaces, for they would break the protocol.
     pub fn error(&mut self, text: &str) {
         self.buf.push(b'-');
-        self.buf.extend(text.trim_end_matches(['\r', '\n']).bytes().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }));
+        self.buf.extend(
+            text.trim_end_matches(['\r', '\n'])
+                .bytes()
+                .map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }),
+        );
         self.buf.extend_from_slice(b"\r\n");
     }
 

@@ -5,8 +5,9 @@
 //! randomness as a generator, so every run can be repeated. The compact encodings ([`listpack`], [`intset`]) are byte
 //! for byte Redis's, because an RDB file stores them as they are.
 
+mod bignum;
 mod bounds;
-mod extended;
+pub mod extended;
 pub mod hash;
 pub mod intset;
 pub mod list;

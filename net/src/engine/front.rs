@@ -9,10 +9,15 @@ use crate::ring::{Ring, SendBuffer, Token};
 use crate::session::{self, Session};
 use braid_core::command::{Args, CommandId, Segment};
 use braid_core::resp::Reply;
+use braid_replication::acks::ReplicaId;
+use braid_replication::home::Home;
 use braid_shards::{ConnId, Host, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -43,10 +48,22 @@ pub struct Front {
     /// The time of this tick.
     pub now: Instant,
     pub clock: Clock,
+    unix_ms: u64,
+    /// Replication's state machine, on the home shard.
+    pub home: Option<Box<Home>>,
+    pub replicas: BTreeMap<ReplicaId, Token>,
+    pub(super) next_home_tick_ms: Option<u64>,
+    /// The snapshot is to be given up.
+    pub(super) is_aborted: bool,
+    /// A cut that met the remains of an earlier snapshot.
+    pub(super) cut_refused: Rc<Cell<Option<(u64, bool)>>>,
+    pub(super) next_report_ms: u64,
+    pub(super) reported_replicas: usize,
 }
 
 impl Front {
     pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, config: Arc<Config>) -> Self {
+        let home = super::replicas::home(id, node.map.shards(), &config);
         Self {
             id,
             node,
@@ -61,11 +78,25 @@ impl Front {
             next_place: 0,
             now: Instant::now(),
             clock: Clock::get(),
+            unix_ms: 0,
+            home,
+            replicas: BTreeMap::new(),
+            next_home_tick_ms: None,
+            is_aborted: false,
+            cut_refused: Rc::default(),
+            next_report_ms: 0,
+            reported_replicas: 0,
         }
     }
 
-    pub fn begin_tick(&mut self) {
+    pub fn begin_tick(&mut self, unix_ms: u64) {
         self.now = Instant::now();
+        self.unix_ms = unix_ms;
+    }
+
+    /// Wall-clock time of this tick, milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.unix_ms
     }
 
     /// Decides which shard serves an accepted socket: in turn. Returns it if that is another one.
@@ -79,28 +110,36 @@ impl Front {
         Some((to as ShardId, socket))
     }
 
-    /// Begins to serve a connection.
+    /// Begins to serve an accepted socket.
     pub fn adopt(&mut self, socket: OwnedFd) {
         let clients = self.node.connected_clients.fetch_add(1, Ordering::Relaxed) + 1;
         set_socket_options(&socket, self.config.tcp_keepalive_s);
-        let token = self.ring.add(socket);
         let authenticated = self.config.requirepass.is_empty();
         let session = Session::new(self.node.next_client.fetch_add(1, Ordering::Relaxed), authenticated);
+        let token = self.admit(socket, session);
+        if clients > self.config.maxclients as usize
+            && let Some(mut conn) = self.take_conn(token)
+        {
+            conn.out.error("ERR max number of clients reached");
+            conn.closing = true;
+            self.list(&mut conn);
+            self.put_conn(conn);
+        }
+    }
+
+    /// Makes a connection of a socket and a session, and reads from it.
+    pub fn admit(&mut self, socket: OwnedFd, session: Session) -> Token {
+        let token = self.ring.add(socket);
         let slot = token.slot();
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
         self.next_conn += 1;
         let id = ConnId(self.next_conn << 24 | slot as u64);
-        let mut conn = Box::new(Conn::new(token, id, session));
-        if clients > self.config.maxclients as usize {
-            conn.out.error("ERR max number of clients reached");
-            conn.closing = true;
-            self.list(&mut conn);
-        } else {
-            self.ring.start_recv(token);
-        }
+        let conn = Box::new(Conn::new(token, id, session));
         assert!(self.conns[slot].replace(conn).is_none(), "a slot is free before it is used again");
+        self.ring.start_recv(token);
+        token
     }
 
     pub fn conn_mut(&mut self, token: Token) -> Option<&mut Conn> {
@@ -131,9 +170,17 @@ impl Front {
     pub fn forget(&mut self, token: Token) {
         if let Some(mut conn) = self.take_conn(token) {
             self.node.connected_clients.fetch_sub(1, Ordering::Relaxed);
-            self.recycle(std::mem::take(&mut conn.out.buf));
-            self.recycle(std::mem::take(&mut conn.input));
+            if let Some(replica) = conn.session.replica.take() {
+                self.forget_replica(&replica);
+            }
+            self.release(&mut conn);
         }
+    }
+
+    /// Takes back a connection's buffers.
+    pub fn release(&mut self, conn: &mut Conn) {
+        self.recycle(std::mem::take(&mut conn.out.buf));
+        self.recycle(std::mem::take(&mut conn.input));
     }
 
     /// Notes that a connection has something to send, or is to be closed.
@@ -191,6 +238,10 @@ impl Front {
         self.recycle(std::mem::take(&mut buffer.bytes));
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
+        if let Some(mut replica) = conn.session.replica.take() {
+            self.fed(&mut replica);
+            conn.session.replica = Some(replica);
+        }
         if !succeeded {
             self.ring.close(token);
         } else if !conn.out.is_empty() || conn.closing {
@@ -219,7 +270,8 @@ impl Front {
 impl Host for Front {
     fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
         let mut buffer = self.buffer();
-        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token)) else {
+        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token))
+        else {
             // Closed in the meantime.
             return self.recycle(buffer);
         };
@@ -253,13 +305,16 @@ impl Host for Front {
     }
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
+        let Err(message) = self.replication_message(message) else { return };
         match message.downcast::<Adopt>() {
             Ok(adopt) => self.adopted.push(adopt.0),
             Err(_) => unreachable!("no other message exists"),
         }
     }
 
-    fn segment(&mut self, _ticket: u64, _segment: Segment, _mark: Option<Mark>) {}
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
+        self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
 
     fn took(&mut self, _id: ConnId, _duration_ns: u64, _args: Args<'_>) {}
 

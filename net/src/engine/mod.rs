@@ -6,6 +6,7 @@
 mod conn;
 mod front;
 pub mod mailbox;
+mod replicas;
 
 pub use conn::Conn;
 pub use front::Front;
@@ -51,7 +52,7 @@ impl Engine {
             seed: fastrand::u64(..),
             settings: Arc::new(settings(&config)),
             counters: Arc::clone(&node.counters),
-            home: 0,
+            home: replicas::HOME,
         });
         let config_version = node.config.version();
         Self {
@@ -96,8 +97,9 @@ impl Engine {
     /// One tick. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
         let mut worked = self.front.ring.poll()?;
-        self.shard.set_time(Time { us: unix_us() });
-        self.front.begin_tick();
+        let time = Time { us: unix_us() };
+        self.shard.set_time(time);
+        self.front.begin_tick(time.ms());
         self.refresh_config();
         while let Some(event) = self.front.ring.next() {
             self.handle(event);
@@ -114,9 +116,11 @@ impl Engine {
             self.shard.settle(&mut self.front);
         }
         worked |= self.background();
+        worked |= self.replicate();
         self.shard.end_tick(&mut self.mailboxes, &mut self.front);
         // The ticket is taken: what this tick did may be seen now.
         self.front.flush();
+        self.front.feed_replicas();
         self.mailboxes.wake();
         Ok(worked)
     }
@@ -136,7 +140,9 @@ impl Engine {
     /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
-        expires.then_some(self.next_sweep)
+        let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
+        let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
+        expires.then_some(self.next_sweep).into_iter().chain(tick).min()
     }
 
     fn refresh_config(&mut self) {
@@ -145,6 +151,9 @@ impl Engine {
             self.config_version = version;
             self.front.config = self.front.node.config.snapshot();
             self.shard.settings = Arc::new(settings(&self.front.config));
+            if let Some(home) = &mut self.front.home {
+                home.set_rules(replicas::rules(&self.front.config));
+            }
         }
     }
 
@@ -170,7 +179,8 @@ impl Engine {
                 }
             }
             Event::Closed { token } => self.front.forget(token),
-            Event::Connected { .. } | Event::Detached { .. } => {}
+            Event::Detached { token, socket } => self.hand_over(token, socket),
+            Event::Connected { .. } => {}
         }
     }
 

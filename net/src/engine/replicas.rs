@@ -3,28 +3,27 @@
 
 use super::{Conn, Engine, Front};
 use crate::config::Config;
+use crate::log_notice;
 use crate::ring::{SendBuffer, Token};
 use crate::session::Session;
 use crate::session::replication::ReplicaSession;
-use crate::log_notice;
-use braid_core::rdb::Checksum;
+use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
 use bytes::Bytes;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
 /// A shard hands in its part of a snapshot in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
-/// Output a shard's walk may have waiting before it pauses.
-const PIECE_WINDOW_BYTES: usize = 4 << 20;
-/// Keys one slice of the walk serializes: some tens of microseconds of work.
-const WALK_SLICE: usize = 256;
+/// Bytes of values that one slice of the walk serializes: some 50 us of work.
+const WALK_SLICE_BYTES: usize = 32 << 10;
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
@@ -34,17 +33,13 @@ pub struct Handover {
 }
 
 /// A piece of a shard's part of a snapshot, on its way to the home shard.
-pub struct Piece {
+pub struct WalkedPiece {
     snapshot: u64,
-    bytes: Bytes,
-    checksum: Checksum,
-    is_last: bool,
+    piece: Piece,
 }
 
 /// Nobody wants the snapshot any more.
-pub struct Abort {
-    snapshot: u64,
-}
+pub struct Abort;
 
 /// What the configuration says about replication.
 pub fn rules(config: &Config) -> Rules {
@@ -61,7 +56,7 @@ pub fn rules(config: &Config) -> Rules {
         limits: ReaderLimits {
             hard_bytes: replica.hard_bytes,
             soft_bytes: replica.soft_bytes,
-            soft_ms: u64::from(replica.soft_s) * 1000,
+            soft_ms: u64::from(replica.soft_seconds) * 1000,
         },
         compress: config.rdbcompression,
         checksum: config.rdbchecksum,
@@ -78,12 +73,15 @@ impl Engine {
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
         }
-        let actions = home.take_actions();
+        let mut actions = home.take_actions();
+        if let Some((snapshot, with_data)) = self.front.cut_refused.take() {
+            actions.push(Action::Cut { snapshot, with_data });
+        }
         self.front.next_home_tick_ms = home.next_tick_ms(now_ms);
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
-                Action::Abort { snapshot } => self.abort_snapshot(snapshot),
+                Action::Abort { .. } => self.abort_snapshot(),
                 Action::Resume { .. } => {}
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -103,13 +101,19 @@ impl Engine {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
         log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        let busy = Rc::clone(&self.front.cut_refused);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                // What an aborted snapshot left behind is still being cleared away: the cut is tried again.
+                if everything.slices.iter().any(|slice| slice.has_snapshot()) {
+                    return busy.set(Some((snapshot, with_data)));
+                }
                 for slice in &mut *everything.slices {
                     slice.stream = true;
                     if with_data {
-                        slice.begin_snapshot(snapshot, options);
+                        slice.begin_snapshot(options).expect("checked above");
+                        slice.snapshot_id = snapshot;
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
@@ -117,27 +121,28 @@ impl Engine {
         );
     }
 
-    fn abort_snapshot(&mut self, snapshot: u64) {
+    fn abort_snapshot(&mut self) {
         for to in 0..self.front.node.map.shards() as ShardId {
             if to == self.front.id {
-                self.shard.abort_snapshot(snapshot);
+                self.shard.abort_snapshot();
             } else {
-                self.shard.send_upper(to, Box::new(Abort { snapshot }));
+                self.shard.send_upper(to, Box::new(Abort));
             }
         }
     }
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        for snapshot in std::mem::take(&mut self.front.aborted) {
-            self.shard.abort_snapshot(snapshot);
+        if std::mem::take(&mut self.front.is_aborted) {
+            self.shard.abort_snapshot();
         }
-        if self.front.node.snapshot_paused.load(Ordering::Relaxed) {
+        let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
+        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
             return false;
-        }
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE, PIECE_BYTES, PIECE_WINDOW_BYTES) else { return false };
-        for (bytes, checksum, is_last) in walked.pieces {
-            let piece = Piece { snapshot: walked.snapshot, bytes: Bytes::from(bytes), checksum, is_last };
+        };
+        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
+            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+            let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
             } else {
@@ -160,9 +165,8 @@ impl Engine {
 }
 
 impl Front {
-    pub(super) fn piece(&mut self, piece: Piece) {
-        let home = self.home.as_mut().expect("pieces go home");
-        home.piece(piece.snapshot, piece.bytes, &piece.checksum, piece.is_last);
+    pub(super) fn piece(&mut self, walked: WalkedPiece) {
+        self.home.as_mut().expect("pieces go home").piece(walked.snapshot, walked.piece);
     }
 
     /// Takes what other shards sent about replication. Gives back what is something else.
@@ -170,7 +174,7 @@ impl Front {
         &mut self,
         message: Box<dyn std::any::Any + Send>,
     ) -> Result<(), Box<dyn std::any::Any + Send>> {
-        let message = match message.downcast::<Piece>() {
+        let message = match message.downcast::<WalkedPiece>() {
             Ok(piece) => {
                 self.piece(*piece);
                 return Ok(());
@@ -178,8 +182,8 @@ impl Front {
             Err(other) => other,
         };
         let message = match message.downcast::<Abort>() {
-            Ok(abort) => {
-                self.aborted.push(abort.snapshot);
+            Ok(_) => {
+                self.is_aborted = true;
                 return Ok(());
             }
             Err(other) => other,
@@ -217,7 +221,10 @@ impl Front {
                 let mut pieces = Vec::new();
                 let home = self.home.as_mut().expect("checked above");
                 if home.next_send(id, &mut pieces) {
-                    let buffer = SendBuffer::with_pieces(Vec::new(), pieces.into_iter().map(|piece| (0, piece)).collect());
+                    let buffer = SendBuffer::with_pieces(
+                        Vec::new(),
+                        pieces.into_iter().map(|piece| (0, piece)).collect(),
+                    );
                     conn.sending = self.ring.send(token, buffer).is_ok();
                     conn.session.replica.get_or_insert_default().is_fed = true;
                 }
@@ -230,7 +237,9 @@ impl Front {
     /// A send to a replica ended.
     pub(super) fn fed(&mut self, replica: &mut ReplicaSession) {
         let now_ms = self.now_ms();
-        if let (true, Some(id), Some(home)) = (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home) {
+        if let (true, Some(id), Some(home)) =
+            (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home)
+        {
             home.sent(id, now_ms);
         }
     }
@@ -258,7 +267,8 @@ impl Front {
         if now_ms >= self.next_report_ms || replicas != self.reported_replicas {
             self.next_report_ms = now_ms + PERIOD_MS;
             self.reported_replicas = replicas;
-            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = home.report(now_ms);
+            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                home.report(now_ms);
         }
     }
 }
@@ -267,4 +277,3 @@ impl Front {
 pub fn home(id: ShardId, shards: usize, config: &Config) -> Option<Box<Home>> {
     (id == HOME).then(|| Box::new(Home::new(shards, rules(config), fastrand::u64(..))))
 }
-

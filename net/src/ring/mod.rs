@@ -46,7 +46,7 @@ mod wake;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -256,6 +256,12 @@ impl Ring {
     /// Does nothing when it is receiving already or the token is no longer open.
     pub fn start_recv(&mut self, token: Token) {
         self.want(token, Operation::Receive);
+    }
+
+    /// The socket of a token, to ask it for its addresses.
+    #[must_use]
+    pub fn socket(&self, token: Token) -> Option<BorrowedFd<'_>> {
+        self.slots.get(token).and_then(|slot| slot.socket.as_ref()).map(AsFd::as_fd)
     }
 
     /// Stops receiving, to hold back a peer that sends faster than its requests are served. What the kernel had

@@ -224,8 +224,12 @@ impl Engine {
         args: Args<'_>,
     ) -> Result<Option<ShardId>, Error> {
         if command.name == "keys" {
-            conn.session.steps =
-                Some(Box::new(Steps::Keys { pattern: args[1].into(), found: Vec::new(), count: 0, cursor: None }));
+            conn.session.steps = Some(Box::new(Steps::Keys {
+                pattern: args[1].into(),
+                found: Vec::new(),
+                count: 0,
+                cursor: None,
+            }));
             self.scan_step(conn, 0);
             return Ok(None);
         }
@@ -306,4 +310,3 @@ impl Session {
         self.multi.as_deref_mut().expect("in a transaction")
     }
 }
-

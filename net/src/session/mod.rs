@@ -2,6 +2,7 @@
 
 mod connection;
 mod dispatch;
+pub mod replication;
 mod table;
 mod transactions;
 
@@ -55,6 +56,7 @@ pub struct Session {
     pub watching: Option<Box<Watching>>,
     pub steps: Option<Box<Steps>>,
     pub name: Option<Box<str>>,
+    pub replica: Option<Box<replication::ReplicaSession>>,
 }
 
 impl Session {
@@ -68,6 +70,7 @@ impl Session {
             watching: None,
             steps: None,
             name: None,
+            replica: None,
         }
     }
 }

@@ -76,9 +76,8 @@ impl Front {
         let replica = conn.session.replica.get_or_insert_default();
         let words: Option<Vec<&[u8]>> = words.as_ref().map(|words| words.iter().map(Vec::as_slice).collect());
         let ip = peer_ip(self.ring.socket(conn.token));
-        let id = home
-            .attach(replica.handshake.clone(), &ip, words.as_deref(), now_ms)
-            .map_err(Error::owned)?;
+        let id =
+            home.attach(replica.handshake.clone(), &ip, words.as_deref(), now_ms).map_err(Error::owned)?;
         replica.id = Some(id);
         self.replicas.insert(id, conn.token);
         crate::log_notice!("Replica {ip}:{} asks for synchronization", replica.handshake.address("").1);
@@ -88,12 +87,15 @@ impl Front {
 
 /// The address a socket's peer has; empty for unix sockets.
 pub fn peer_ip(socket: Option<std::os::fd::BorrowedFd<'_>>) -> String {
-    socket.and_then(crate::startup::sockets::peer_address).map_or_else(String::new, |address| address.ip().to_string())
+    socket
+        .and_then(crate::startup::sockets::peer_address)
+        .map_or_else(String::new, |address| address.ip().to_string())
 }
 
 /// `ROLE`
 pub fn role(call: &mut Call<'_>) -> Result<(), Error> {
-    let report = call.front.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let report =
+        call.front.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let out = &mut *call.out;
     out.array(3);
     out.bulk(b"master");

@@ -1,6 +1,6 @@
 //! Which function implements which command of the connection or the server.
 
-use super::connection;
+use super::{connection, replication};
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
 use braid_core::resp::Reply;
@@ -26,10 +26,15 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("auth", connection::auth),
     ("hello", connection::hello),
     ("reset", connection::reset),
+    ("replconf", replication::replconf),
+    ("psync", replication::psync),
+    ("sync", replication::sync),
+    ("role", replication::role),
 ];
 
 static BY_ID: LazyLock<Vec<Option<Implementation>>> = LazyLock::new(|| {
-    let by_name = |name: &str| IMPLEMENTATIONS.iter().find(|(other, _)| *other == name).map(|(_, call)| *call);
+    let by_name =
+        |name: &str| IMPLEMENTATIONS.iter().find(|(other, _)| *other == name).map(|(_, call)| *call);
     registry().all().iter().map(|command| by_name(command.name)).collect()
 });
 

@@ -233,7 +233,9 @@ fn queue(
     let multi = conn.session.multi_mut();
     let refused = match command.name {
         "watch" => Some(Error::text("ERR WATCH inside MULTI is not allowed")),
-        _ if command.flags.has(Flags::NO_MULTI) => Some(Error::text("ERR Command not allowed inside a transaction")),
+        _ if command.flags.has(Flags::NO_MULTI) => {
+            Some(Error::text("ERR Command not allowed inside a transaction"))
+        }
         _ => None,
     };
     if let Some(error) = refused {

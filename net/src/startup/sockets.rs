@@ -1,10 +1,16 @@
 //! Listening sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+
+/// The address of a TCP socket's peer; None for unix sockets.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let socket = TcpStream::from(socket.try_clone_to_owned().ok()?);
+    socket.peer_addr().ok()
+}
 
 /// A TCP socket that listens on `address`.
 ///

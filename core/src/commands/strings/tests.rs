@@ -64,6 +64,7 @@ fn set_and_its_options() {
             ("SET k 3 NX XX", SYNTAX, ""),
             ("SET k 3 IFEQ 1 XX", SYNTAX, ""),
             ("SET k 3 IFEQ", SYNTAX, ""),
+            ("SET k 3 IFEQ 2 IFEQ 2", SYNTAX, ""),
             ("SET k 3 EX 10 KEEPTTL", SYNTAX, ""),
             ("SET k 3 KEEPTTL EX 10", SYNTAX, ""),
             ("SET k 3 EX 10 PX 10", SYNTAX, ""),

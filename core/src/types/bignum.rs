@@ -110,7 +110,7 @@ mod tests {
             let left = big.divide_by_power_of_ten(power);
             assert_eq!(
                 (big.clone(), left),
-                (Big::from(sum / 10u128.pow(power as u32)), sum % 10u128.pow(power as u32) != 0)
+                (Big::from(sum / 10u128.pow(power as u32)), !sum.is_multiple_of(10u128.pow(power as u32)))
             );
             let shift = rng.usize(0..60);
             let mut big = Big::from(value);

@@ -1,0 +1,296 @@
+//! The snapshot of one slice without fork and without a second copy: what the slice held at the cut, as the body of an
+//! RDB file, written while commands go on changing it.
+//!
+//! Every entry carries a mark, and the slice knows the current one, the epoch. Outside of a snapshot all marks equal the
+//! epoch. The cut turns the epoch over, so that no entry has its mark: an entry whose mark is not the epoch's belongs to
+//! the cut and is not written yet. The walk writes such entries in hash order, slice by slice, and marks them. Whoever
+//! is about to change an entry, its expiry or its place calls [`preserve`] first, which writes it as it is if it is
+//! still owed. What comes into being after the cut is born with the epoch's mark and never written.
+//!
+//! That costs a comparison with a byte of the entry's header, which the command has just read, and nothing else while
+//! there is no snapshot.
+//!
+//! A database that is emptied leaves its table to the snapshot, which writes and frees it in one walk. Databases that
+//! are exchanged keep the number they had at the cut: it travels with the table.
+//!
+//! A value is written whole, whatever its size; see the test `a_large_value_takes_long` for what that costs.
+
+use super::keys::{INLINE_MAX_LEN_BYTES, small_integer};
+use super::{Db, KeyEntry, Keyspace, Trash};
+use crate::rdb::{Checksum, Writer, WriterOptions, save_effort_bytes, save_key};
+use crate::table::{Drain, EntryRef, NewValue, OwnedValue, Verdict};
+use crate::types::Object;
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// A snapshot under way.
+pub(super) struct Snapshot {
+    /// `None` after an abort: then the walk only brings the marks in line.
+    writer: Option<Writer>,
+    /// The database that the piece being written has selected.
+    piece_db: Option<u16>,
+    /// Emptied databases with the number they had at the cut.
+    flushed: VecDeque<(u16, Drain<Object>)>,
+    /// Nothing is owed any more.
+    walked: bool,
+}
+
+/// A stretch of the body of an RDB file: whole keys after a `SELECTDB`. Pieces may follow each other in any order,
+/// those of different shards mixed.
+pub struct SnapshotPiece {
+    pub bytes: Vec<u8>,
+    /// Of `bytes`, for [`Writer::append_piece`].
+    pub checksum: Checksum,
+    /// The snapshot is complete with this piece, which may be empty.
+    pub is_last: bool,
+}
+
+/// Where a snapshot stands after a slice of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotProgress {
+    /// There is none, or an aborted one was just cleared away: the next can begin.
+    Idle,
+    /// The budget is used up: call again.
+    More,
+    /// Too much output waits: take it, then call again.
+    Full,
+    /// All is written; the last piece waits to be taken.
+    Walked,
+}
+
+/// A snapshot cannot begin while another one is under way or an aborted one is being cleared away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotBusy;
+
+impl Snapshot {
+    fn save(&mut self, cut_db: u16, entry: EntryRef<'_, Object>) {
+        let Some(writer) = &mut self.writer else { return };
+        if self.piece_db != Some(cut_db) {
+            writer.select_db(u64::from(cut_db));
+            self.piece_db = Some(cut_db);
+        }
+        save_key(writer, entry);
+    }
+
+    fn output_len_bytes(&self) -> usize {
+        self.writer.as_ref().map_or(0, Writer::len_bytes)
+    }
+}
+
+/// To be called before an entry changes or leaves its table: writes it if the snapshot still owes it. The caller marks
+/// it with the epoch. `cut_db` is its table's.
+#[inline]
+pub(super) fn preserve(snapshot: &mut Option<Box<Snapshot>>, epoch: bool, cut_db: u16, entry: &KeyEntry) {
+    if entry.mark() != epoch {
+        preserve_slowly(snapshot, cut_db, entry);
+    }
+}
+
+#[cold]
+fn preserve_slowly(snapshot: &mut Option<Box<Snapshot>>, cut_db: u16, entry: &KeyEntry) {
+    let snapshot = snapshot.as_mut().expect("outside of a snapshot every mark is the epoch's");
+    snapshot.save(cut_db, entry.view());
+}
+
+impl Keyspace {
+    /// Begins a snapshot of what the slice holds now. Nothing may be on loan. Takes constant time; the work is done by
+    /// [`Keyspace::snapshot_slice`] and by the commands that come in its way.
+    ///
+    /// # Errors
+    /// Another one is not over yet; nothing was changed.
+    ///
+    /// # Panics
+    /// If the options name a version that is not written.
+    pub fn begin_snapshot(&mut self, options: WriterOptions) -> Result<(), SnapshotBusy> {
+        if self.snapshot.is_some() {
+            return Err(SnapshotBusy);
+        }
+        self.epoch = !self.epoch;
+        for (number, db) in (0..).zip(&mut self.dbs) {
+            db.cut_db = number;
+            db.walk = (!db.table.is_empty()).then_some(0);
+        }
+        let writer = Some(Writer::new(options));
+        self.snapshot =
+            Some(Box::new(Snapshot { writer, piece_db: None, flushed: VecDeque::new(), walked: false }));
+        Ok(())
+    }
+
+    /// A snapshot is under way, waits for its last piece to be taken, or is being cleared away: no other can begin.
+    pub fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Bytes that wait to be taken.
+    pub fn snapshot_output_len_bytes(&self) -> usize {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.output_len_bytes())
+    }
+
+    /// Works on the snapshot until about `budget_bytes` of values were read (see [`save_effort_bytes`]; 64 KiB are some
+    /// 100 us) or `max_output_bytes` wait to be taken. Commands go on adding to the output what they are about to change,
+    /// also when it is above that.
+    pub fn snapshot_slice(&mut self, budget_bytes: usize, max_output_bytes: usize) -> SnapshotProgress {
+        let mut left = budget_bytes;
+        loop {
+            let Some(snapshot) = &self.snapshot else { return SnapshotProgress::Idle };
+            if snapshot.walked {
+                return SnapshotProgress::Walked;
+            }
+            if snapshot.output_len_bytes() >= max_output_bytes && snapshot.writer.is_some() {
+                return SnapshotProgress::Full;
+            }
+            if left == 0 {
+                return SnapshotProgress::More;
+            }
+            left = left.saturating_sub(self.snapshot_step());
+        }
+    }
+
+    /// Writes the next entry, or finds that there is none. Returns the effort in bytes.
+    fn snapshot_step(&mut self) -> usize {
+        let epoch = self.epoch;
+        let snapshot = self.snapshot.as_mut().expect("under way");
+        // What was flushed comes first: it takes up memory for the snapshot alone.
+        if let Some((cut_db, drain)) = snapshot.flushed.front_mut() {
+            let (cut_db, next) = (*cut_db, drain.next());
+            let Some(entry) = next else {
+                snapshot.flushed.pop_front();
+                return VISIT_EFFORT_BYTES;
+            };
+            let mut effort_bytes = VISIT_EFFORT_BYTES;
+            if entry.mark() != epoch {
+                effort_bytes += save_effort_bytes(entry.value());
+                snapshot.save(cut_db, entry.view());
+            }
+            self.discard(entry);
+            self.stats.lazyfreed_objects += 1;
+            return effort_bytes;
+        }
+        let found = self.dbs.iter_mut().find_map(|db| db.walk.map(|position| (db, position)));
+        let Some((Db { table, cut_db, walk, .. }, position)) = found else {
+            snapshot.walked = true;
+            if snapshot.writer.is_none() {
+                self.snapshot = None;
+            }
+            return 0;
+        };
+        let mut effort_bytes = VISIT_EFFORT_BYTES;
+        let next = table.retain_slice(position, 1, |entry| {
+            if entry.mark() != epoch {
+                effort_bytes += save_effort_bytes(entry.value());
+                snapshot.save(*cut_db, entry.view());
+                entry.set_mark(epoch);
+            }
+            Verdict::Keep
+        });
+        *walk = (next != 0).then_some(next);
+        effort_bytes
+    }
+
+    /// Takes what was written so far. `None` if that is nothing and more is to come. With the last piece the snapshot is
+    /// over.
+    pub fn take_snapshot_output(&mut self) -> Option<SnapshotPiece> {
+        let snapshot = self.snapshot.as_mut()?;
+        let writer = snapshot.writer.as_mut()?;
+        let is_last = snapshot.walked;
+        if writer.len_bytes() == 0 && !is_last {
+            return None;
+        }
+        let (bytes, checksum) = writer.take_piece();
+        snapshot.piece_db = None;
+        if is_last {
+            self.snapshot = None;
+        }
+        Some(SnapshotPiece { bytes, checksum, is_last })
+    }
+
+    /// Gives the snapshot up and drops its output. The marks are brought in line by further calls of
+    /// [`Keyspace::snapshot_slice`], until which no other can begin.
+    pub fn abort_snapshot(&mut self) {
+        let Some(snapshot) = &mut self.snapshot else { return };
+        if snapshot.walked {
+            self.snapshot = None;
+            return;
+        }
+        snapshot.writer = None;
+        self.trash.extend(snapshot.flushed.drain(..).map(|(_, drain)| Trash::Table(drain)));
+    }
+
+    /// Lets go of a database that was emptied: what the snapshot still owes of it is written while it is freed.
+    pub(super) fn retire(&mut self, old: Db) {
+        if old.table.is_empty() {
+            return;
+        }
+        let drain = old.table.into_drain();
+        match &mut self.snapshot {
+            Some(snapshot) if old.walk.is_some() && snapshot.writer.is_some() => {
+                snapshot.flushed.push_back((old.cut_db, drain));
+            }
+            _ => self.trash.push_back(Trash::Table(drain)),
+        }
+    }
+
+    /// Tables that the snapshot holds on to after their databases were emptied: entries in them.
+    pub(super) fn flushed_len(&self) -> usize {
+        let flushed = self.snapshot.iter().flat_map(|snapshot| &snapshot.flushed);
+        flushed.map(|(_, drain)| drain.len()).sum()
+    }
+
+    /// Every entry that a snapshot does not owe carries the epoch's mark. For assertions: a key about to be reported as
+    /// changed must not be owed any more.
+    pub(super) fn is_preserved(&self, db: u16, key: &[u8]) -> bool {
+        let found = self.db(db).table.find(self.hash(key), key);
+        found.is_none_or(|entry| entry.mark() == self.epoch)
+    }
+
+    /// Adds a key that a file or another node brought; false if there is one already. `expiry_ms` since the Unix epoch;
+    /// `lru` is the access clock, see [`crate::command::AccessClock::fresh`].
+    ///
+    /// # Panics
+    /// If the value is none that a key can hold.
+    pub fn load_key(
+        &mut self,
+        db: u16,
+        key: &[u8],
+        mut value: OwnedValue<Object>,
+        expiry_ms: Option<u64>,
+        lru: u32,
+    ) -> bool {
+        if self.db(db).table.find(self.hash(key), key).is_some() {
+            return false;
+        }
+        let mut entry = KeyEntry::with_expiry(key, storable(&mut value), expiry_ms);
+        entry.set_lru(lru);
+        self.attach(db, entry);
+        true
+    }
+}
+
+/// What a look at an entry costs that was written before, in bytes that are copied in the same time.
+const VISIT_EFFORT_BYTES: usize = 64;
+
+/// A value that was read from outside, to be stored: a string in the form that the keyspace keeps it in.
+///
+/// # Panics
+/// If it is none that a key can hold.
+pub fn storable(value: &mut OwnedValue<Object>) -> NewValue<'_, Object> {
+    if let OwnedValue::Str(text) = value {
+        if let Some(number) = small_integer(text) {
+            *value = OwnedValue::Int(number);
+        } else if text.len() > INLINE_MAX_LEN_BYTES {
+            let text = Bytes::from(std::mem::take(text));
+            *value = OwnedValue::Boxed(Box::new(Object::Str(text)));
+        }
+    }
+    match value {
+        OwnedValue::Str(text) => NewValue::Str(text),
+        OwnedValue::Int(number) => NewValue::Int(*number),
+        value => match std::mem::replace(value, OwnedValue::None) {
+            OwnedValue::Boxed(object) => NewValue::Boxed(object),
+            _ => unreachable!("a key holds a string or a collection"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
