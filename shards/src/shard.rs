@@ -11,7 +11,7 @@ use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
 use braid_core::command::{
-    Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry,
+    Args, Command, CommandId, Effects, Handler, Outcome, Segment, Settings, Time, Walk, registry,
 };
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
@@ -37,7 +37,10 @@ pub trait Host {
     fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>);
 
     /// Executes a command of the connection or the server ([`Handler::Session`]) within a transaction.
-    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply);
+    ///
+    /// # Errors
+    /// The command's.
+    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome;
 
     /// A message that only the layers above understand.
     fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
@@ -177,6 +180,11 @@ impl Shard {
         self.keyspace.as_deref()
     }
 
+    /// The slice, to be changed in ways that are no effects; unless it is on loan.
+    pub fn keyspace_mut(&mut self) -> Option<&mut Keyspace> {
+        self.keyspace.as_deref_mut()
+    }
+
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
     pub fn is_quiet(&self) -> bool {
         self.locks.is_empty() && self.waiting.is_empty() && self.txs.is_empty()
@@ -310,10 +318,7 @@ impl Shard {
                 },
                 args,
             ),
-            Handler::Session => {
-                host.session(conn, id, args, out);
-                Ok(())
-            }
+            Handler::Session => host.session(conn, id, args, out),
         };
         let failed = outcome.is_err();
         if let Err(error) = outcome {

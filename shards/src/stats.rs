@@ -4,7 +4,7 @@
 //! ordinary addition and reading needs no request to the shard. Nothing is ever set back; `CONFIG RESETSTAT` remembers
 //! what the counters were ([`CommandTotals::since`]).
 
-use braid_core::command::{Command, CommandId, registry};
+use braid_core::command::{Command, CommandId, Flags, registry};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
@@ -143,6 +143,10 @@ impl CommandStats {
     /// Counts a command that ran; `command` is what `id` resolved to.
     #[inline]
     pub fn called(&self, id: CommandId, command: &'static Command, duration_ns: u64, failed: bool) {
+        // What the server says to itself is no command of a client.
+        if command.flags.has(Flags::INTERNAL) {
+            return;
+        }
         let stats = &self.commands[slot(id, command)];
         stats.calls.add(1);
         stats.duration_ns.add(duration_ns);

@@ -303,6 +303,11 @@ impl Registry {
         found.filter(|info| info.conn == conn)
     }
 
+    /// Connections of a shard.
+    pub fn count(&self, shard: ShardId) -> usize {
+        self.lock(shard).iter().flatten().count()
+    }
+
     /// All clients, in the order of their ids.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         let mut all: Vec<Arc<ClientInfo>> = Vec::new();
