@@ -1,7 +1,7 @@
 //! The network ring, connections, configuration and the server binary.
 
-pub mod clock;
 pub mod allocator;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod log;

@@ -195,9 +195,12 @@ fn listen(config: &Config) -> Result<(Vec<TcpListener>, Vec<OwnedFd>), String> {
         all.push(socket.try_clone().map_err(|error| format!("no file descriptor is left: {error}"))?);
     }
     if !config.unixsocket.is_empty() {
-        let socket =
-            startup::sockets::listen_unix(&config.unixsocket, config.unixsocketperm, config.tcp_backlog as i32)
-                .map_err(|error| format!("Failed opening Unix socket: bind: {error}"))?;
+        let socket = startup::sockets::listen_unix(
+            &config.unixsocket,
+            config.unixsocketperm,
+            config.tcp_backlog as i32,
+        )
+        .map_err(|error| format!("Failed opening Unix socket: bind: {error}"))?;
         all.push(socket);
     }
     if all.is_empty() {

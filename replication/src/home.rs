@@ -23,6 +23,8 @@ const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes and pieces of the stream that one send carries.
 const SEND_MAX_BYTES: u64 = 1 << 20;
 const SEND_MAX_PIECES: usize = 512;
+/// How long a refused cut waits before it is tried again.
+const CUT_RETRY_MS: u64 = 2;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
 const EARLY_TICKETS_MAX: usize = 1 << 20;
 
@@ -141,6 +143,8 @@ pub struct Home {
     actions: Vec<Action>,
     marked: Vec<Marked>,
     last_ping_ms: u64,
+    /// When a cut that could not be made is asked for again.
+    retry_cut_ms: Option<u64>,
     rng: fastrand::Rng,
     full_syncs: u64,
     partial_syncs: u64,
@@ -165,6 +169,7 @@ impl Home {
             actions: Vec::new(),
             marked: Vec::new(),
             last_ping_ms: 0,
+            retry_cut_ms: None,
             rng,
             full_syncs: 0,
             partial_syncs: 0,
@@ -496,9 +501,20 @@ impl Home {
         }
     }
 
+    /// A cut could not be made: what an aborted snapshot left behind is still being cleared away. It is asked for again,
+    /// but not at once: the shards clear it away between two attempts, for each takes their slices from them.
+    pub fn cut_refused(&mut self, now_ms: u64) {
+        self.retry_cut_ms = Some(now_ms + CUT_RETRY_MS);
+    }
+
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
         self.poll_sharing(now_ms);
+        if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            self.retry_cut_ms = None;
+            let snapshot = self.snapshot.as_ref().expect("kept until it is cut");
+            self.actions.push(Action::Cut { snapshot: snapshot.id, with_data: snapshot.with_data });
+        }
         if self.peers.is_empty() {
             return;
         }
@@ -532,7 +548,7 @@ impl Home {
     pub fn next_tick_ms(&self, now_ms: u64) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let period = (!self.peers.is_empty()).then_some(now_ms + 1000);
-        start.into_iter().chain(period).min()
+        start.into_iter().chain(period).chain(self.retry_cut_ms).min()
     }
 
     pub fn replicas(&self) -> usize {

@@ -2,6 +2,7 @@
 
 pub mod locks;
 pub mod parcel;
+pub mod pipeline;
 pub mod shard;
 pub mod slots;
 pub mod stats;
@@ -11,6 +12,7 @@ pub mod walk;
 
 pub use locks::LockKey;
 pub use parcel::{ConnId, Mark, Parcel, RunFlags};
+pub use pipeline::{Admit, Pipeline, Place, Plan, Target, place};
 pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
 pub use tx::{Everything, Work};

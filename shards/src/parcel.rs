@@ -74,8 +74,9 @@ pub enum TxMsg {
         claim: Claim,
         watcher: Option<WatcherId>,
     },
-    /// Owner to coordinator.
+    /// Owner to coordinator. `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]).
     Grant {
+        stream: bool,
         token: u64,
         id: TxId,
         loan: Loan,

@@ -17,8 +17,10 @@ use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -129,6 +131,8 @@ pub struct Shard {
     pub rng: fastrand::Rng,
     time: Time,
     home: ShardId,
+    /// A snapshot was given up while the slice was on loan.
+    pub(crate) aborted_snapshot: Option<u64>,
     /// This node follows a master.
     pub replica: bool,
     /// Read by other threads too.
@@ -161,6 +165,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(config.seed),
             time: Time::default(),
             home: config.home,
+            aborted_snapshot: None,
             replica: false,
             stats: Arc::default(),
         }
@@ -351,7 +356,8 @@ impl Shard {
                     return false;
                 }
             }
-            if self.locks.is_exclusive() {
+            // A watched key on loan may have been changed already, though that is not known here before it is back.
+            if self.locks.is_exclusive() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
                 return false;
             }
             if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
@@ -375,6 +381,12 @@ impl Shard {
             }
             self.run_now(conn, flags, watcher, command.id, command.db, command.args(), out, host);
         }
+    }
+
+    /// Whether something that a connection watches here is on loan.
+    fn is_watched_on_loan(&self, watcher: WatcherId) -> bool {
+        let keyspace = self.keyspace.as_ref().expect("not on loan as a whole");
+        !self.locks.is_empty() && keyspace.watches.keys(watcher).any(|key| self.locks.blocks(key))
     }
 
     /// Ends a connection's watch over this slice; true if something it watched changed.
@@ -467,10 +479,51 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
+    /// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the
+    /// cache, and fetching ahead lets the misses of a batch overlap.
+    pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
+        /// A smaller table is likely to be in the cache.
+        const LARGE_TABLE_LEN: usize = 4096;
+        let Some(keyspace) = &self.keyspace else { return };
+        let table = &keyspace.db(db).table;
+        if table.len() < LARGE_TABLE_LEN {
+            return;
+        }
+        let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
+        for key in keys.filter(|key| self.map.shard_of(key) == self.id) {
+            let hash = table.hash(key);
+            table.prefetch(hash);
+            hashes.push(hash);
+        }
+        for hash in hashes {
+            table.prefetch_entry(hash);
+        }
+    }
+
     /// Handles everything another shard sent in one of its ticks.
     pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
+        /// Runs whose keys are fetched ahead at a time.
+        const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
+        let runs: SmallVec<[Range<u32>; 64]> = msgs
+            .iter()
+            .filter_map(|message| match message {
+                Msg::Run { bytes, .. } => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut run = 0;
         for message in msgs.drain(..) {
+            if matches!(message, Msg::Run { .. }) {
+                if run % AHEAD == 0 {
+                    let ahead = &runs[run..runs.len().min(run + AHEAD)];
+                    let keys = ahead.iter().flat_map(|range| {
+                        unit::likely_keys(&parcel.arena[range.start as usize..range.end as usize])
+                    });
+                    self.prefetch(0, keys);
+                }
+                run += 1;
+            }
             match message {
                 Msg::Run { conn, flags, watcher, bytes, shared } => {
                     let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];
@@ -576,18 +629,25 @@ impl Shard {
         more
     }
 
+    /// Freezes the effects so far, if there are any, under a ticket of their own. Nothing of this tick has left the shard,
+    /// so any moment is right, and a tick may take several.
+    pub(crate) fn take_ticket(&mut self, host: &mut impl Host) {
+        if self.effects.is_empty() && self.mark.is_none() {
+            return;
+        }
+        let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
+        let (segment, mark) = (self.effects.take(), self.mark.take());
+        if self.home == self.id {
+            host.segment(ticket, segment, mark);
+        } else {
+            self.send(self.home, Msg::Segment { ticket, segment, mark });
+        }
+    }
+
     /// Ends a tick: takes its ticket if it had effects, then lets its messages go. After this its replies may leave.
     pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
         debug_assert!(self.loopback.is_empty(), "a tick ends settled");
-        if !self.effects.is_empty() || self.mark.is_some() {
-            let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
-            let (segment, mark) = (self.effects.take(), self.mark.take());
-            if self.home == self.id {
-                host.segment(ticket, segment, mark);
-            } else {
-                self.send(self.home, Msg::Segment { ticket, segment, mark });
-            }
-        }
+        self.take_ticket(host);
         for to in 0..self.outgoing.len() {
             if self.outgoing[to].is_empty() {
                 continue;

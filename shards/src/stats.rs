@@ -155,7 +155,8 @@ impl CommandStats {
         }
         self.processed.add(1);
         if self.tracking.load(Ordering::Relaxed) {
-            let histogram = stats.histogram.get_or_init(|| Box::new([const { Counter(AtomicU64::new(0)) }; BUCKETS]));
+            let histogram =
+                stats.histogram.get_or_init(|| Box::new([const { Counter(AtomicU64::new(0)) }; BUCKETS]));
             histogram[bucket(duration_ns)].add(1);
         }
     }
@@ -365,7 +366,10 @@ mod tests {
         assert_eq!((all.processed, all.error_replies, all.commands[at].duration_ns), (3, 2, 4000));
         let since = all.since(&base);
         assert_eq!(since.commands[at].cumulative(), [(1, 1)]);
-        assert_eq!((since.commands[at].calls, since.commands[at].rejected, since.commands[at].failed), (1, 1, 0));
+        assert_eq!(
+            (since.commands[at].calls, since.commands[at].rejected, since.commands[at].failed),
+            (1, 1, 0)
+        );
         assert_eq!(since.errors.into_iter().collect::<Vec<_>>(), [("OOM".to_string(), 1)]);
     }
 }

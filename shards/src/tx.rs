@@ -30,7 +30,7 @@ pub enum Work {
 /// All slices, for [`Work::Action`].
 pub struct Everything<'a> {
     pub slices: &'a mut [&'a mut Keyspace],
-    /// Set to have the ticket that ends this tick carry a mark.
+    /// Set to have a ticket that ends here carry a mark.
     pub mark: &'a mut Option<Mark>,
 }
 
@@ -115,11 +115,14 @@ impl Shard {
             TxMsg::Lock { token, id, claim, watcher } => {
                 self.try_claim(WaitingClaim { from, token, id, claim, watcher });
             }
-            TxMsg::Grant { token, id, loan, watch_dirty } => {
+            TxMsg::Grant { token, id, loan, watch_dirty, stream } => {
                 let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
                 assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
                 tx.loans.push((from, loan));
                 tx.watch_dirty |= watch_dirty;
+                // The cut that switched the stream on may have been at the owner and not here yet, where the slice is
+                // still on its way back: whatever runs here from now on comes after it.
+                self.effects.set_enabled(stream);
                 self.answered(token, host);
             }
             TxMsg::Refuse { token, id } => {
@@ -155,13 +158,14 @@ impl Shard {
                 let now_ms = self.time().ms();
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
                 let watch_dirty = watcher.is_some_and(|watcher| keyspace.watch_is_dirty(watcher, now_ms));
+                let stream = keyspace.stream;
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
                     Claim::Keys(keys) => {
                         Loan::Keys(keys.into_iter().map(|key| lend(keyspace, key)).collect())
                     }
                 };
-                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_dirty })));
+                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_dirty, stream })));
             }
         }
     }
@@ -173,6 +177,9 @@ impl Shard {
                 self.effects.set_enabled(keyspace.stream);
                 self.keyspace = Some(keyspace);
                 self.locks.release(id, []);
+                if let Some(snapshot) = self.aborted_snapshot.take() {
+                    self.abort_snapshot(snapshot);
+                }
             }
             Loan::Keys(keys) => {
                 let keyspace = self.keyspace.as_mut().expect("keys on loan: not all of it is");
@@ -311,6 +318,10 @@ impl Shard {
                 let mut parts: Vec<&mut Keyspace> =
                     slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
                 action(&mut Everything { slices: &mut parts, mark: &mut self.mark });
+                if self.mark.is_some() {
+                    // What this tick does from here on, with the slice back or for other transactions, is behind it.
+                    self.take_ticket(host);
+                }
                 None
             }
             Work::Commands { conn, flags, watcher, unit } => {

@@ -34,10 +34,12 @@ impl Shard {
         })
     }
 
-    /// Gives the snapshot up.
-    pub fn abort_snapshot(&mut self) {
-        if let Some(keyspace) = &mut self.keyspace {
-            keyspace.abort_snapshot();
+    /// Gives a snapshot up, and no other; if the slice is on loan, when it is back.
+    pub fn abort_snapshot(&mut self, snapshot: u64) {
+        match &mut self.keyspace {
+            Some(keyspace) if keyspace.snapshot_id == snapshot => keyspace.abort_snapshot(),
+            Some(_) => {}
+            None => self.aborted_snapshot = Some(snapshot),
         }
     }
 }

@@ -63,17 +63,19 @@ pub(super) fn integer(arg: &[u8]) -> Result<i64, Error> {
     parse_i64(arg).ok_or(Error::NotInteger)
 }
 
+/// An integer argument whose sign says which way, so that it must have a counterpart of the other sign.
+pub(super) fn signed_count(arg: &[u8]) -> Result<i64, Error> {
+    match integer(arg)? {
+        i64::MIN => Err(Error::text(
+            "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        )),
+        number => Ok(number),
+    }
+}
+
 /// How many to take or to return: an integer that is not negative.
 pub(super) fn count(arg: &[u8]) -> Result<usize, Error> {
     parse_i64(arg).and_then(|number| usize::try_from(number).ok()).ok_or(NOT_POSITIVE)
-}
-
-/// How many random elements to return; negative: as many, with repetitions. Bounded as in Redis where the number of
-/// elements in the reply can be twice that.
-pub(super) fn random_count(arg: &[u8], pairs: bool) -> Result<i64, Error> {
-    let number = integer(arg)?;
-    let limit = if pairs { i64::MAX / 2 } else { i64::MAX };
-    if (-limit..=limit).contains(&number) { Ok(number) } else { Err(Error::ValueOutOfRange) }
 }
 
 /// The indexes that `start` and `stop` (inclusive, negative: from the end) mean in a collection of `len` elements.

@@ -42,7 +42,12 @@ pub const COMMANDS: &[Command] = &[
             client("kill", -3, "2.4.0", "Terminates open connections.").flags(OTHERS),
             client("list", -2, "2.4.0", "Lists open connections.").flags(OTHERS),
             client("no-evict", 3, "7.0.0", "Sets the client eviction mode of the connection.").flags(OTHERS),
-            client("no-touch", 3, "7.2.0", "Controls whether commands of the connection note accesses to keys."),
+            client(
+                "no-touch",
+                3,
+                "7.2.0",
+                "Controls whether commands of the connection note accesses to keys.",
+            ),
             client("pause", -3, "3.0.0", "Suspends commands processing.").flags(OTHERS),
             client("reply", 3, "3.2.0", "Instructs the server whether to reply to commands."),
             client("setinfo", 4, "7.2.0", "Sets information about the client or its library."),

@@ -5,6 +5,7 @@ pub mod bitmaps;
 mod collection;
 pub mod connection;
 pub mod counters;
+pub mod element_scan;
 pub mod expire;
 pub mod expiry;
 pub mod generic;
@@ -12,11 +13,13 @@ pub mod hashes;
 pub mod lcs;
 pub mod lists;
 pub mod object;
+pub mod random_elements;
 pub mod replication;
 pub mod scan;
 pub mod server;
 mod set_options;
 pub mod sets;
+pub mod sorted_ranges;
 pub mod sorted_sets;
 pub mod strings;
 #[cfg(test)]
@@ -37,6 +40,9 @@ pub const FAMILIES: &[&[Command]] = &[
     hashes::COMMANDS,
     sets::COMMANDS,
     sorted_sets::COMMANDS,
+    sorted_ranges::COMMANDS,
+    element_scan::COMMANDS,
+    random_elements::COMMANDS,
     generic::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,

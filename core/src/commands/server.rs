@@ -23,17 +23,26 @@ pub const COMMANDS: &[Command] = &[
         .flags(ANYTIME)
         .categories(Category::CONNECTION)
         .subcommands(&[
-            declare("count", 2, "2.8.13", "Returns a count of commands.").flags(ANYTIME).categories(Category::CONNECTION),
+            declare("count", 2, "2.8.13", "Returns a count of commands.")
+                .flags(ANYTIME)
+                .categories(Category::CONNECTION),
             declare("docs", -2, "7.0.0", "Returns documentary information about commands.")
                 .flags(ANYTIME)
                 .categories(Category::CONNECTION),
             declare("getkeys", -3, "2.8.13", "Extracts the key names from an arbitrary command.")
                 .flags(ANYTIME)
                 .categories(Category::CONNECTION),
-            declare("getkeysandflags", -3, "7.0.0", "Extracts the key names and access flags for an arbitrary command.")
+            declare(
+                "getkeysandflags",
+                -3,
+                "7.0.0",
+                "Extracts the key names and access flags for an arbitrary command.",
+            )
+            .flags(ANYTIME)
+            .categories(Category::CONNECTION),
+            declare("help", 2, "5.0.0", "Lists the subcommands.")
                 .flags(ANYTIME)
                 .categories(Category::CONNECTION),
-            declare("help", 2, "5.0.0", "Lists the subcommands.").flags(ANYTIME).categories(Category::CONNECTION),
             declare("info", -2, "2.8.13", "Returns information about commands.")
                 .flags(ANYTIME)
                 .categories(Category::CONNECTION),
@@ -41,19 +50,16 @@ pub const COMMANDS: &[Command] = &[
                 .flags(ANYTIME)
                 .categories(Category::CONNECTION),
         ]),
-    declare("config", -2, "2.0.0", "A container for server configuration commands.").doc(
-        "server",
-        "2.0.0",
-        "A container for server configuration commands.",
-        CONTAINER,
-    )
-    .subcommands(&[
-        declare("get", -3, "2.0.0", "Returns the effective values of configuration parameters.").flags(ADMIN),
-        declare("help", 2, "5.0.0", "Lists the subcommands.").flags(ANYTIME),
-        declare("resetstat", 2, "2.0.0", "Resets the server's statistics.").flags(ADMIN),
-        declare("rewrite", 2, "2.8.0", "Persists the effective configuration to file.").flags(ADMIN),
-        declare("set", -4, "2.0.0", "Sets configuration parameters in-flight.").flags(ADMIN),
-    ]),
+    declare("config", -2, "2.0.0", "A container for server configuration commands.")
+        .doc("server", "2.0.0", "A container for server configuration commands.", CONTAINER)
+        .subcommands(&[
+            declare("get", -3, "2.0.0", "Returns the effective values of configuration parameters.")
+                .flags(ADMIN),
+            declare("help", 2, "5.0.0", "Lists the subcommands.").flags(ANYTIME),
+            declare("resetstat", 2, "2.0.0", "Resets the server's statistics.").flags(ADMIN),
+            declare("rewrite", 2, "2.8.0", "Persists the effective configuration to file.").flags(ADMIN),
+            declare("set", -4, "2.0.0", "Sets configuration parameters in-flight.").flags(ADMIN),
+        ]),
     declare("info", -1, "1.0.0", "Returns information and statistics about the server.")
         .flags(ANYTIME)
         .categories(DANGEROUS),
@@ -69,7 +75,8 @@ pub const COMMANDS: &[Command] = &[
         declare("latest", 2, "2.8.13", "Returns the latest latency samples for all events.").flags(ADMIN),
         declare("reset", -2, "2.8.13", "Resets the latency data for one or more events.").flags(ADMIN),
     ]),
-    declare("lolwut", -1, "5.0.0", "Displays computer art and the version.").flags(Flags::READONLY.or(Flags::FAST)),
+    declare("lolwut", -1, "5.0.0", "Displays computer art and the version.")
+        .flags(Flags::READONLY.or(Flags::FAST)),
     declare("shutdown", -1, "1.0.0", "Shuts the server down.")
         .flags(ADMIN.or(Flags::NO_MULTI).or(Flags::ALLOW_BUSY)),
     declare("slowlog", -2, "2.2.12", "A container for slow log commands.").subcommands(&[

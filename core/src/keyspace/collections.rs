@@ -91,3 +91,49 @@ impl Keys<'_> {
         self.space.trash.push_back(Trash::Value(Box::new(object)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::testing::Node;
+
+    #[test]
+    fn a_collection_in_the_place_of_an_expired_key_is_a_new_one() {
+        let mut node = Node::new();
+        node.run("RPUSH k old");
+        node.run("PEXPIRE k 5");
+        node.effects();
+        node.advance_ms(6);
+        assert_eq!(node.run("RPUSH k new"), ":1\r\n");
+        assert_eq!(node.effects(), "UNLINK k\nRPUSH k new");
+        assert_eq!((node.space.len(), node.space.db(0).expires), (1, 0));
+    }
+
+    #[test]
+    fn a_replica_replaces_what_it_hides_and_its_master_sees_it() {
+        for (from_master, want) in [(false, ":1\r\n"), (true, ":2\r\n")] {
+            let mut node = Node::new();
+            node.run("SADD k old");
+            node.run("PEXPIRE k 5");
+            node.effects();
+            node.advance_ms(6);
+            (node.replica, node.from_master) = (true, from_master);
+            node.run("SADD k new");
+            assert_eq!(node.effects(), "SADD k new");
+            node.from_master = true;
+            assert_eq!(node.run("SCARD k"), want);
+        }
+    }
+
+    #[test]
+    fn what_a_large_list_gives_up_is_freed_in_slices() {
+        let mut node = Node::new();
+        let big = "x".repeat(8000);
+        for _ in 0..300 {
+            node.run(&format!("RPUSH k {big}"));
+        }
+        node.run("LTRIM k 0 9");
+        assert_eq!(node.space.trash_len(), 1);
+        while node.space.free_some(10) {}
+        assert_eq!(node.run("LLEN k"), ":10\r\n");
+    }
+}

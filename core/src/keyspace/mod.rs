@@ -143,10 +143,9 @@ impl Keyspace {
         let hash = self.hash(key);
         let Self { dbs, snapshot, epoch, .. } = self;
         let db = &mut dbs[usize::from(db)];
-        let mut entry = db.table.remove(hash, key)?;
+        let entry = db.table.remove(hash, key)?;
         db.expires -= usize::from(entry.expiry_ms().is_some());
         snapshot::preserve(snapshot, *epoch, db.cut_db, &entry);
-        entry.set_mark(*epoch);
         Some(entry)
     }
 

@@ -13,7 +13,9 @@
 //! A database that is emptied leaves its table to the snapshot, which writes and frees it in one walk. Databases that
 //! are exchanged keep the number they had at the cut: it travels with the table.
 //!
-//! A value is written whole, whatever its size; see the test `a_large_value_takes_long` for what that costs.
+//! A value is written whole, in one slice or in the command that touches it. Measured on a busy machine, a million short
+//! elements take 0.03 to 0.1 s as a list, 0.2 s as a set, 0.4 s as a sorted set and up to 1 s as a hash whose values are
+//! long enough to be compressed; a string of 64 MiB takes 0.1 s, compressed 1 s.
 
 use super::keys::{INLINE_MAX_LEN_BYTES, small_integer};
 use super::{Db, KeyEntry, Keyspace, Trash};
@@ -126,8 +128,8 @@ impl Keyspace {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.output_len_bytes())
     }
 
-    /// Works on the snapshot until about `budget_bytes` of values were read (see [`save_effort_bytes`]; 64 KiB are some
-    /// 100 us) or `max_output_bytes` wait to be taken. Commands go on adding to the output what they are about to change,
+    /// Works on the snapshot until about `budget_bytes` of values were read (see [`save_effort_bytes`]; 32 KiB take 15
+    /// to 110 us, with compression the most) or `max_output_bytes` wait to be taken. Commands go on adding to the output what they are about to change,
     /// also when it is above that.
     pub fn snapshot_slice(&mut self, budget_bytes: usize, max_output_bytes: usize) -> SnapshotProgress {
         let mut left = budget_bytes;

@@ -89,6 +89,11 @@ impl Watches {
         })
     }
 
+    /// The keys that a connection watches here, of all databases.
+    pub fn keys(&self, id: WatcherId) -> impl Iterator<Item = &[u8]> {
+        self.watchers.get(&id).into_iter().flat_map(|watcher| watcher.keys.iter().map(|(_, key, _)| &**key))
+    }
+
     /// Number of connections that watch something (`INFO`: `watching_clients`) and of keys (`total_watched_keys`).
     pub fn counts(&self) -> (usize, usize) {
         (self.watchers.len(), self.keys.len())

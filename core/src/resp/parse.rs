@@ -110,6 +110,21 @@ impl Parser {
         if self.is_inline { &self.inline } else { command }
     }
 
+    /// Whether the command last returned was inline; then ranges refer to [`Parser::inline_bytes`].
+    pub fn is_inline(&self) -> bool {
+        self.is_inline
+    }
+
+    /// The unquoted arguments of an inline command.
+    pub fn inline_bytes(&self) -> &[u8] {
+        &self.inline
+    }
+
+    /// Moves the arguments of the command last returned out.
+    pub fn take_args(&mut self) -> impl Iterator<Item = Arg> + '_ {
+        self.args.drain(..)
+    }
+
     /// Forgets the command last returned; to be called before parsing the next.
     pub fn reset(&mut self) {
         self.bulks_left = 0;
@@ -250,7 +265,8 @@ fn read_length(
     let mut value: i64 = 0;
     for at in start..(start + 5).min(input.len()) {
         match input[at] {
-            digit @ b'0'..=b'9' => value = value * 10 + i64::from(digit - b'0'),
+            // A zero before other digits is for the long form to refuse.
+            digit @ b'0'..=b'9' if at == start || value != 0 => value = value * 10 + i64::from(digit - b'0'),
             b'\r' if at > start && input.len() > at + 1 => return Ok(Some((Some(value), at + 2))),
             _ => break,
         }
@@ -446,6 +462,9 @@ mod tests {
     fn malformed_requests_have_redis_texts() {
         for (input, text) in [
             (&b"*x\r\n"[..], "Protocol error: invalid multibulk length"),
+            (b"*01\r\n", "Protocol error: invalid multibulk length"),
+            (b"*00\r\n", "Protocol error: invalid multibulk length"),
+            (b"*1\r\n$04\r\nPING\r\n", "Protocol error: invalid bulk length"),
             (b"*1\r\n+PING\r\n", "Protocol error: expected '$', got '+'"),
             (b"*1\r\n$-2\r\n", "Protocol error: invalid bulk length"),
             (b"*1\r\n$999999999999\r\n", "Protocol error: invalid bulk length"),

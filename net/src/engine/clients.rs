@@ -153,10 +153,12 @@ impl Front {
         match self.node.pause.mode_at(self.uptime_ms()) {
             None => false,
             Some(PauseMode::All) => true,
-            Some(PauseMode::Write) if command.name == "exec" => conn.session.multi.as_ref().is_some_and(|multi| {
-                let mut queued = multi.unit.commands();
-                queued.any(|queued| registry().get(queued.id).resolve(queued.args()).flags.has(writes))
-            }),
+            Some(PauseMode::Write) if command.name == "exec" => {
+                conn.session.multi.as_ref().is_some_and(|multi| {
+                    let mut queued = multi.unit.commands();
+                    queued.any(|queued| registry().get(queued.id).resolve(queued.args()).flags.has(writes))
+                })
+            }
             Some(PauseMode::Write) => command.flags.has(writes),
         }
     }
@@ -255,8 +257,10 @@ impl Front {
     /// When something of this file is due though nothing arrives.
     pub(super) fn clients_deadline(&self) -> Option<Instant> {
         let watches = self.config.timeout_s > 0 || self.watch.over_soft_limit > 0;
-        let look = watches.then(|| if self.watch.at.is_some() { Some(self.now) } else { self.watch.next }).flatten();
-        let pause_end = self.node.started + Duration::from_millis(self.node.pause.end_ms().saturating_add(1).min(1 << 40));
+        let look =
+            watches.then(|| if self.watch.at.is_some() { Some(self.now) } else { self.watch.next }).flatten();
+        let pause_end = self.node.started
+            + Duration::from_millis(self.node.pause.end_ms().saturating_add(1).min(1 << 40));
         let pause = (!self.watch.suspended.is_empty()).then_some(pause_end);
         look.into_iter().chain(pause).min()
     }
@@ -286,9 +290,17 @@ impl Front {
         let is_slow = slower_than_us >= 0 && duration_us >= slower_than_us as u64;
         if is_slow && !command.flags.has(Flags::SKIP_SLOWLOG.or(Flags::INTERNAL)) {
             let client = self.node.clients.find(id);
-            let peer = client.as_ref().map_or_else(String::new, |info| info.peer.text(&self.config.unixsocket));
+            let peer =
+                client.as_ref().map_or_else(String::new, |info| info.peer.text(&self.config.unixsocket));
             let name = client.map(|info| info.names().name).unwrap_or_default();
-            self.node.slowlog().add(self.config.slowlog_max_len, unix_s, duration_us, args.list(), peer, name);
+            self.node.slowlog().add(
+                self.config.slowlog_max_len,
+                unix_s,
+                duration_us,
+                args.list(),
+                peer,
+                name,
+            );
         }
         let event = if command.flags.has(Flags::FAST) { Event::FastCommand } else { Event::Command };
         self.note_latency(event, duration_us / 1000);

@@ -2,7 +2,7 @@
 
 use crate::ring::Token;
 use crate::session::Session;
-use braid_core::resp::{Parser, Reply};
+use braid_core::resp::{Batch, Parser, Reply};
 use braid_shards::ConnId;
 
 /// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
@@ -17,6 +17,8 @@ pub struct Conn {
     pub parser: Parser,
     /// Received and not yet parsed; starts with the command under way.
     pub input: Vec<u8>,
+    /// Commands at the front of `input` that are parsed and wait for their turn.
+    pub batch: Option<Box<Batch>>,
     pub out: Reply,
     /// A send is under way.
     pub sending: bool,
@@ -46,6 +48,7 @@ impl Conn {
             id,
             parser: Parser::new(),
             input: Vec::new(),
+            batch: None,
             out: Reply::default(),
             sending: false,
             waiting: false,

@@ -61,9 +61,9 @@ pub struct Front {
     pub replicas: BTreeMap<ReplicaId, Token>,
     pub(super) next_home_tick_ms: Option<u64>,
     /// The snapshot is to be given up.
-    pub(super) is_aborted: bool,
+    pub(super) aborted: Option<u64>,
     /// A cut that met the remains of an earlier snapshot.
-    pub(super) cut_refused: Rc<Cell<Option<(u64, bool)>>>,
+    pub(super) cut_refused: Rc<Cell<bool>>,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
 }
@@ -92,7 +92,7 @@ impl Front {
             home,
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
-            is_aborted: false,
+            aborted: None,
             cut_refused: Rc::default(),
             next_report_ms: 0,
             reported_replicas: 0,

@@ -16,11 +16,13 @@ use crate::config::values::LogLevel;
 use crate::log_verbose;
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Sleeper, Token};
+use crate::session::Flow;
 use crate::session::latency::Event as Slow;
-use crate::session::{Flow, OpenRun};
-use braid_core::command::Time;
-use braid_core::resp::{Parsed, parse::ParseLimits};
-use braid_shards::{ConnId, Shard, ShardConfig, ShardId};
+use braid_core::command::{Args, Time};
+use braid_core::resp::Batch;
+use braid_core::resp::batch::BATCH_MAX_COMMANDS;
+use braid_core::resp::parse::ParseLimits;
+use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
 use mailbox::Mailboxes;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,6 +34,8 @@ use std::time::{Duration, Instant};
 const ROUNDS_PER_YIELD: u32 = 64;
 /// Keys that one slice of background work looks at: some tens of microseconds.
 const BACKGROUND_SLICE: usize = 1024;
+/// Batches kept for reuse.
+const SPARE_BATCHES: usize = 64;
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -42,6 +46,8 @@ pub struct Engine {
     mailboxes: Mailboxes,
     turn: usize,
     config_version: u64,
+    /// Emptied batches, for reuse.
+    spare: Vec<Box<Batch>>,
     next_sweep: Instant,
     /// Of the listening sockets, those of TCP.
     tcp_listeners: Vec<Token>,
@@ -71,6 +77,7 @@ impl Engine {
             mailboxes,
             turn: 0,
             config_version,
+            spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
             tcp_listeners: Vec::new(),
         }
@@ -101,7 +108,8 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, orders) = (&self.mailboxes, &self.front.node.statistics.shards[usize::from(self.front.id)].orders);
+            let (mailboxes, orders) =
+                (&self.mailboxes, &self.front.node.statistics.shards[usize::from(self.front.id)].orders);
             if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty() || orders.any())? {
                 sleeper.sleep().await?;
             }
@@ -242,15 +250,40 @@ impl Engine {
                 self.consume_held(&mut conn);
             }
         } else {
-            let used = self.consume(&mut conn, data);
-            conn.input.extend_from_slice(&data[used.used..]);
-            if let Some((keep, taken)) = used.cut {
-                conn.input.drain(keep..keep + taken);
+            // The common case: commands are executed where they were received, and nothing is left over.
+            let mut batch = self.spare.pop().unwrap_or_default();
+            let cut = self.consume(&mut conn, data, &mut batch);
+            let executed = batch.executed_to();
+            match cut {
+                None => conn.input.extend_from_slice(&data[executed..]),
+                Some((at, len)) => {
+                    conn.input.extend_from_slice(&data[executed..at]);
+                    conn.input.extend_from_slice(&data[at + len..]);
+                }
+            }
+            self.keep_rest(&mut conn, batch, executed);
+            if cut.is_some() {
                 self.consume_held(&mut conn);
             }
         }
         self.front.limit_input(&mut conn);
         self.front.put_conn(conn);
+    }
+
+    /// `executed` bytes of the input are gone; what was parsed and not executed stays with the connection.
+    fn keep_rest(&mut self, conn: &mut Conn, mut batch: Box<Batch>, executed: usize) {
+        if conn.closing {
+            conn.input.clear();
+        }
+        if conn.closing || (batch.is_done() && batch.error().is_none()) {
+            batch.reset();
+            if self.spare.len() < SPARE_BATCHES {
+                self.spare.push(batch);
+            }
+        } else {
+            batch.shift(executed);
+            conn.batch = Some(batch);
+        }
     }
 
     /// Goes on with what a connection had sent before its command under way was answered.
@@ -278,72 +311,74 @@ impl Engine {
 
     fn consume_held(&mut self, conn: &mut Conn) {
         loop {
-            let input = std::mem::take(&mut conn.input);
-            let used = self.consume(conn, &input);
-            conn.input = input;
-            if used.used == conn.input.len() {
-                self.front.recycle(std::mem::take(&mut conn.input));
-            } else {
-                conn.input.drain(..used.used);
+            let mut input = std::mem::take(&mut conn.input);
+            let mut batch = conn.batch.take().or_else(|| self.spare.pop()).unwrap_or_default();
+            let cut = self.consume(conn, &input, &mut batch);
+            let executed = batch.executed_to();
+            if let Some((at, len)) = cut {
+                input.drain(at..at + len);
             }
-            let Some((keep, taken)) = used.cut else { return };
-            conn.input.drain(keep..keep + taken);
+            if executed == input.len() {
+                self.front.recycle(input);
+            } else {
+                input.drain(..executed);
+                conn.input = input;
+            }
+            self.keep_rest(conn, batch, executed);
+            if cut.is_none() {
+                return;
+            }
         }
     }
 
-    /// Parses and runs commands from `input` as far as it goes.
-    fn consume(&mut self, conn: &mut Conn, input: &[u8]) -> Consumed {
-        let mut used = 0;
-        let mut run_to: Option<OpenRun> = None;
-        while !conn.waiting && !conn.closing {
-            let limits = ParseLimits {
-                max_bulk_len_bytes: self.front.config.proto_max_bulk_len_bytes,
-                authenticated: conn.session.authenticated,
-            };
-            match conn.parser.parse(&input[used..], &limits) {
-                Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Assembling { keep, taken }) => {
-                    conn.waiting |= run_to.is_some();
-                    return Consumed { used, cut: Some((keep, taken)) };
+    /// Parses and runs commands from `input` as far as it goes; `batch` tells how far that was. Returns what to cut out of
+    /// the input before going on, see [`Batch::fill`].
+    fn consume(&mut self, conn: &mut Conn, input: &[u8], batch: &mut Batch) -> Option<(usize, usize)> {
+        let mut pipeline = Pipeline::default();
+        let mut cut = None;
+        'batches: while !conn.waiting && !conn.closing {
+            loop {
+                let flow = {
+                    let Some((list, shared)) = batch.peek(input) else { break };
+                    self.command(conn, Args::new(&list, &shared), &mut pipeline)
+                };
+                match flow {
+                    Flow::Later => break 'batches,
+                    Flow::Done => {}
+                    Flow::Wait => conn.waiting = true,
+                    Flow::Close => conn.closing = true,
                 }
-                Ok(Parsed::Command { len }) => {
-                    let parser = std::mem::take(&mut conn.parser);
-                    let flow = self.command(conn, &parser, &input[used..used + len], &mut run_to);
-                    conn.parser = parser;
-                    match flow {
-                        Flow::Later => {
-                            // Parsed again when its turn comes.
-                            conn.parser.reset();
-                            break;
-                        }
-                        Flow::Done => {}
-                        Flow::Wait => conn.waiting = true,
-                        Flow::Close => conn.closing = true,
-                    }
-                    conn.parser.reset();
-                    used += len;
-                    if conn.is_congested() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    // The answers to what came before go first; then the same input is looked at again.
-                    conn.parser.reset();
-                    if run_to.is_none() {
-                        log_verbose!("Protocol error ({error}) from client: {}", self.front.client_line(conn));
-                        conn.out.error(&format!("ERR {error}"));
-                        conn.closing = true;
-                    }
-                    break;
+                batch.advance();
+                if conn.waiting || conn.closing || conn.is_congested() {
+                    break 'batches;
                 }
             }
+            if let Some(error) = batch.error() {
+                // The answers to what came before go first.
+                if !pipeline.is_open() {
+                    log_verbose!("Protocol error ({error}) from client: {}", self.front.client_line(conn));
+                    conn.out.error(&format!("ERR {error}"));
+                    conn.closing = true;
+                }
+                break;
+            }
+            if cut.is_some() {
+                break;
+            }
+            let authenticated = conn.session.authenticated;
+            let max_bulk_len_bytes = self.front.config.proto_max_bulk_len_bytes;
+            let limits = ParseLimits { max_bulk_len_bytes, authenticated };
+            // Authentication changes what the next command may be.
+            let max = if authenticated { BATCH_MAX_COMMANDS } else { 1 };
+            cut = batch.fill(&mut conn.parser, input, &limits, max);
+            if batch.is_done() && batch.error().is_none() {
+                break;
+            }
+            self.shard.prefetch(conn.session.db, batch.likely_keys(input));
         }
-        conn.waiting |= run_to.is_some();
-        if conn.closing {
-            used = input.len();
-        }
+        conn.waiting |= pipeline.is_open();
         self.front.list(conn);
-        Consumed { used, cut: None }
+        cut
     }
 
     fn end_of_input(&mut self, token: Token) {
@@ -374,10 +409,4 @@ impl Engine {
     pub(crate) fn parts(&mut self) -> (&mut Shard, &mut Front) {
         (&mut self.shard, &mut self.front)
     }
-}
-
-/// What [`Engine::consume`] used of its input; `cut`: what to take out of the rest, as the parser says.
-struct Consumed {
-    used: usize,
-    cut: Option<(usize, usize)>,
 }

@@ -39,7 +39,9 @@ pub struct WalkedPiece {
 }
 
 /// Nobody wants the snapshot any more.
-pub struct Abort;
+pub struct Abort {
+    snapshot: u64,
+}
 
 /// What the configuration says about replication.
 pub fn rules(config: &Config) -> Rules {
@@ -73,15 +75,15 @@ impl Engine {
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
         }
-        let mut actions = home.take_actions();
-        if let Some((snapshot, with_data)) = self.front.cut_refused.take() {
-            actions.push(Action::Cut { snapshot, with_data });
+        if self.front.cut_refused.take() {
+            home.cut_refused(now_ms);
         }
+        let actions = home.take_actions();
         self.front.next_home_tick_ms = home.next_tick_ms(now_ms);
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
-                Action::Abort { .. } => self.abort_snapshot(),
+                Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -105,9 +107,9 @@ impl Engine {
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
-                // What an aborted snapshot left behind is still being cleared away: the cut is tried again.
+                // What an aborted snapshot left behind is still being cleared away: the home tries again.
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
-                    return busy.set(Some((snapshot, with_data)));
+                    return busy.set(true);
                 }
                 for slice in &mut *everything.slices {
                     slice.stream = true;
@@ -121,20 +123,20 @@ impl Engine {
         );
     }
 
-    fn abort_snapshot(&mut self) {
+    fn abort_snapshot(&mut self, snapshot: u64) {
         for to in 0..self.front.node.map.shards() as ShardId {
             if to == self.front.id {
-                self.shard.abort_snapshot();
+                self.shard.abort_snapshot(snapshot);
             } else {
-                self.shard.send_upper(to, Box::new(Abort));
+                self.shard.send_upper(to, Box::new(Abort { snapshot }));
             }
         }
     }
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        if std::mem::take(&mut self.front.is_aborted) {
-            self.shard.abort_snapshot();
+        if let Some(snapshot) = self.front.aborted.take() {
+            self.shard.abort_snapshot(snapshot);
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
         let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
@@ -182,8 +184,8 @@ impl Front {
             Err(other) => other,
         };
         let message = match message.downcast::<Abort>() {
-            Ok(_) => {
-                self.is_aborted = true;
+            Ok(abort) => {
+                self.aborted = Some(abort.snapshot);
                 return Ok(());
             }
             Err(other) => other,

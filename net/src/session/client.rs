@@ -90,7 +90,9 @@ fn set_info(call: &mut Call<'_>) -> Result<(), Error> {
     }
     if !value.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         let option = if is_name { "lib-name" } else { "lib-ver" };
-        return Err(Error::owned(format!("ERR {option} cannot contain spaces, newlines or special characters.")));
+        return Err(Error::owned(format!(
+            "ERR {option} cannot contain spaces, newlines or special characters."
+        )));
     }
     let value: Box<str> = String::from_utf8_lossy(value).into();
     call.conn.session.info().set_names(|names| {
@@ -152,7 +154,8 @@ fn kill_filter(args: Args<'_>, own_id: u64) -> Result<Filter, Error> {
         let text = || Some(String::from_utf8_lossy(value).into_owned());
         match () {
             () if is("id") => {
-                filter.ids = vec![positive(value).ok_or(Error::text("ERR client-id should be greater than 0"))?];
+                filter.ids =
+                    vec![positive(value).ok_or(Error::text("ERR client-id should be greater than 0"))?];
             }
             () if is("maxage") => {
                 let error = Error::text("ERR maxage is not an integer or out of range");
@@ -263,7 +266,10 @@ mod tests {
         let old = parsed("client kill 1.2.3.4:5").unwrap();
         assert_eq!((old.addr.as_deref(), old.skip), (Some("1.2.3.4:5"), None));
         let new = parsed("client kill ID 3 TYPE replica LADDR 1.1.1.1:1 MAXAGE 9 USER default").unwrap();
-        assert_eq!((new.ids, new.class, new.min_age_s, new.skip), (vec![3], Some(Class::Replica), Some(9), Some(7)));
+        assert_eq!(
+            (new.ids, new.class, new.min_age_s, new.skip),
+            (vec![3], Some(Class::Replica), Some(9), Some(7))
+        );
         assert_eq!(parsed("client kill skipme no addr x:1").unwrap().skip, None);
         for (line, error) in [
             ("client kill id 0", "ERR client-id should be greater than 0"),

@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// IPv4 addresses are mapped into IPv6.
-    Tcp { ip: [u8; 16], port: u16 },
+    Tcp {
+        ip: [u8; 16],
+        port: u16,
+    },
     Unix,
 }
 
@@ -210,7 +213,8 @@ impl ClientInfo {
         let idle_s = now_s.saturating_sub(load(&self.active_s));
         let (qbuf, qbuf_free) = (load(&self.input_bytes), load(&self.input_free_bytes));
         let (output, multi_bytes) = (self.output_bytes.get(), load(&self.multi_bytes));
-        let total = AT_REST_BYTES as u64 + u64::from(qbuf) + u64::from(qbuf_free) + output + u64::from(multi_bytes);
+        let total =
+            AT_REST_BYTES as u64 + u64::from(qbuf) + u64::from(qbuf_free) + output + u64::from(multi_bytes);
         let command = match load(&self.command) {
             0 => "NULL".to_owned(),
             slot => braid_shards::stats::slot_name(slot as usize - 1),
@@ -380,7 +384,10 @@ mod tests {
         assert!(line.ends_with(end), "{line}");
         info.flags.store(flag::MULTI | flag::RESP3 | flag::NO_TOUCH | flag::SENDING, Ordering::Relaxed);
         let line = info.line(15, "");
-        assert!(line.contains(" flags=xT ") && line.contains(" resp=3 ") && line.contains(" events=w "), "{line}");
+        assert!(
+            line.contains(" flags=xT ") && line.contains(" resp=3 ") && line.contains(" events=w "),
+            "{line}"
+        );
         let unix = super::tests::info(1, "unix", 0);
         assert!(unix.line(0, "/run/braid").contains(" addr=/run/braid:0 "));
         assert!(unix.line(0, "/run/braid").contains(" flags=U "));

@@ -32,7 +32,10 @@ pub fn command(call: &mut Call<'_>) -> Result<(), Error> {
                 ("GETKEYS <full-command>", "The keys of a command."),
                 ("GETKEYSANDFLAGS <full-command>", "The keys of a command, with what is done to them."),
                 ("INFO [<command> ...]", "Information on commands, or on all."),
-                ("LIST [FILTERBY (MODULE <name>|ACLCAT <category>|PATTERN <pattern>)]", "The names of commands."),
+                (
+                    "LIST [FILTERBY (MODULE <name>|ACLCAT <category>|PATTERN <pattern>)]",
+                    "The names of commands.",
+                ),
             ],
         ),
     }
@@ -107,7 +110,8 @@ fn info(out: &mut Reply, named: Named) {
 
 /// A command's flags, with what follows from its key specs.
 fn flags_of(command: &Command) -> Flags {
-    let movable = |spec: &KeySpec| matches!(spec.begin, Begin::Keyword(..)) || matches!(spec.find, Find::KeyNum { .. });
+    let movable =
+        |spec: &KeySpec| matches!(spec.begin, Begin::Keyword(..)) || matches!(spec.find, Find::KeyNum { .. });
     let flags = command.flags;
     if command.keys.iter().any(movable) { flags.or(Flags::MOVABLEKEYS) } else { flags }
 }
@@ -312,7 +316,10 @@ mod tests {
             let mut out = Reply::default();
             with_args(line, |args| list(&mut out, args)).map(|()| String::from_utf8(out.buf).unwrap())
         };
-        assert_eq!(run("command list filterby pattern client|i*").unwrap(), "*2\r\n$9\r\nclient|id\r\n$11\r\nclient|info\r\n");
+        assert_eq!(
+            run("command list filterby pattern client|i*").unwrap(),
+            "*2\r\n$9\r\nclient|id\r\n$11\r\nclient|info\r\n"
+        );
         assert_eq!(run("command list filterby module x").unwrap(), "*0\r\n");
         assert!(run("command list filterby aclcat transaction").unwrap().contains("$5\r\nmulti\r\n"));
         assert_eq!(run("command list filterby aclcat none").unwrap(), "*0\r\n");
@@ -322,7 +329,8 @@ mod tests {
 
     #[test]
     fn documents_name_subcommands_in_full() {
-        let text = reply(|out| with_args("command docs slowlog slowlog|get none", |args| all_docs(out, args)));
+        let text =
+            reply(|out| with_args("command docs slowlog slowlog|get none", |args| all_docs(out, args)));
         assert!(text.starts_with("*4\r\n$7\r\nslowlog\r\n*10\r\n$7\r\nsummary\r\n"), "{text}");
         assert_eq!(text.matches("$11\r\nslowlog|get\r\n").count(), 2);
     }

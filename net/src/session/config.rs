@@ -102,7 +102,8 @@ fn apply(node: &Node, present: &Config, change: &mut Change) -> Result<(), Strin
     }
     // From here on nothing fails.
     if let Some(listeners) = listeners {
-        let sockets = listeners.iter().map(|(_, socket)| socket.try_clone()).collect::<Result<Vec<OwnedFd>, _>>();
+        let sockets =
+            listeners.iter().map(|(_, socket)| socket.try_clone()).collect::<Result<Vec<OwnedFd>, _>>();
         match sockets {
             Ok(sockets) => {
                 *node.tcp_listeners.lock().unwrap_or_else(PoisonError::into_inner) = listeners;

@@ -25,7 +25,10 @@ pub fn echo(call: &mut Call<'_>) -> Result<(), Error> {
 /// # Errors
 /// Redis's texts for what is no number and for what is out of range.
 pub fn parse_db(arg: &[u8], databases: usize) -> Result<u16, Error> {
-    let index = parse_i64(arg).filter(|index| i32::try_from(*index).is_ok()).ok_or(Error::NotInteger)?;
+    let index = parse_i64(arg).ok_or(Error::NotInteger)?;
+    if i32::try_from(index).is_err() {
+        return Err(Error::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
+    }
     usize::try_from(index)
         .ok()
         .filter(|index| *index < databases)
@@ -101,6 +104,7 @@ pub fn hello(call: &mut Call<'_>) -> Result<(), Error> {
                 credentials = Some((args[at + 1], args[at + 2]));
                 at += 3;
             } else if args.is(at, "setname") && args.len() > at + 1 {
+                check_name(args[at + 1])?;
                 name = Some(args[at + 1]);
                 at += 2;
             } else {
@@ -141,14 +145,20 @@ pub fn hello(call: &mut Call<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses names with spaces or control characters.
+fn check_name(name: &[u8]) -> Result<(), Error> {
+    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err(Error::text("ERR Client names cannot contain spaces, newlines or special characters."));
+    }
+    Ok(())
+}
+
 /// Sets a connection's name (`CLIENT SETNAME`, `HELLO … SETNAME`). An empty one removes it.
 ///
 /// # Errors
 /// Redis's text for names with spaces or control characters.
 pub fn set_name(session: &Session, name: &[u8]) -> Result<(), Error> {
-    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-        return Err(Error::text("ERR Client names cannot contain spaces, newlines or special characters."));
-    }
+    check_name(name)?;
     let name = String::from_utf8_lossy(name);
     session.info().set_names(|names| names.name = name.into());
     Ok(())

@@ -1,23 +1,16 @@
 //! From a parsed command to the shard that runs it, in program order (law 2).
 //!
-//! The scheme: the commands of one connection go to one shard at a time. Consecutive commands for the same shard go
-//! together; the next one for another shard waits until those are answered. ARCHITECTURE.md tells what was measured
-//! against dispatching a whole pipeline at once.
+//! The rule itself is in [`braid_shards::pipeline`]. ARCHITECTURE.md tells what was measured against dispatching a
+//! whole pipeline at once.
 
 use super::table::{Call, implementation};
 use super::{Multi, ReplyMode, Session, Steps, watcher};
 use crate::engine::{Conn, Engine, Front};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, Outcome, registry};
-use braid_core::resp::parse::Arg;
-use braid_core::resp::{Parser, Reply};
+use braid_core::resp::Reply;
 use braid_shards::stats::slot;
-use braid_shards::{LockKey, Ran, Shard, ShardId, SlotMap, Unit, Work};
-use bytes::Bytes;
-use smallvec::SmallVec;
+use braid_shards::{Admit, LockKey, Pipeline, Place, Ran, Shard, ShardId, Target, Unit, Work, place};
 use std::sync::atomic::Ordering;
-
-/// Most commands of one connection that travel as one run; it bounds the receiver's tick.
-const RUN_MAX_COMMANDS: u32 = 256;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,96 +24,33 @@ pub enum Flow {
     Close,
 }
 
-/// Commands on their way to one shard: which, and how many.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenRun {
-    to: ShardId,
-    commands: u32,
-}
-
-/// Where a command's keys are.
-pub(super) enum Place {
-    One(ShardId),
-    Several(Vec<LockKey>),
-    Everywhere,
-}
-
-/// Finds where a command runs. Commands without keys run where they are.
-pub(super) fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> Place {
-    if map.shards() == 1 {
-        return Place::One(here);
-    }
-    match command.handler {
-        Handler::Keys(_) => {}
-        Handler::Whole(_) => return Place::Everywhere,
-        Handler::Session | Handler::Cursor(_) => return Place::One(here),
-    }
-    // Most commands have one key, at a fixed place.
-    if let [spec] = command.keys
-        && let Some(index) = spec.single_index()
-        && let Some(key) = args.get(index)
-    {
-        return Place::One(map.shard_of(key));
-    }
-    // Arguments that do not fit the specs make the command itself fail, anywhere.
-    let Some(keys) = command.find_keys(args) else { return Place::One(here) };
-    let mut owners = keys.iter().map(|key| map.shard_of(args[key.index]));
-    let Some(first) = owners.next() else { return Place::One(here) };
-    if owners.all(|owner| owner == first) {
-        return Place::One(first);
-    }
-    Place::Several(keys.iter().map(|key| args[key.index].into()).collect())
-}
-
 impl Engine {
-    /// Runs or sends one parsed command. `run`: the run that earlier commands of this batch opened.
-    pub(crate) fn command(
-        &mut self,
-        conn: &mut Conn,
-        parser: &Parser,
-        bytes: &[u8],
-        run: &mut Option<OpenRun>,
-    ) -> Flow {
-        let base = parser.base(bytes);
-        let mut list: SmallVec<[&[u8]; 8]> = SmallVec::new();
-        let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
-        for arg in parser.args() {
-            match arg {
-                Arg::Range { start, len } => list.push(&base[*start as usize..(*start + *len) as usize]),
-                Arg::Big(value) => {
-                    shared.push((list.len() as u32, value.clone()));
-                    list.push(value);
-                }
-            }
-        }
-        if list.is_empty() {
-            return Flow::Done;
-        }
-        let args = Args::new(&list, &shared);
+    /// Runs or sends one parsed command. `pipeline`: what earlier commands of this batch opened.
+    pub(crate) fn command(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         if conn.out.buf.capacity() == 0 {
             conn.out.buf = self.front().buffer();
         }
         conn.out.resp3 = conn.session.flags.resp3;
         let (mark, reply_mode) = (conn.out.mark(), conn.session.reply);
-        let flow = self.check_and_dispatch(conn, args, run);
+        let flow = self.check_and_dispatch(conn, args, pipeline);
         if reply_mode != ReplyMode::On && reply_mode == conn.session.reply && flow != Flow::Later {
-            return mute(conn, mark, flow, run.is_some());
+            return mute(conn, mark, flow, pipeline.is_open());
         }
         flow
     }
 
-    fn check_and_dispatch(&mut self, conn: &mut Conn, args: Args<'_>, run: &mut Option<OpenRun>) -> Flow {
+    fn check_and_dispatch(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         match self.check(conn, args) {
             Ok((id, command)) => {
                 conn.session.info().command.store(slot(id, command) as u32 + 1, Ordering::Relaxed);
-                let flow = self.dispatch(conn, id, command, args, run);
+                let flow = self.dispatch(conn, id, command, args, pipeline);
                 conn.session.info().commands.add(u64::from(flow != Flow::Later));
                 flow
             }
             // An error is an answer too, and waits for its turn.
-            Err(_) if run.is_some() => Flow::Later,
+            Err(_) if pipeline.is_open() => Flow::Later,
             Err((id, error)) => {
-                let text = error.to_string();
+                let text = self.refused(conn, id.map(|(id, _)| id), error);
                 match id {
                     Some((id, command)) => self.parts().0.stats.rejected(id, command, &text),
                     None => self.parts().0.stats.error(&text),
@@ -132,6 +62,17 @@ impl Engine {
                 Flow::Done
             }
         }
+    }
+
+    /// The text for a command that is refused before it runs. An `EXEC` that is refused ends its transaction.
+    fn refused(&mut self, conn: &mut Conn, id: Option<CommandId>, error: Error) -> String {
+        let text = error.to_string();
+        if id.is_none_or(|id| registry().get(id).name != "exec") {
+            return text;
+        }
+        conn.session.multi = None;
+        self.drop_watches(conn);
+        format!("EXECABORT Transaction discarded because of: {}", text.strip_prefix("ERR ").unwrap_or(&text))
     }
 
     /// Everything that can be said of a command before it runs.
@@ -170,16 +111,16 @@ impl Engine {
         id: CommandId,
         command: &'static Command,
         args: Args<'_>,
-        run: &mut Option<OpenRun>,
+        pipeline: &mut Pipeline,
     ) -> Flow {
         if self.front().node.pause.is_set() && self.front().is_paused(conn, command) {
-            if run.is_none() {
+            if !pipeline.is_open() {
                 self.front().suspend(conn);
             }
             return Flow::Later;
         }
         let is_session = matches!(command.handler, Handler::Session);
-        if run.is_some() && (is_session || conn.session.multi.is_some()) {
+        if pipeline.is_open() && (is_session || conn.session.multi.is_some()) {
             return Flow::Later;
         }
         if is_session || conn.session.multi.is_some() {
@@ -189,7 +130,7 @@ impl Engine {
         let here = self.front().id;
         let place = match command.handler {
             _ if matches!(command.handler, Handler::Cursor(_)) || command.name == "keys" => {
-                if run.is_some() {
+                if pipeline.is_open() {
                     return Flow::Later;
                 }
                 match self.place_cursor(conn, command, args) {
@@ -204,11 +145,15 @@ impl Engine {
             _ => place(command, args, map, here),
         };
         let flags = conn.session.flags;
+        let target = match place {
+            Place::One(to) if to != here => Target::Shard(to),
+            _ => Target::Here,
+        };
+        if pipeline.admit(target) == Admit::Later {
+            return Flow::Later;
+        }
         match place {
             Place::One(to) if to == here => {
-                if run.is_some() {
-                    return Flow::Later;
-                }
                 let (shard, front) = self.parts();
                 match shard.run(conn.id, flags, id, conn.session.db, args, &mut conn.out, front) {
                     Ran::Done => Flow::Done,
@@ -216,15 +161,9 @@ impl Engine {
                 }
             }
             Place::One(to) => {
-                let open = run.get_or_insert(OpenRun { to, commands: 0 });
-                if open.to != to || open.commands == RUN_MAX_COMMANDS {
-                    return Flow::Later;
-                }
-                open.commands += 1;
                 self.parts().0.dispatch(to, conn.id, flags, None, id, conn.session.db, args);
                 Flow::Done
             }
-            Place::Several(_) | Place::Everywhere if run.is_some() => Flow::Later,
             Place::Several(keys) => self.begin(conn, Some(keys), id, args),
             Place::Everywhere => self.begin(conn, None, id, args),
         }
@@ -297,15 +236,18 @@ impl Front {
 }
 
 fn unknown_command(args: Args<'_>) -> Error {
-    let clip = |arg: &[u8], len: usize| String::from_utf8_lossy(&arg[..arg.len().min(len)]).into_owned();
-    let mut rest = String::new();
+    const QUOTED_MAX_LEN_BYTES: usize = 128;
+    let clip = |arg: &[u8], len: usize| arg[..arg.len().min(len)].to_vec();
+    let mut rest = Vec::new();
     for arg in &args[1..] {
-        if rest.len() >= 128 {
+        if rest.len() >= QUOTED_MAX_LEN_BYTES {
             break;
         }
-        rest.push_str(&format!("'{}' ", clip(arg, 128 - rest.len())));
+        let arg = clip(arg, QUOTED_MAX_LEN_BYTES - rest.len());
+        rest.extend_from_slice(&[b"'", &arg[..], b"' "].concat());
     }
-    let name = clip(args[0], 128);
+    let name = clip(args[0], QUOTED_MAX_LEN_BYTES);
+    let (name, rest) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&rest));
     Error::owned(format!("ERR unknown command '{name}', with args beginning with: {rest}"))
 }
 

@@ -249,7 +249,8 @@ fn clients(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     let all = node.clients.all();
     let of_class = |class| all.iter().filter(|info| info.class() == class).count();
     let replicas = of_class(Class::Replica);
-    let most = |value: fn(&super::clients::ClientInfo) -> u64| all.iter().map(|info| value(info)).max().unwrap_or(0);
+    let most =
+        |value: fn(&super::clients::ClientInfo) -> u64| all.iter().map(|info| value(info)).max().unwrap_or(0);
     page.field("connected_clients", all.len() - replicas - of_class(Class::Master));
     page.field("cluster_connections", 0);
     page.field("maxclients", call.front.config.maxclients);
@@ -262,7 +263,10 @@ fn clients(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.field("blocked_clients", blocked);
     page.field("tracking_clients", 0);
     page.field("pubsub_clients", of_class(Class::PubSub));
-    page.field("watching_clients", all.iter().filter(|info| info.watched.load(Ordering::Relaxed) > 0).count());
+    page.field(
+        "watching_clients",
+        all.iter().filter(|info| info.watched.load(Ordering::Relaxed) > 0).count(),
+    );
     page.field("clients_in_timeout_table", 0);
     page.field("total_watched_keys", survey.watched_keys);
     page.zeros(&["total_blocking_keys", "total_blocking_keys_on_nokey"]);
@@ -318,7 +322,12 @@ fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("rdb_last_bgsave_status", "ok");
     page.field("rdb_last_bgsave_time_sec", -1);
     page.field("rdb_current_bgsave_time_sec", -1);
-    page.zeros(&["rdb_saves", "rdb_last_cow_size", "rdb_last_load_keys_expired", "rdb_last_load_keys_loaded"]);
+    page.zeros(&[
+        "rdb_saves",
+        "rdb_last_cow_size",
+        "rdb_last_load_keys_expired",
+        "rdb_last_load_keys_loaded",
+    ]);
     page.zeros(&["aof_enabled", "aof_rewrite_in_progress", "aof_rewrite_scheduled"]);
     page.field("aof_last_rewrite_time_sec", -1);
     page.field("aof_current_rewrite_time_sec", -1);
@@ -367,12 +376,22 @@ fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.field("expired_time_cap_reached_count", 0);
     page.field("expire_cycle_cpu_milliseconds", totals.expire_cycle_us / 1000);
     page.field("evicted_keys", since(survey.stats.evicted, published.evicted, totals.evicted));
-    page.zeros(&["evicted_clients", "evicted_scripts", "total_eviction_exceeded_time", "current_eviction_exceeded_time"]);
+    page.zeros(&[
+        "evicted_clients",
+        "evicted_scripts",
+        "total_eviction_exceeded_time",
+        "current_eviction_exceeded_time",
+    ]);
     page.field("keyspace_hits", since(survey.stats.hits, published.hits, totals.hits));
     page.field("keyspace_misses", since(survey.stats.misses, published.misses, totals.misses));
     page.zeros(&["pubsub_channels", "pubsub_patterns", "pubsubshard_channels"]);
     page.zeros(&["latest_fork_usec", "total_forks", "migrate_cached_sockets", "slave_expires_tracked_keys"]);
-    page.zeros(&["active_defrag_hits", "active_defrag_misses", "active_defrag_key_hits", "active_defrag_key_misses"]);
+    page.zeros(&[
+        "active_defrag_hits",
+        "active_defrag_misses",
+        "active_defrag_key_hits",
+        "active_defrag_key_misses",
+    ]);
     page.zeros(&["tracking_total_keys", "tracking_total_items", "tracking_total_prefixes"]);
     page.field("unexpected_error_replies", 0);
     page.field("total_error_replies", commands.error_replies);
@@ -385,7 +404,12 @@ fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.zeros(&["reply_buffer_shrinks", "reply_buffer_expands"]);
     page.field("eventloop_cycles", totals.ticks);
     page.field("instantaneous_eventloop_cycles_per_sec", rates.ticks);
-    page.zeros(&["acl_access_denied_auth", "acl_access_denied_cmd", "acl_access_denied_key", "acl_access_denied_channel"]);
+    page.zeros(&[
+        "acl_access_denied_auth",
+        "acl_access_denied_cmd",
+        "acl_access_denied_key",
+        "acl_access_denied_channel",
+    ]);
 }
 
 fn replication(page: &mut Page<'_>, call: &Call<'_>) {
@@ -414,7 +438,10 @@ fn cpu(page: &mut Page<'_>) {
         // SAFETY: the pointer is to a live struct of that type, which the call fills; on an error it stays zero.
         unsafe { libc::getrusage(who, &mut usage) };
         for (name, time) in [("sys", usage.ru_stime), ("user", usage.ru_utime)] {
-            page.field(&format!("used_cpu_{name}{suffix}"), format_args!("{}.{:06}", time.tv_sec, time.tv_usec));
+            page.field(
+                &format!("used_cpu_{name}{suffix}"),
+                format_args!("{}.{:06}", time.tv_sec, time.tv_usec),
+            );
         }
     }
 }
@@ -474,7 +501,9 @@ mod tests {
 
     #[test]
     fn bytes_for_people() {
-        for (bytes, text) in [(0, "0B"), (1023, "1023B"), (1536, "1.50K"), (3 << 20, "3.00M"), (5 << 30, "5.00G")] {
+        for (bytes, text) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.50K"), (3 << 20, "3.00M"), (5 << 30, "5.00G")]
+        {
             assert_eq!(human(bytes), text);
         }
     }

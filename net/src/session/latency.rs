@@ -123,11 +123,14 @@ impl Latency {
             text.extend(series.samples.iter().map(cell));
             text.push('\n');
         }
-        let labels: Vec<String> = series.samples.iter().map(|(at_s, _)| age(now_s.saturating_sub(*at_s))).collect();
+        let labels: Vec<String> =
+            series.samples.iter().map(|(at_s, _)| age(now_s.saturating_sub(*at_s))).collect();
         let rows = labels.iter().map(String::len).max().unwrap_or(0);
         for row in 0..rows {
             text.push('\n');
-            text.extend(labels.iter().map(|label| label.as_bytes().get(row).map_or(' ', |byte| char::from(*byte))));
+            text.extend(
+                labels.iter().map(|label| label.as_bytes().get(row).map_or(' ', |byte| char::from(*byte))),
+            );
         }
         text.push('\n');
         Some(text)
@@ -141,13 +144,16 @@ impl Latency {
                 .to_owned();
         }
         if self.0.is_empty() {
-            return format!("No event took {threshold_ms} ms or longer since the server started or LATENCY RESET.\n");
+            return format!(
+                "No event took {threshold_ms} ms or longer since the server started or LATENCY RESET.\n"
+            );
         }
         let mut text = String::from("Events that took longer than the threshold:\n\n");
         for (number, (event, series)) in self.0.iter().enumerate() {
             let count = series.samples.len() as u64;
             let average = series.samples.iter().map(|sample| sample.1).sum::<u64>() / count;
-            let deviation = series.samples.iter().map(|sample| sample.1.abs_diff(average)).sum::<u64>() / count;
+            let deviation =
+                series.samples.iter().map(|sample| sample.1.abs_diff(average)).sum::<u64>() / count;
             let first_s = series.samples.front().expect("a series begins with a sample").0;
             let period_s = now_s.saturating_sub(first_s) as f64 / count as f64;
             let _ = writeln!(
@@ -178,7 +184,9 @@ impl Latency {
             );
         }
         if has(Event::ExpireCycle) {
-            text.push_str("- Removing expired keys took long: spread the expiry of keys that are set together.\n");
+            text.push_str(
+                "- Removing expired keys took long: spread the expiry of keys that are set together.\n",
+            );
         }
         text
     }
@@ -321,7 +329,10 @@ mod tests {
         assert!(Latency::default().doctor(5, 10_000, 2000).starts_with("No event took 5 ms"));
         let text = filled().doctor(5, 10_000, 1200);
         assert!(text.contains("1. command: 100 latency spikes"), "{text}");
-        assert!(text.contains("slowlog-log-slower-than 5000") && text.contains("2. fast-command: 1 "), "{text}");
+        assert!(
+            text.contains("slowlog-log-slower-than 5000") && text.contains("2. fast-command: 1 "),
+            "{text}"
+        );
         assert!(!filled().doctor(50, 10_000, 1200).contains("slowlog-log-slower-than"));
     }
 }

@@ -138,7 +138,11 @@ fn doctor(usage: &Usage) -> String {
     if usage.clients > usage.used / 2 {
         text.push_str(" * Clients: connections take more than half of the memory. See CLIENT LIST, timeout and maxclients.\n");
     }
-    if text.is_empty() { "No problem with memory was found.\n".to_owned() } else { format!("Problems with memory:\n\n{text}") }
+    if text.is_empty() {
+        "No problem with memory was found.\n".to_owned()
+    } else {
+        format!("Problems with memory:\n\n{text}")
+    }
 }
 
 /// `MEMORY DOCTOR|MALLOC-STATS|PURGE`, and `STATS` within a transaction.
@@ -178,8 +182,14 @@ mod tests {
 
     #[test]
     fn parts_add_up() {
-        let usage =
-            Usage { used: 1000, startup: 200, clients: 100, replication_backlog: 50, tables: 250, ..Usage::default() };
+        let usage = Usage {
+            used: 1000,
+            startup: 200,
+            clients: 100,
+            replication_backlog: 50,
+            tables: 250,
+            ..Usage::default()
+        };
         assert_eq!((usage.overhead(), usage.dataset(), usage.dataset_percent()), (600, 400, 50.0));
         assert_eq!((ratio(1, 0), percent(1, 4)), (0.0, 25.0));
     }

@@ -1,5 +1,6 @@
 //! What a connection is to the server: who it is, what it selected, what it has queued; and the commands about that.
 
+mod client;
 pub mod clients;
 mod command;
 mod config;
@@ -9,7 +10,6 @@ mod debug;
 mod dispatch;
 mod info;
 pub mod latency;
-mod client;
 mod memory;
 pub mod replication;
 mod server;
@@ -19,7 +19,7 @@ mod table;
 pub mod totals;
 mod transactions;
 
-pub use dispatch::{Flow, OpenRun, call};
+pub use dispatch::{Flow, call};
 pub use table::Call;
 pub use transactions::step_answered;
 

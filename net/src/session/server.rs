@@ -89,7 +89,12 @@ pub fn lolwut(call: &mut Call<'_>) -> Result<(), Error> {
         Some(text) => parse_i64(text).ok_or(Error::NotInteger)?.clamp(1, MAX_ROWS),
         None => ROWS,
     };
-    let text = format!("{}\nRedis ver. {}, Braid {}\n", braid(rows), crate::node::REDIS_VERSION, env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "{}\nRedis ver. {}, Braid {}\n",
+        braid(rows),
+        crate::node::REDIS_VERSION,
+        env!("CARGO_PKG_VERSION")
+    );
     call.out.verbatim(&text);
     Ok(())
 }

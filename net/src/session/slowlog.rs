@@ -31,7 +31,15 @@ pub struct SlowLog {
 
 impl SlowLog {
     /// Adds a command and drops the oldest beyond `max_len`.
-    pub fn add(&mut self, max_len: u64, unix_s: u64, duration_us: u64, args: &[&[u8]], peer: String, name: Box<str>) {
+    pub fn add(
+        &mut self,
+        max_len: u64,
+        unix_s: u64,
+        duration_us: u64,
+        args: &[&[u8]],
+        peer: String,
+        name: Box<str>,
+    ) {
         let entry = Entry { id: self.next_id, unix_s, duration_us, args: clip(args), peer, name };
         self.next_id += 1;
         self.entries.push_front(entry);
@@ -181,7 +189,10 @@ mod tests {
         let mut out = Reply::default();
         log.reply(1, &mut out);
         let text = String::from_utf8(out.buf).unwrap();
-        assert_eq!(text, "*1\r\n*6\r\n:4\r\n:104\r\n:40\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n$9\r\n1.2.3.4:5\r\n$0\r\n\r\n");
+        assert_eq!(
+            text,
+            "*1\r\n*6\r\n:4\r\n:104\r\n:40\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n$9\r\n1.2.3.4:5\r\n$0\r\n\r\n"
+        );
         log.trim(0);
         log.add(3, 1, 1, &[], String::new(), "".into());
         assert_eq!((log.len(), log.entries[0].id), (1, 5));

@@ -37,7 +37,18 @@ impl Survey {
         let numbers: Vec<u64> =
             text.lines().skip(1).map(|line| line[1..].parse().expect("a number that was counted")).collect();
         let (head, dbs) = numbers.split_at(SURVEY_HEAD_LEN);
-        let [hits, misses, expired, evicted, dirty, lazyfreed, pending_frees, watched_keys, table_bytes, expire_us] = *head
+        let [
+            hits,
+            misses,
+            expired,
+            evicted,
+            dirty,
+            lazyfreed,
+            pending_frees,
+            watched_keys,
+            table_bytes,
+            expire_us,
+        ] = *head
         else {
             unreachable!("the head has ten numbers")
         };

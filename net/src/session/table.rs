@@ -1,6 +1,8 @@
 //! Which function implements which command of the connection or the server.
 
-use super::{client, command, config, connection, debug, info, latency, memory, replication, server, slowlog};
+use super::{
+    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog,
+};
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
 use braid_core::resp::Reply;
@@ -26,6 +28,7 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("auth", connection::auth),
     ("hello", connection::hello),
     ("reset", connection::reset),
+    ("unwatch", super::transactions::unwatch),
     ("replconf", replication::replconf),
     ("psync", replication::psync),
     ("sync", replication::sync),
@@ -70,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_session_command_is_implemented() {
-        let by_dispatcher = ["multi", "exec", "discard", "watch", "unwatch"];
+        let by_dispatcher = ["multi", "exec", "discard", "watch"];
         for (id, command) in registry().all().iter().enumerate() {
             let is_session = |command: &Command| matches!(command.handler, Handler::Session);
             // A container runs itself only where the session runs one of its subcommands.

@@ -102,7 +102,8 @@ impl ShardPublic {
         }
         last.stats = keyspace.stats;
         last.trash = trash;
-        let KeyspaceStats { hits, misses, expired, evicted, dirty, lazyfreed_objects, expire_cycle_us } = keyspace.stats;
+        let KeyspaceStats { hits, misses, expired, evicted, dirty, lazyfreed_objects, expire_cycle_us } =
+            keyspace.stats;
         let counters = &self.counters;
         counters.hits.set(hits);
         counters.misses.set(misses);
@@ -217,8 +218,15 @@ impl Statistics {
 
     fn reading(&self, now_ms: u64) -> Sample {
         let totals = self.all_totals();
-        let commands = self.shards.iter().filter_map(|shard| shard.commands.get()).map(|stats| stats.processed()).sum();
-        Sample { at_ms: now_ms, commands, net_in: totals.net_in_bytes, net_out: totals.net_out_bytes, ticks: totals.ticks }
+        let commands =
+            self.shards.iter().filter_map(|shard| shard.commands.get()).map(|stats| stats.processed()).sum();
+        Sample {
+            at_ms: now_ms,
+            commands,
+            net_in: totals.net_in_bytes,
+            net_out: totals.net_out_bytes,
+            ticks: totals.ticks,
+        }
     }
 
     /// The present rates, per second.

@@ -2,10 +2,11 @@
 
 use super::dispatch::{Flow, call};
 use super::survey::Survey;
-use super::{Multi, Steps, Watching, watcher};
+use super::table::Call;
+use super::{Multi, Steps, watcher};
 use crate::engine::{Conn, Engine};
-use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
-use braid_shards::{Host, LockKey, RunFlags, ShardId, SlotMap, Unit, Work};
+use braid_core::command::{Args, Command, CommandId, Error, Flags, registry};
+use braid_shards::{Host, Plan, RunFlags, ShardId, Unit, Work};
 
 /// Bytes of queued commands a transaction may hold (Redis bounds them with the query buffer limit).
 const QUEUE_MAX_LEN_BYTES: usize = 1 << 30;
@@ -26,6 +27,8 @@ impl Engine {
             "exec" => self.exec(conn),
             "discard" => self.discard(conn),
             "watch" if conn.session.multi.is_none() => self.watch(conn, args),
+            // An error of the caller, but not one of the transaction, which may still be executed.
+            "watch" => Err(Error::text("ERR WATCH inside MULTI is not allowed")),
             "unwatch" if conn.session.multi.is_none() => {
                 self.drop_watches(conn);
                 conn.out.ok();
@@ -92,7 +95,6 @@ impl Engine {
         let work = Work::Commands { conn: conn.id, flags: RunFlags::default(), watcher: None, unit };
         self.shard().begin(None, work);
     }
-
 
     fn call_session(&mut self, conn: &mut Conn, id: CommandId, args: Args<'_>) -> Result<(), Error> {
         let mut out = std::mem::take(&mut conn.out);
@@ -212,7 +214,8 @@ impl Engine {
         let (map, here) = (self.front().node.map, self.front().id);
         let who = watching.as_ref().map(|_| watcher(here, conn.id));
         let flags = RunFlags { atomic: true, ..conn.session.flags };
-        let Plan { everywhere, keys, owners, has_session } = Plan::of(&multi.unit, watching.as_deref(), map);
+        let watched = watching.iter().flat_map(|watching| watching.keys.iter().map(|key| &**key));
+        let Plan { everywhere, keys, owners, has_session } = Plan::of(&multi.unit, watched, map);
         let unit = multi.unit;
         let shard = self.shard();
         match owners.as_slice() {
@@ -229,46 +232,13 @@ impl Engine {
     }
 }
 
-/// What a transaction's commands need.
-#[derive(Default)]
-struct Plan {
-    everywhere: bool,
-    keys: Vec<LockKey>,
-    /// Shards that own its keys, each once.
-    owners: Vec<ShardId>,
-    /// It has commands that only the connection's shard can run.
-    has_session: bool,
-}
-
-impl Plan {
-    fn of(unit: &Unit, watching: Option<&Watching>, map: SlotMap) -> Self {
-        let mut plan = Plan::default();
-        for command in unit.commands() {
-            let args = command.args();
-            let declared = registry().get(command.id).resolve(args);
-            match declared.handler {
-                Handler::Session => plan.has_session = true,
-                Handler::Whole(_) | Handler::Cursor(_) => plan.everywhere = true,
-                Handler::Keys(_) => {
-                    for key in declared.find_keys(args).unwrap_or_default() {
-                        plan.add(args[key.index], map);
-                    }
-                }
-            }
-        }
-        for key in watching.iter().flat_map(|watching| &watching.keys) {
-            plan.add(key, map);
-        }
-        plan
-    }
-
-    fn add(&mut self, key: &[u8], map: SlotMap) {
-        let owner = map.shard_of(key);
-        if !self.owners.contains(&owner) {
-            self.owners.push(owner);
-        }
-        self.keys.push(key.into());
-    }
+/// `UNWATCH` within a transaction: when it is executed, nothing is watched any more.
+///
+/// # Errors
+/// None.
+pub fn unwatch(call: &mut Call<'_>) -> Result<(), Error> {
+    call.out.ok();
+    Ok(())
 }
 
 fn begin_multi(conn: &mut Conn) -> Result<(), Error> {

@@ -34,7 +34,10 @@ pub fn addresses(config: &Config) -> Result<Vec<(SocketAddr, bool)>, String> {
 ///
 /// # Errors
 /// Redis's line for the address that is not to be had, or that there is none at all; then nothing has changed.
-pub fn listen_all(config: &Config, present: &[(SocketAddr, OwnedFd)]) -> Result<Vec<(SocketAddr, OwnedFd)>, String> {
+pub fn listen_all(
+    config: &Config,
+    present: &[(SocketAddr, OwnedFd)],
+) -> Result<Vec<(SocketAddr, OwnedFd)>, String> {
     let mut sockets = Vec::new();
     for (address, optional) in addresses(config)? {
         let socket = match present.iter().find(|(other, _)| *other == address) {
@@ -74,7 +77,8 @@ mod tests {
     #[test]
     fn addresses_are_read_as_redis_reads_them() {
         let found = addresses(&config(7, "* -::* 127.0.0.1 -::1")).unwrap();
-        let texts: Vec<String> = found.iter().map(|(address, optional)| format!("{address} {optional}")).collect();
+        let texts: Vec<String> =
+            found.iter().map(|(address, optional)| format!("{address} {optional}")).collect();
         assert_eq!(texts, ["0.0.0.0:7 false", "[::]:7 true", "127.0.0.1:7 false", "[::1]:7 true"]);
         assert!(addresses(&config(0, "nonsense")).unwrap().is_empty());
         assert!(addresses(&config(7, "nonsense")).unwrap_err().contains("'nonsense' is not an IP address"));

@@ -1,0 +1,349 @@
+//! The stream as witness: it must be an order in which a single keyspace, running the clients' operations one after the
+//! other, gives the replies that the clients got.
+//!
+//! Every operation gets a point in the stream. One with effects has its own; one without (a read, or a write that
+//! changed nothing) gets the earliest at which it would have had this reply, but not before any operation that was
+//! answered before it was sent (law 4), nor before an earlier one of its connection (law 2). As all conditions are of
+//! the form "not before", taking the earliest point decides whether there is any order at all.
+
+use crate::DATABASES;
+use crate::model::{State, Words};
+use crate::replicas::{Follower, FullSync};
+use crate::stream::{self, Item};
+use crate::workload::{Kind, Op};
+use crate::world::World;
+
+struct Witness {
+    items: Vec<Item>,
+    /// The keyspace before the first item and after each.
+    states: Vec<State>,
+    /// By operation: the number of its item, from 1.
+    item_of: Vec<Option<usize>>,
+    /// By item, from 0.
+    op_of: Vec<Option<usize>>,
+}
+
+/// Checks a run that has come to its end.
+///
+/// # Panics
+/// With the law that was broken.
+pub fn check(world: &mut World) {
+    let (base, start, bytes) = log_of(world);
+    let witness = Witness::new(base, start, &bytes, world);
+    for (offset, state) in world.rests.iter().filter(|(offset, _)| *offset >= start) {
+        assert_same(&witness.at(*offset), state, "law 4: the stream and the shards, at rest");
+    }
+    check_replicas(world, &witness, start, &bytes);
+    check_replies(world, &witness);
+}
+
+/// Tells what happened, for who replays one seed.
+pub fn print(world: &mut World) {
+    for (index, op) in world.ops.iter().enumerate() {
+        eprintln!("operation {index}: {}", show_op(op));
+    }
+    let (base, start, bytes) = log_of(world);
+    Witness::new(base, start, &bytes, world).print();
+}
+
+/// The first cut: the dataset then, its offset, and the stream from there on.
+fn log_of(world: &mut World) -> (State, u64, Vec<u8>) {
+    let replicas = world.replicas();
+    let base = replicas.cuts.borrow()[0].1.clone();
+    let start = FullSync::parse(&replicas.links[0].received).expect("at rest").offset;
+    let mut slices = Vec::new();
+    replicas.home.log().slices(start, u64::MAX, usize::MAX, &mut slices);
+    (base, start, slices.concat())
+}
+
+fn assert_same(left: &State, right: &State, what: &str) {
+    if left == right {
+        return;
+    }
+    for (db, (left, right)) in left.dbs.iter().zip(&right.dbs).enumerate() {
+        for key in left.keys().chain(right.keys()) {
+            let (left, right) = (left.get(key), right.get(key));
+            assert_eq!(left, right, "{what}, differ in key {} of database {db}", key.escape_ascii());
+        }
+    }
+}
+
+/// A command that tells of a key whose time was over.
+fn is_expiry(words: &Words) -> bool {
+    words[0] == b"UNLINK"
+}
+
+impl Witness {
+    fn new(base: State, start: u64, bytes: &[u8], world: &World) -> Self {
+        let items = stream::items(bytes, start);
+        let mut item_of = vec![None; world.ops.len()];
+        let mut op_of = vec![None; items.len()];
+        let mut states = vec![base];
+        for (index, item) in items.iter().enumerate() {
+            let mut state = states.last().expect("the first").clone();
+            for (db, words) in &item.commands {
+                state.run(&mut db.clone(), words);
+                let Some(op) = world.tags.op_of(words) else {
+                    let is_known = is_expiry(words) || item.commands.len() > 1;
+                    assert!(is_known, "law 4: nobody wrote {}", show(words));
+                    continue;
+                };
+                assert!(op_of[index].is_none_or(|other| other == op), "law 3: operations mixed in one block");
+                let old = item_of[op].replace(index + 1);
+                assert!(
+                    old.is_none_or(|old| old == index + 1),
+                    "law 3: operation {op} is in the stream in pieces: {}",
+                    show_op(&world.ops[op])
+                );
+                op_of[index] = Some(op);
+            }
+            if let Some(op) = op_of[index] {
+                assert_eq!(
+                    item.is_block,
+                    world.ops[op].kind == Kind::Exec,
+                    "law 3: {}",
+                    show_op(&world.ops[op])
+                );
+            }
+            states.push(state);
+        }
+        Self { items, states, item_of, op_of }
+    }
+
+    fn print(&self) {
+        for (index, item) in self.items.iter().enumerate() {
+            let commands: Vec<String> =
+                item.commands.iter().map(|(db, words)| format!("{db}: {}", show(words))).collect();
+            eprintln!("{} to offset {}: {}", index + 1, item.end, commands.join("; "));
+        }
+    }
+
+    /// The keyspace at an offset, which must be one between items.
+    fn at(&self, offset: u64) -> State {
+        let index = self.items.partition_point(|item| item.end <= offset);
+        self.states[index].clone()
+    }
+
+    /// The keyspace that the operation of item `point` found: what was over by then is gone.
+    fn before(&self, point: usize) -> State {
+        let mut state = self.states[point - 1].clone();
+        // Which database each was before the operation exchanged them.
+        let mut before: Vec<u16> = (0..DATABASES as u16).collect();
+        for (db, words) in &self.items[point - 1].commands {
+            if is_expiry(words) {
+                state.run(&mut before[usize::from(*db)].clone(), words);
+            } else if words[0].eq_ignore_ascii_case(b"SWAPDB") {
+                let [first, second] = stream::databases(words);
+                before.swap(first, second);
+            }
+        }
+        state
+    }
+
+    /// The last item up to `point` that touched one of the keys; 0 if none did.
+    fn last_touch(&self, db: u16, keys: &[Vec<u8>], point: usize) -> usize {
+        (1..=point).rev().find(|at| self.touches(db, keys, *at)).unwrap_or(0)
+    }
+
+    fn touches(&self, db: u16, keys: &[Vec<u8>], at: usize) -> bool {
+        keys.iter().any(|key| !self.states[at].is_untouched_since(&self.states[at - 1], db, key))
+    }
+}
+
+fn show(words: &Words) -> String {
+    words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn show_op(op: &Op) -> String {
+    let commands: Vec<String> = op.commands.iter().map(show).collect();
+    let reply = op.reply.escape_ascii();
+    format!(
+        "client {} in database {}, sent at {}, answered at {:?}: {} -> {reply}",
+        op.client,
+        op.db,
+        op.sent,
+        op.replied,
+        commands.join("; ")
+    )
+}
+
+/// Runs an operation on a keyspace: its reply.
+fn run_op(op: &Op, state: &mut State) -> Vec<u8> {
+    let mut db = op.db;
+    let replies: Vec<Vec<u8>> = op.body().iter().map(|words| state.run(&mut db, words)).collect();
+    match op.kind {
+        Kind::Exec => crate::model::array(&replies),
+        _ => replies.concat(),
+    }
+}
+
+/// What a connection watches.
+struct Watch {
+    keys: Vec<Vec<u8>>,
+    /// The operation, and its earliest point.
+    op: usize,
+    point: usize,
+    /// What was read since.
+    reads: Vec<(usize, usize)>,
+}
+
+fn check_replies(world: &World, witness: &Witness) {
+    let ops = &world.ops;
+    let activated = world.activated.expect("a replica came");
+    let mut events: Vec<(u64, usize, bool)> = Vec::new();
+    for (index, op) in ops.iter().enumerate() {
+        events.push((op.sent, index, false));
+        events.push((op.replied.expect("at rest"), index, true));
+    }
+    events.sort_unstable();
+    // What is sent now comes behind this.
+    let mut answered = 0;
+    let mut bounds = vec![0; ops.len()];
+    let clients = ops.iter().map(|op| op.client + 1).max().unwrap_or(0);
+    let mut last_point = vec![0; clients];
+    let mut watches: Vec<Option<Watch>> = (0..clients).map(|_| None).collect();
+    for (_, index, is_reply) in events {
+        if !is_reply {
+            bounds[index] = answered;
+            continue;
+        }
+        let op = &ops[index];
+        let lower = last_point[op.client].max(bounds[index]);
+        let point = match (op.kind, witness.item_of[index]) {
+            (_, Some(point)) => {
+                assert!(
+                    point > lower,
+                    "law {}: the stream has operation {index} at {point}, though it comes behind {lower}: {}",
+                    if point > bounds[index] { 2 } else { 4 },
+                    show_op(op)
+                );
+                let mut state = witness.before(point);
+                let reply = run_op(op, &mut state);
+                assert_eq!(
+                    reply.escape_ascii().to_string(),
+                    op.reply.escape_ascii().to_string(),
+                    "law 4: at its point in the stream operation {index} is answered otherwise: {}",
+                    show_op(op)
+                );
+                assert!(
+                    state.has_same_data(&witness.states[point]),
+                    "law 4: operation {index} and its effects differ: {}",
+                    show_op(op)
+                );
+                point
+            }
+            (Kind::Watch | Kind::Unwatch, None) => lower,
+            (_, None) if op.sent <= activated => lower,
+            (_, None) if op.is_aborted() => lower,
+            (_, None) => {
+                let is_found = |at: usize| {
+                    let mut state = witness.states[at].clone();
+                    run_op(op, &mut state) == op.reply && state.has_same_data(&witness.states[at])
+                };
+                (lower..witness.states.len()).find(|at| is_found(*at)).unwrap_or_else(|| {
+                    panic!("law 2, 3 or 4: operation {index}, behind {lower}, has no point: {}", show_op(op))
+                })
+            }
+        };
+        match op.kind {
+            Kind::Watch => {
+                let keys = op.body()[0][1..].to_vec();
+                watches[op.client] = Some(Watch { keys, op: index, point, reads: Vec::new() });
+            }
+            Kind::Unwatch => watches[op.client] = None,
+            Kind::Exec => {
+                if let Some(watch) = watches[op.client].take()
+                    && ops[watch.op].sent > activated
+                {
+                    check_watch(world, witness, &watch, index, point);
+                }
+            }
+            Kind::Plain => {
+                if let Some(watch) = &mut watches[op.client]
+                    && op.body()[0][0] == b"GET"
+                {
+                    watch.reads.push((index, point));
+                }
+            }
+        }
+        last_point[op.client] = point;
+        answered = answered.max(point);
+    }
+}
+
+/// An `EXEC` that came through saw no change of what was watched; one that did not had a reason.
+fn check_watch(world: &World, witness: &Witness, watch: &Watch, exec: usize, point: usize) {
+    let (ops, op) = (&world.ops, &world.ops[exec]);
+    let watched_at = ops[watch.op].replied.expect("at rest");
+    if op.is_aborted() {
+        let is_reason = |at: usize| witness.touches(op.db, &watch.keys, at);
+        let has_expiry = |at: usize| {
+            watch
+                .keys
+                .iter()
+                .any(|key| witness.states[at].get(op.db, key).is_some_and(|value| value.expiry_ms.is_some()))
+        };
+        let has_reason = (watch.point + 1..witness.states.len()).any(is_reason) || has_expiry(watch.point);
+        assert!(has_reason, "law 3: nothing watched was touched, and yet: {}", show_op(op));
+        return;
+    }
+    if witness.item_of[exec].is_none() {
+        return;
+    }
+    for at in (watch.point + 1..point).filter(|at| witness.touches(op.db, &watch.keys, *at)) {
+        let Some(writer) = witness.op_of[at - 1] else { continue };
+        assert!(
+            ops[writer].sent < watched_at,
+            "law 3: {} came through, though behind its WATCH there is {}",
+            show_op(op),
+            show_op(&ops[writer])
+        );
+    }
+    let touched = witness.last_touch(op.db, &watch.keys, point - 1);
+    for (read, read_point) in &watch.reads {
+        let read = &ops[*read];
+        let holds = ((*read_point).max(touched)..point)
+            .any(|at| run_op(read, &mut witness.states[at].clone()) == read.reply);
+        assert!(
+            holds,
+            "law 3: {} came through, though this was no longer true: {}",
+            show_op(op),
+            show_op(read)
+        );
+        // What the transaction itself found over was watched while it was there.
+        let is_over = witness.items[point - 1]
+            .commands
+            .iter()
+            .any(|(db, words)| *db == op.db && is_expiry(words) && words[1] == read.body()[0][1]);
+        assert!(
+            !is_over || read.reply == b"$-1\r\n",
+            "law 3: {} came through with an expired key",
+            show_op(op)
+        );
+    }
+}
+
+/// Every replica has loaded the dataset at its offset, and has had the stream from there on.
+fn check_replicas(world: &mut World, witness: &Witness, start: u64, bytes: &[u8]) {
+    for link in world.replicas().links.iter().filter(|link| !link.is_closed) {
+        let sync = FullSync::parse(&link.received).expect("at rest");
+        let mut follower = Follower::new(sync.rdb);
+        assert_same(
+            &follower.state(),
+            &witness.at(sync.offset),
+            "law 5: a snapshot and the stream at its offset",
+        );
+        // The stream begins with SELECT, which who follows from the start may not need.
+        assert!(sync.offset >= start);
+        assert_eq!(
+            sync.stream,
+            &bytes[(sync.offset - start) as usize..],
+            "law 4: a replica has another stream"
+        );
+        for (words, _) in stream::commands(sync.stream, sync.offset) {
+            follower.apply(&words);
+        }
+        let last = witness.states.last().expect("the first");
+        assert_same(&follower.state(), last, "law 4: a replica and the stream, in the end");
+    }
+}

@@ -1,0 +1,337 @@
+//! What follows the stream: the home's state machine with its replicas, and a replica that applies what it was sent.
+
+use crate::model::{Data, State, Value, Words};
+use crate::{DATABASES, stream};
+use braid_core::command::{Args, Segment, Time, registry};
+use braid_core::keyspace::Keyspace;
+use braid_core::rdb::{Decoder, Event, Limits, load_value};
+use braid_core::resp::Reply;
+use braid_core::table::{HashKey, ValueRef};
+use braid_core::types::Object;
+use braid_replication::acks::ReplicaId;
+use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::log::ReaderLimits;
+use braid_replication::psync::Replica;
+use braid_replication::sharing::Policy;
+use braid_shards::{
+    ConnId, Everything, Host, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig, ShardId,
+};
+use braid_shards::{SlotMap, Work};
+use bytes::Bytes;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// A piece of a shard's part of a snapshot on its way to the home.
+pub struct WalkedPiece {
+    pub snapshot: u64,
+    pub piece: Piece,
+}
+
+/// Nobody wants the snapshot any more.
+pub struct Abort {
+    pub snapshot: u64,
+}
+
+/// One replica's connection: what it was sent, byte for byte.
+pub struct Link {
+    pub id: ReplicaId,
+    pub received: Vec<u8>,
+    is_sending: bool,
+    has_acked: bool,
+    pub is_closed: bool,
+}
+
+impl Link {
+    pub fn explain(&self) -> String {
+        let sync =
+            FullSync::parse(&self.received).map(|sync| (sync.offset, sync.rdb.len(), sync.stream.len()));
+        let Self { id, is_sending, has_acked, is_closed, received } = self;
+        let received = received.escape_ascii();
+        format!("{id:?}: sending {is_sending}, acked {has_acked}, closed {is_closed}, {sync:?} of {received}")
+    }
+}
+
+/// What the dataset was at a cut, as the transaction over everything saw it.
+pub type Cuts = Rc<RefCell<Vec<(u64, State)>>>;
+
+/// The home shard's part.
+pub struct Replicas {
+    pub home: Home,
+    pub links: Vec<Link>,
+    pub cuts: Cuts,
+    /// A cut that found an aborted snapshot still being cleared away.
+    refused: Rc<Cell<bool>>,
+    /// Segments that came.
+    pub segments: u64,
+}
+
+impl Replicas {
+    pub fn new(shards: usize, seed: u64) -> Self {
+        let rules = Rules {
+            backlog_bytes: 1 << 40,
+            ping_period_ms: 1_000,
+            timeout_ms: u64::MAX,
+            sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
+            limits: ReaderLimits { hard_bytes: 0, soft_bytes: 0, soft_ms: 0 },
+            compress: true,
+            checksum: true,
+        };
+        Self {
+            home: Home::new(shards, rules, seed),
+            links: Vec::new(),
+            cuts: Cuts::default(),
+            refused: Rc::default(),
+            segments: 0,
+        }
+    }
+
+    pub fn attach(&mut self, now_ms: u64) {
+        let mut handshake = Replica::default();
+        handshake.replconf(&[b"capa", b"eof", b"capa", b"psync2"]);
+        let id = self.home.attach(handshake, "127.0.0.1", Some(&[b"?", b"-1"]), now_ms).expect("attaches");
+        self.links.push(Link {
+            id,
+            received: Vec::new(),
+            is_sending: false,
+            has_acked: false,
+            is_closed: false,
+        });
+    }
+
+    pub fn detach(&mut self, index: usize) {
+        self.links[index].is_closed = true;
+        self.home.detach(self.links[index].id);
+    }
+
+    pub fn message(&mut self, message: Box<dyn Any + Send>) {
+        let walked = message.downcast::<WalkedPiece>().expect("no other message goes home");
+        self.home.piece(walked.snapshot, walked.piece);
+    }
+
+    pub fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
+        self.segments += 1;
+        self.home.segment(ticket, segment, mark);
+    }
+
+    /// Does what the home asks for. Returns a snapshot to be given up by every shard.
+    pub fn act(&mut self, shard: &mut Shard, now_ms: u64) -> Option<u64> {
+        self.home.tick(now_ms);
+        if self.refused.take() {
+            self.home.cut_refused(now_ms);
+        }
+        let actions = self.home.take_actions();
+        let mut aborted = None;
+        for action in actions {
+            match action {
+                Action::Cut { snapshot, .. } => self.cut(shard, snapshot),
+                Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
+                Action::Resume { .. } => {}
+                Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
+            }
+        }
+        aborted
+    }
+
+    fn cut(&mut self, shard: &mut Shard, snapshot: u64) {
+        let options = self.home.writer_options();
+        let (cuts, refused) = (Rc::clone(&self.cuts), Rc::clone(&self.refused));
+        let action = move |everything: &mut Everything<'_>| {
+            if everything.slices.iter().any(|slice| slice.has_snapshot()) {
+                return refused.set(true);
+            }
+            cuts.borrow_mut()
+                .push((snapshot, dump(everything.slices.iter().map(|slice| &**slice), |_, _| {})));
+            for slice in &mut *everything.slices {
+                slice.stream = true;
+                slice.begin_snapshot(options).expect("checked above");
+                slice.snapshot_id = snapshot;
+            }
+            *everything.mark = Some(Mark::Cut(snapshot));
+        };
+        shard.begin(None, Work::Action(Box::new(action)));
+    }
+
+    /// Sends the replicas what there is for them, or completes a send.
+    pub fn feed(&mut self, rng: &mut fastrand::Rng, now_ms: u64) {
+        self.home.trim();
+        for link in self.links.iter_mut().filter(|link| !link.is_closed) {
+            if rng.bool() {
+                continue;
+            }
+            if std::mem::take(&mut link.is_sending) {
+                self.home.sent(link.id, now_ms);
+                continue;
+            }
+            let mut pieces = Vec::new();
+            if self.home.next_send(link.id, &mut pieces) {
+                link.received.extend(pieces.iter().flatten());
+                link.is_sending = true;
+            } else if !link.has_acked
+                && let Some(sync) = FullSync::parse(&link.received)
+            {
+                link.has_acked = true;
+                self.home.replconf(link.id, &[b"ACK", sync.offset.to_string().as_bytes()], now_ms);
+            }
+        }
+    }
+
+    /// Whether every replica has had everything.
+    pub fn is_quiet(&mut self) -> bool {
+        let end = self.home.end_offset();
+        self.links.iter().filter(|link| !link.is_closed).all(|link| {
+            !link.is_sending
+                && FullSync::parse(&link.received)
+                    .is_some_and(|sync| sync.offset + sync.stream.len() as u64 == end && link.has_acked)
+        })
+    }
+}
+
+/// A full resynchronization, taken apart.
+pub struct FullSync<'a> {
+    pub offset: u64,
+    pub rdb: &'a [u8],
+    pub stream: &'a [u8],
+}
+
+impl<'a> FullSync<'a> {
+    /// None: the snapshot is not complete yet.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let bytes = bytes.trim_ascii_start();
+        let line_end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&bytes[..line_end]).expect("text").trim_end();
+        let mut words = line.split(' ');
+        assert_eq!(words.next(), Some("+FULLRESYNC"), "{line}");
+        let offset = words.nth(1).and_then(|word| word.parse().ok()).expect("an offset");
+        let bytes = bytes[line_end + 1..].trim_ascii_start();
+        let mark_end = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+        let mark =
+            bytes[..mark_end].strip_prefix(b"$EOF:").expect("a snapshot up to a mark").trim_ascii_end();
+        let rest = &bytes[mark_end..];
+        let end = rest.windows(mark.len()).position(|window| window == mark)?;
+        Some(Self { offset, rdb: &rest[..end], stream: &rest[end + mark.len()..] })
+    }
+}
+
+/// What slices hold together. `each` sees every key with the index of its slice.
+pub fn dump<'a>(slices: impl IntoIterator<Item = &'a Keyspace>, mut each: impl FnMut(usize, &[u8])) -> State {
+    let mut state = State::new(DATABASES);
+    for (index, slice) in slices.into_iter().enumerate() {
+        for db in 0..DATABASES as u16 {
+            for entry in slice.db(db).table.iter() {
+                each(index, entry.key());
+                let data = match entry.value() {
+                    ValueRef::Str(text) => Data::Text(text.to_vec()),
+                    ValueRef::Int(number) => Data::Text(number.to_string().into_bytes()),
+                    ValueRef::Boxed(Object::Str(text)) => Data::Text(text.to_vec()),
+                    ValueRef::Boxed(Object::List(list)) => {
+                        Data::List(list.iter().map(|element| element.to_vec()).collect())
+                    }
+                    _ => panic!("a type that the workload does not know"),
+                };
+                let value = Value { data, expiry_ms: entry.expiry_ms() };
+                let old = state.dbs[usize::from(db)].insert(entry.key().into(), Rc::new(value));
+                assert!(old.is_none(), "law 1: key {} has two owners", entry.key().escape_ascii());
+            }
+        }
+    }
+    state
+}
+
+/// A replica of one shard that loads a snapshot and applies a stream, with the code of the shards.
+pub struct Follower {
+    shard: Shard,
+    db: u16,
+}
+
+impl Follower {
+    pub fn new(rdb: &[u8]) -> Self {
+        let mut shard = Shard::new(ShardConfig {
+            id: 0,
+            map: SlotMap::new(1),
+            databases: DATABASES,
+            hash: HashKey::from_seed(1),
+            seed: 2,
+            settings: Default::default(),
+            counters: Default::default(),
+            home: 0,
+        });
+        shard.replica = true;
+        shard.set_time(Time { us: 1 });
+        let rdb = rdb.to_vec();
+        let load = move |everything: &mut Everything<'_>| load_rdb(everything.slices[0], &rdb);
+        shard.begin(None, Work::Action(Box::new(load)));
+        shard.settle(&mut Nobody);
+        Self { shard, db: 0 }
+    }
+
+    pub fn apply(&mut self, words: &Words) {
+        let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        match list[0] {
+            b"SELECT" => self.db = stream::database(words),
+            b"MULTI" | b"EXEC" | b"PING" => {}
+            _ => {
+                let (id, _) = registry().find(list[0]).expect("a known command");
+                let flags = RunFlags { from_master: true, ..RunFlags::default() };
+                let mut out = Reply::default();
+                let args = Args::new(&list, &[]);
+                let ran = self.shard.run(ConnId(0), flags, id, self.db, args, &mut out, &mut Nobody);
+                if ran == Ran::Parked {
+                    panic!("nothing blocks a replica of one shard");
+                }
+                self.shard.settle(&mut Nobody);
+                assert_ne!(out.buf.first(), Some(&b'-'), "the stream holds a command that fails: {words:?}");
+            }
+        }
+        self.shard.end_tick(&mut Nobody, &mut Nobody);
+    }
+
+    pub fn state(&self) -> State {
+        dump([self.shard.keyspace().expect("not on loan")], |_, _| {})
+    }
+}
+
+fn load_rdb(space: &mut Keyspace, rdb: &[u8]) {
+    let mut decoder = Decoder::new(Limits::default(), true);
+    decoder.feed(rdb);
+    decoder.finish();
+    let mut db = None;
+    loop {
+        match decoder.next_event().expect("a sound snapshot") {
+            Event::SelectDb(number) => db = Some(number as u16),
+            Event::Key(header) => {
+                let mut cursor = decoder.cursor();
+                let limits = braid_core::types::Limits::default();
+                let value =
+                    load_value(header.kind, decoder.version(), &mut cursor, &limits).expect("a value");
+                let used_bytes = cursor.used_bytes();
+                decoder.consume(used_bytes);
+                let expiry_ms = header.expire_at_ms.map(|at_ms| at_ms as u64);
+                let is_new = space.load_key(db.expect("selected"), &header.key, value, expiry_ms, 0);
+                assert!(is_new, "law 5: {} stands twice in a snapshot", header.key.escape_ascii());
+            }
+            Event::End => return,
+            _ => {}
+        }
+    }
+}
+
+/// The world of a replica that is alone.
+struct Nobody;
+
+impl Host for Nobody {
+    fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>) {}
+    fn session(&mut self, _: ConnId, _: u16, _: Args<'_>, _: &mut Reply) {}
+    fn upper(&mut self, _: ShardId, _: Box<dyn Any + Send>) {}
+    fn segment(&mut self, _: u64, _: Segment, _: Option<Mark>) {}
+    fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
+    fn monotonic_us(&mut self) -> u64 {
+        0
+    }
+}
+
+impl Outlet for Nobody {
+    fn deliver(&mut self, _: ShardId, _: Box<Parcel>) -> Result<(), Box<Parcel>> {
+        panic!("there is no other shard")
+    }
+}

@@ -1,0 +1,346 @@
+//! One shard with its connections: what the network layer does around it, without the network.
+
+use crate::model::Words;
+use crate::replicas::{Abort, Replicas};
+use braid_core::command::{Args, Command, CommandId, Handler, Segment, Time, registry};
+use braid_core::keyspace::WatcherId;
+use braid_core::resp::Reply;
+use braid_shards::{
+    Admit, ConnId, Host, Mark, Pipeline, Place, Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work,
+    place,
+};
+use bytes::Bytes;
+use std::any::Any;
+use std::collections::{BTreeSet, VecDeque};
+
+/// A connection as its shard sees it.
+pub struct Conn {
+    id: ConnId,
+    /// Without program order, to prove that the tests notice.
+    pub is_unordered: bool,
+    /// Sent by the client and not run yet.
+    pub input: VecDeque<Words>,
+    /// Replies that leave when the tick has its ticket.
+    pub out: Reply,
+    db: u16,
+    /// Answers that must come before anything more is run.
+    awaited: usize,
+    multi: Option<(Unit, u16)>,
+    watched: Vec<Box<[u8]>>,
+    watched_shards: BTreeSet<ShardId>,
+    /// What is left to do of a WATCH over several shards.
+    steps: Option<Vec<(ShardId, Unit)>>,
+}
+
+/// Everything of a shard's thread but the shard.
+pub struct Front {
+    id: ShardId,
+    pub conns: Vec<Conn>,
+    ready: Vec<usize>,
+    /// On the home shard.
+    pub replicas: Option<Box<Replicas>>,
+    /// The snapshot is to be given up.
+    pub aborted: Option<u64>,
+    now_us: u64,
+}
+
+/// What a node of the process is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Between ticks.
+    Idle,
+    /// Ran commands; has no ticket yet.
+    Ran,
+    /// Has its ticket; the replies have not left.
+    Ended,
+}
+
+/// One shard's thread.
+pub struct Node {
+    pub shard: Shard,
+    pub front: Front,
+    pub phase: Phase,
+}
+
+enum Flow {
+    Done,
+    Wait,
+    Later,
+}
+
+impl Conn {
+    pub fn new(id: u64, db: u16, is_unordered: bool) -> Self {
+        Self {
+            id: ConnId(id),
+            is_unordered,
+            input: VecDeque::new(),
+            out: Reply::default(),
+            db,
+            awaited: 0,
+            multi: None,
+            watched: Vec::new(),
+            watched_shards: BTreeSet::new(),
+            steps: None,
+        }
+    }
+
+    /// The client at its other end.
+    pub fn client(&self) -> usize {
+        self.id.0 as usize
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.input.is_empty() && self.awaited == 0 && self.steps.is_none() && self.out.is_empty()
+    }
+
+    pub fn can_go_on(&self) -> bool {
+        !self.input.is_empty() && self.awaited == 0
+    }
+}
+
+impl Front {
+    pub fn new(id: ShardId, replicas: Option<Box<Replicas>>) -> Self {
+        Self { id, conns: Vec::new(), ready: Vec::new(), replicas, aborted: None, now_us: 0 }
+    }
+
+    fn watcher(&self, conn: ConnId) -> WatcherId {
+        WatcherId { shard: self.id, conn: conn.0 }
+    }
+}
+
+impl Node {
+    pub fn begin_tick(&mut self, now_us: u64) {
+        assert_eq!(self.phase, Phase::Idle);
+        self.front.now_us = now_us;
+        self.shard.set_time(Time { us: now_us });
+    }
+
+    /// Goes on with the connections whose answers came.
+    pub fn resume_ready(&mut self) {
+        while let Some(index) = self.front.ready.pop() {
+            if self.front.conns[index].steps.is_some() {
+                self.next_step(index);
+            }
+            if self.front.conns[index].can_go_on() {
+                self.consume(index);
+            }
+            self.shard.settle(&mut self.front);
+        }
+    }
+
+    /// Runs what a connection has sent, as far as it goes.
+    pub fn consume(&mut self, index: usize) {
+        let mut pipeline = match self.front.conns[index].is_unordered {
+            true => Pipeline::unordered(),
+            false => Pipeline::default(),
+        };
+        let mut sent_to = BTreeSet::new();
+        while self.front.conns[index].can_go_on() {
+            let words = self.front.conns[index].input.pop_front().expect("it can go on");
+            match self.command(index, &words, &mut pipeline, &mut sent_to) {
+                Flow::Done => {}
+                Flow::Wait => self.front.conns[index].awaited += 1,
+                Flow::Later => {
+                    self.front.conns[index].input.push_front(words);
+                    break;
+                }
+            }
+        }
+        assert_eq!(pipeline.is_open(), !sent_to.is_empty());
+        self.front.conns[index].awaited += sent_to.len();
+    }
+
+    fn command(
+        &mut self,
+        index: usize,
+        words: &Words,
+        pipeline: &mut Pipeline,
+        sent_to: &mut BTreeSet<ShardId>,
+    ) -> Flow {
+        let Self { shard, front, .. } = self;
+        let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let args = Args::new(&list, &[]);
+        let (id, command) = registry().find(args[0]).expect("a known command");
+        assert!(command.accepts(args.len()), "{}", command.name);
+        let conn = &mut front.conns[index];
+        let is_session = matches!(command.handler, Handler::Session);
+        if is_session || conn.multi.is_some() {
+            return if pipeline.is_open() {
+                Flow::Later
+            } else {
+                self.session_command(index, id, command, args)
+            };
+        }
+        let (map, here) = (shard.map, shard.id);
+        let place = place(command, args, map, here);
+        let target = match place {
+            Place::One(to) if to != here => Target::Shard(to),
+            _ => Target::Here,
+        };
+        if pipeline.admit(target) == Admit::Later {
+            return Flow::Later;
+        }
+        let keys = match place {
+            Place::One(to) if to == here => {
+                let (conn_id, db) = (conn.id, conn.db);
+                let mut out = std::mem::take(&mut conn.out);
+                let ran = shard.run(conn_id, RunFlags::default(), id, db, args, &mut out, front);
+                front.conns[index].out = out;
+                return if ran == Ran::Done { Flow::Done } else { Flow::Wait };
+            }
+            Place::One(to) => {
+                shard.dispatch(to, conn.id, RunFlags::default(), None, id, conn.db, args);
+                sent_to.insert(to);
+                return Flow::Done;
+            }
+            Place::Several(keys) => Some(keys),
+            Place::Everywhere => None,
+        };
+        let mut unit = Unit::default();
+        unit.push(id, conn.db, args);
+        shard.begin(keys, Work::Commands { conn: conn.id, flags: RunFlags::default(), watcher: None, unit });
+        Flow::Wait
+    }
+
+    fn session_command(&mut self, index: usize, id: CommandId, command: &Command, args: Args<'_>) -> Flow {
+        let conn = &mut self.front.conns[index];
+        match (command.name, &mut conn.multi) {
+            ("multi", None) => {
+                conn.multi = Some((Unit::default(), conn.db));
+                conn.out.ok();
+            }
+            ("exec", Some(_)) => return self.exec(index),
+            ("discard", Some(_)) => {
+                conn.multi = None;
+                conn.out.ok();
+                self.drop_watches(index);
+            }
+            ("unwatch", None) => {
+                conn.out.ok();
+                self.drop_watches(index);
+            }
+            ("watch", None) => return self.watch(index, args),
+            ("select", None) => {
+                conn.db = database(args);
+                conn.out.ok();
+            }
+            (name, Some((unit, db))) => {
+                if name == "select" {
+                    *db = database(args);
+                }
+                unit.push(id, *db, args);
+                conn.out.simple("QUEUED");
+            }
+            (name, None) => panic!("the session does not know {name}"),
+        }
+        Flow::Done
+    }
+
+    fn drop_watches(&mut self, index: usize) {
+        let conn = &mut self.front.conns[index];
+        conn.watched.clear();
+        let (id, shards) = (conn.id, std::mem::take(&mut conn.watched_shards));
+        self.shard.unwatch(self.front.watcher(id), shards);
+    }
+
+    fn watch(&mut self, index: usize, args: Args<'_>) -> Flow {
+        let map = self.shard.map;
+        let (id, _) = registry().find(b"watch|here").expect("declared");
+        let conn = &mut self.front.conns[index];
+        let mut steps = Vec::new();
+        for shard in 0..map.shards() as ShardId {
+            let mut list: Vec<&[u8]> = vec![b"watch|here"];
+            list.extend(args[1..].iter().filter(|key| map.shard_of(key) == shard));
+            if list.len() > 1 {
+                conn.watched.extend(list[1..].iter().map(|key| Box::from(*key)));
+                conn.watched_shards.insert(shard);
+                let mut unit = Unit::default();
+                unit.push(id, conn.db, Args::new(&list, &[]));
+                steps.push((shard, unit));
+            }
+        }
+        conn.steps = Some(steps);
+        self.next_step(index);
+        Flow::Done
+    }
+
+    fn next_step(&mut self, index: usize) {
+        let conn = &mut self.front.conns[index];
+        let Some((to, unit)) = conn.steps.as_mut().expect("in steps").pop() else {
+            conn.steps = None;
+            return conn.out.ok();
+        };
+        conn.awaited += 1;
+        let (id, flags) = (conn.id, RunFlags::default());
+        let watcher = Some(self.front.watcher(id));
+        if to == self.shard.id {
+            return self.shard.run_later(id, flags, watcher, unit);
+        }
+        let command = unit.commands().next().expect("one command");
+        self.shard.dispatch(to, id, flags, watcher, command.id, command.db, command.args());
+    }
+
+    fn exec(&mut self, index: usize) -> Flow {
+        let here = self.shard.id;
+        let conn = &mut self.front.conns[index];
+        let (unit, _) = conn.multi.take().expect("in a transaction");
+        let watched = std::mem::take(&mut conn.watched);
+        conn.watched_shards.clear();
+        let plan = Plan::of(&unit, watched.iter().map(|key| &**key), self.shard.map);
+        let (conn, flags) = (conn.id, RunFlags { atomic: true, ..RunFlags::default() });
+        let watcher = (!watched.is_empty()).then(|| self.front.watcher(conn));
+        let shard = &mut self.shard;
+        match plan.owners.as_slice() {
+            _ if plan.everywhere => shard.begin(None, Work::Commands { conn, flags, watcher, unit }),
+            [] => shard.run_later(conn, flags, watcher, unit),
+            [owner] if *owner == here => shard.run_later(conn, flags, watcher, unit),
+            [owner] if !plan.has_session => shard.dispatch_atomic(*owner, conn, flags, watcher, &unit),
+            _ => shard.begin(Some(plan.keys), Work::Commands { conn, flags, watcher, unit }),
+        }
+        Flow::Wait
+    }
+}
+
+fn database(args: Args<'_>) -> u16 {
+    std::str::from_utf8(args[1]).expect("a number").parse().expect("a database")
+}
+
+impl Host for Front {
+    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+        let index = self.conns.iter().position(|other| other.id == conn).expect("a connection");
+        let conn = &mut self.conns[index];
+        conn.awaited = conn.awaited.checked_sub(1).expect("an answer that was awaited");
+        if conn.steps.is_none() {
+            conn.out.append_encoded(bytes, pieces);
+        } else {
+            assert_eq!(bytes, b"+OK\r\n", "a step of WATCH");
+        }
+        if conn.awaited == 0 {
+            self.ready.push(index);
+        }
+    }
+
+    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) {
+        let conn = self.conns.iter_mut().find(|other| other.id == conn).expect("a connection");
+        assert_eq!(registry().get(id).name, "select");
+        conn.db = database(args);
+        out.ok();
+    }
+
+    fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
+        match message.downcast::<Abort>() {
+            Ok(abort) => self.aborted = Some(abort.snapshot),
+            Err(message) => self.replicas.as_mut().expect("pieces go home").message(message),
+        }
+    }
+
+    fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
+        self.replicas.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
+
+    fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
+
+    fn monotonic_us(&mut self) -> u64 {
+        self.now_us
+    }
+}
