@@ -92,7 +92,9 @@ fn a_bad_flag_is_named() {
     assert!(refused(&["one.conf", "two.conf"], "").contains("two.conf"));
     assert!(refused(&["--bind", "not-an-address", "--port", &free_port()], "").contains("not-an-address"));
     assert!(refused(&["--dir", "/nonexistent", "--port", &free_port()], "").contains("/nonexistent"));
-    assert!(refused(&["--logfile", "/nonexistent/log", "--port", &free_port()], "").contains("/nonexistent/log"));
+    assert!(
+        refused(&["--logfile", "/nonexistent/log", "--port", &free_port()], "").contains("/nonexistent/log")
+    );
     assert!(refused(&["--port", "0"], "").contains("not listen anywhere"));
     let said = refused(&["--unixsocket", "/nonexistent/socket", "--port", "0"], "");
     assert!(said.contains("Failed opening Unix socket"), "{said}");
@@ -142,7 +144,9 @@ fn configuration_from_a_file_the_standard_input_and_flags() {
     child.stdin.take().unwrap().write_all(b"requirepass from-input\n").unwrap();
     let address = format!("127.0.0.1:{port}");
     let answered = wait::until("the server answers", PATIENCE, || {
-        Ok(Client::connect(&address).and_then(|mut client| client.command(&["AUTH", "from-input"])).is_ok_and(|reply| reply == "OK"))
+        Ok(Client::connect(&address)
+            .and_then(|mut client| client.command(&["AUTH", "from-input"]))
+            .is_ok_and(|reply| reply == "OK"))
     });
     child.kill().unwrap();
     child.wait().unwrap();
@@ -232,21 +236,31 @@ fn in_the_background_the_server_serves_and_ends_when_told() {
     let folder = tempfile::tempdir().unwrap();
     let (pidfile, logfile) = (folder.path().join("pid"), folder.path().join("log"));
     let port = free_port();
-    let mut arguments = vec!["--daemonize", "yes", "--bind", "127.0.0.1", "--port", &port, "--shards", "2", "--save", ""];
+    let mut arguments =
+        vec!["--daemonize", "yes", "--bind", "127.0.0.1", "--port", &port, "--shards", "2", "--save", ""];
     arguments.extend(["--pidfile", pidfile.to_str().unwrap(), "--logfile", logfile.to_str().unwrap()]);
     arguments.extend(["--dir", folder.path().to_str().unwrap()]);
     let started = server().args(&arguments).stdin(Stdio::null()).status().unwrap();
     assert!(started.success());
     let address = format!("127.0.0.1:{port}");
     wait::until("the server answers", PATIENCE, || {
-        Ok(Client::connect(&address).and_then(|mut client| client.command(&["PING"])).is_ok_and(|reply| reply == "PONG"))
+        Ok(Client::connect(&address)
+            .and_then(|mut client| client.command(&["PING"]))
+            .is_ok_and(|reply| reply == "PONG"))
     })
     .unwrap();
     let pid = read_pid(&pidfile).expect("the file holds the process id");
     // SAFETY: the calls touch no memory.
-    assert_ne!(unsafe { libc::getsid(pid as i32) }, unsafe { libc::getsid(0) }, "it has a session of its own");
+    assert_ne!(
+        unsafe { libc::getsid(pid as i32) },
+        unsafe { libc::getsid(0) },
+        "it has a session of its own"
+    );
     sys::send_signal(pid, sys::Signal::Term).unwrap();
-    wait::until("the process is gone", PATIENCE, || Ok(!pidfile.exists() && Client::connect(&address).is_err())).unwrap();
+    wait::until("the process is gone", PATIENCE, || {
+        Ok(!pidfile.exists() && Client::connect(&address).is_err())
+    })
+    .unwrap();
     let log = std::fs::read_to_string(&logfile).unwrap();
     assert!(log.contains("Ready to accept connections tcp") && log.contains("bye bye"), "{log}");
 }
@@ -257,7 +271,8 @@ fn the_log_has_the_lines_that_tools_look_for() {
     let path = folder.path().join("braid.log");
     let peer = braid_builder(2).unix_socket().arg("--logfile").arg(&path).start().unwrap();
     let lines = || std::fs::read_to_string(&path).unwrap_or_default();
-    wait::until("the log is written", PATIENCE, || Ok(lines().contains("Ready to accept connections unix"))).unwrap();
+    wait::until("the log is written", PATIENCE, || Ok(lines().contains("Ready to accept connections unix")))
+        .unwrap();
     let log = lines();
     for part in [
         "* oO0OoO0OoO0Oo Braid is starting oO0OoO0OoO0Oo",
@@ -280,10 +295,15 @@ fn the_log_has_the_lines_that_tools_look_for() {
 #[test]
 fn more_shards_than_cores_is_a_warning() {
     let cores = std::thread::available_parallelism().unwrap().get();
-    let warns = |peer: &Peer| peer.log().lines().any(|line| line.contains(" # ") && line.contains("shards share"));
+    let warns =
+        |peer: &Peer| peer.log().lines().any(|line| line.contains(" # ") && line.contains("shards share"));
     let crowded = start_braid(cores + 3);
     wait::until("the warning is logged", PATIENCE, || Ok(warns(&crowded))).unwrap();
-    assert!(crowded.log().contains(&format!("{} shards share {cores} cores", cores + 3)), "{}", crowded.log());
+    assert!(
+        crowded.log().contains(&format!("{} shards share {cores} cores", cores + 3)),
+        "{}",
+        crowded.log()
+    );
     assert!(!warns(&start_braid(1)));
 }
 
@@ -295,7 +315,10 @@ fn a_thread_panics_if_told_to() {
     braid_net::log::init(target, Default::default());
     braid_net::log::start_writer().unwrap();
     braid_net::log::install_panic_hook();
-    let shard = std::thread::Builder::new().name("braid-shard-0".into()).spawn(|| panic!("a broken\ninvariant")).unwrap();
+    let shard = std::thread::Builder::new()
+        .name("braid-shard-0".into())
+        .spawn(|| panic!("a broken\ninvariant"))
+        .unwrap();
     let _ = shard.join();
     // Reached only if a panic does not end the process.
     println!("still running");

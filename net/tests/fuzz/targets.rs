@@ -53,7 +53,8 @@ fn requests(input: &[u8], pieces: impl Fn(usize) -> usize) -> (Vec<Vec<Vec<u8>>>
 pub fn resp(input: &[u8]) {
     let whole = requests(input, |_| usize::MAX);
     // Sizes that depend on the input, so that a failing one is the whole case.
-    let seed = input.iter().fold(input.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+    let seed =
+        input.iter().fold(input.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     if input.len() <= SHORT_LEN_BYTES {
         assert_eq!(requests(input, |turn| 1 + (seed ^ turn.wrapping_mul(7919)) % 23), whole);
         if input.len() <= 2000 {
@@ -104,7 +105,11 @@ pub fn snapshot(input: &[u8], piece: usize) -> (usize, Option<u64>, String) {
                 None => decoder.finish(),
             },
             Stop::Fault(fault) => {
-                let kind = if matches!(fault.kind, FaultKind::Truncated) { "truncated".into() } else { format!("{fault:?}") };
+                let kind = if matches!(fault.kind, FaultKind::Truncated) {
+                    "truncated".into()
+                } else {
+                    format!("{fault:?}")
+                };
                 return (keys, None, kind);
             }
         }
@@ -129,7 +134,11 @@ pub fn config(input: &[u8]) {
     for line in text.lines() {
         if let Ok(words) = split_words(line) {
             let quoted: Vec<String> = words.iter().map(|word| quote(word)).collect();
-            assert_eq!(split_words(&quoted.join(" ")).as_ref(), Ok(&words), "{line:?} was written as {quoted:?}");
+            assert_eq!(
+                split_words(&quoted.join(" ")).as_ref(),
+                Ok(&words),
+                "{line:?} was written as {quoted:?}"
+            );
         }
     }
     // Files include each other without end, and none exists otherwise.
