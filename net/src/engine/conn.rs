@@ -24,6 +24,12 @@ pub struct Conn {
     pub sending: bool,
     /// Commands are with another shard, or wait here for a transaction; nothing more is run before the answer.
     pub waiting: bool,
+    /// A pause holds its command back (it is waiting, too).
+    pub suspended: bool,
+    /// The answer under way is not to be sent (`CLIENT REPLY`).
+    pub muted: bool,
+    /// Since when more output waits than the soft limit allows, seconds since the server's start.
+    pub over_soft_since_s: Option<u32>,
     /// Receiving is paused because nobody reads the replies, or too much input waits.
     pub paused: bool,
     /// In the list of connections with something to send.
@@ -46,6 +52,9 @@ impl Conn {
             out: Reply::default(),
             sending: false,
             waiting: false,
+            suspended: false,
+            muted: false,
+            over_soft_since_s: None,
             paused: false,
             listed: false,
             closing: false,
