@@ -88,8 +88,8 @@ impl Shard {
     }
 
     fn split_claims(&self, mut keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
-        let mut seen = std::collections::HashSet::new();
-        keys.retain(|key| seen.insert(key.clone()));
+        keys.sort_unstable();
+        keys.dedup();
         let mut by_shard: Vec<Vec<LockKey>> = (0..self.map.shards()).map(|_| Vec::new()).collect();
         for key in keys {
             by_shard[usize::from(self.map.shard_of(&key))].push(key);
@@ -140,10 +140,10 @@ impl Shard {
 
     /// Owner: lends what is asked for, lets the request wait, or refuses it.
     pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
-        // A request for everything that waits keeps younger ones from overtaking it for ever. They are younger than
-        // it, so their waiting makes no cycle.
+        // An older request that waits is not overtaken: it would have to start over.
         let overtakes = self.waiting.iter().any(|other| {
-            matches!(other, Waiting::Claim(WaitingClaim { id, claim: Claim::Everything, .. }) if *id < request.id)
+            matches!(other, Waiting::Claim(WaitingClaim { id, claim, .. })
+                if *id < request.id && claim.conflicts_with(&request.claim))
         });
         let verdict = if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {

@@ -42,12 +42,9 @@ impl Engine {
     fn check_and_dispatch(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         match self.check(conn, args) {
             Ok((id, command)) => {
+                conn.session.info().command.store(slot(id, command) as u32 + 1, Ordering::Relaxed);
                 let flow = self.dispatch(conn, id, command, args, pipeline);
-                if flow != Flow::Later {
-                    let info = conn.session.info();
-                    info.commands.add(1);
-                    info.command.store(slot(id, command) as u32 + 1, Ordering::Relaxed);
-                }
+                conn.session.info().commands.add(u64::from(flow != Flow::Later));
                 flow
             }
             // An error is an answer too, and waits for its turn.

@@ -304,7 +304,7 @@ mod tests {
         }
         assert_eq!(rates.until(sample(4000, 2000)).commands, 500);
         assert_eq!(rates.until(sample(13_900, 1950)).commands, 0);
-        assert_eq!(rates.until(sample(5000, 1950)).commands, 0);
+        assert_eq!(rates.until(sample(5600, 1950)).commands, 0);
         let falling = rates.until(sample(4900, 1950)).commands;
         assert!((50..200).contains(&falling), "{falling}");
     }
