@@ -119,6 +119,10 @@ impl World {
         while let Some(at_ms) = self.home.next_tick_ms().filter(|at_ms| *at_ms <= end_ms) {
             self.now_ms = self.now_ms.max(at_ms);
             self.home.tick(self.now_ms);
+            assert!(
+                self.home.next_tick_ms().is_none_or(|at_ms| at_ms > self.now_ms),
+                "no time for anything else"
+            );
         }
         self.now_ms = end_ms;
     }
