@@ -2,7 +2,7 @@
 //! [`Host`]: what a shard needs of the layers above while it runs commands.
 
 use super::clients::{Watch, conn_id};
-use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
@@ -230,7 +230,9 @@ impl Front {
             let Some(mut conn) = self.take_conn(token) else { continue };
             conn.listed = false;
             self.limit_output(&mut conn);
-            if !conn.sending {
+            // The replies of a pipeline leave together: what another shard is about to answer comes within microseconds.
+            let more_comes = conn.waiting && conn.out.len_bytes() < HELD_OUTPUT_MAX_LEN_BYTES;
+            if !conn.sending && !more_comes {
                 self.send(&mut conn);
             }
             self.put_conn(conn);
