@@ -133,6 +133,8 @@ pub struct Shard {
     home: ShardId,
     /// A snapshot was given up while the slice was on loan.
     pub(crate) aborted_snapshot: Option<u64>,
+    /// Runs sent to other shards and not answered yet.
+    unanswered: usize,
     /// This node follows a master.
     pub replica: bool,
     /// Read by other threads too.
@@ -166,6 +168,7 @@ impl Shard {
             time: Time::default(),
             home: config.home,
             aborted_snapshot: None,
+            unanswered: 0,
             replica: false,
             stats: Arc::default(),
         }
@@ -188,6 +191,11 @@ impl Shard {
     /// The slice, to be changed in ways that are no effects; unless it is on loan.
     pub fn keyspace_mut(&mut self) -> Option<&mut Keyspace> {
         self.keyspace.as_deref_mut()
+    }
+
+    /// Another shard is about to answer: its message is likely to come within microseconds.
+    pub fn awaits_answers(&self) -> bool {
+        self.unanswered > 0 || !self.txs.is_empty()
     }
 
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
@@ -429,7 +437,10 @@ impl Shard {
                 bytes.end = end.0;
                 shared.end = end.1;
             }
-            _ => msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 }),
+            _ => {
+                self.unanswered += 1;
+                msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 });
+            }
         }
     }
 
@@ -450,6 +461,7 @@ impl Shard {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
         let (bytes, shared) = (start..arena.len() as u32, shared_start..shared.len() as u32);
+        self.unanswered += 1;
         msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
     }
 
@@ -531,6 +543,7 @@ impl Shard {
                     self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
                 }
                 Msg::Reply { conn, bytes, pieces } => {
+                    self.unanswered -= 1;
                     host.reply(conn, &parcel.arena[bytes.start as usize..bytes.end as usize], pieces);
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
