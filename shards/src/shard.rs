@@ -630,3 +630,6 @@ impl Shard {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
+
+#[cfg(test)]
+mod tests;

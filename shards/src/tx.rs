@@ -120,7 +120,8 @@ impl Shard {
                 let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
                 assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
                 tx.loans.push((from, loan));
-                tx.watch_until_ms = tx.watch_until_ms.zip(watch_until_ms).map(|(ours, theirs)| ours.min(theirs));
+                tx.watch_until_ms =
+                    tx.watch_until_ms.zip(watch_until_ms).map(|(ours, theirs)| ours.min(theirs));
                 // The cut that switched the stream on may have been at the owner and not here yet, where the slice is
                 // still on its way back: whatever runs here from now on comes after it.
                 self.effects.set_enabled(stream);
@@ -158,8 +159,8 @@ impl Shard {
                 // The watch is judged now: from here to the end nothing but time can change what is watched.
                 let now_ms = self.time().ms();
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
-                let watch_until_ms = watcher
-                    .map_or(Some(u64::MAX), |watcher| keyspace.watch_holds_until_ms(watcher, now_ms));
+                let watch_until_ms =
+                    watcher.map_or(Some(u64::MAX), |watcher| keyspace.watch_holds_until_ms(watcher, now_ms));
                 let stream = keyspace.stream;
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
@@ -424,3 +425,6 @@ impl Shard {
         self.scratch = Some(scratch);
     }
 }
+
+#[cfg(test)]
+mod tests;
