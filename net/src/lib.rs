@@ -1,9 +1,11 @@
 //! The network ring, connections, configuration and the server binary.
 
 pub mod allocator;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod log;
+pub mod memory;
 pub mod node;
 pub mod ring;
 pub mod session;

@@ -157,7 +157,8 @@ pub fn flush() {
     logger().flush();
 }
 
-/// Logs the place and the message of a panic, then what the hook before did. A panic ends the process.
+/// Logs the place and the message of a panic, then what the hook before did, and ends the process: its shards could not go
+/// on without the one that panicked. (A release aborts by itself; here the other builds do as well.)
 pub fn install_panic_hook() {
     let former = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -172,6 +173,7 @@ pub fn install_panic_hook() {
         );
         flush();
         former(panic);
+        std::process::abort();
     }));
 }
 

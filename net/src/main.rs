@@ -8,13 +8,13 @@ use braid_net::ring::{Ring, RingConfig, Waker};
 use braid_net::{log_notice, log_warning, startup};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{LocalExecutorBuilder, Placement};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 #[global_allocator]
-static ALLOCATOR: braid_net::allocator::Allocator = braid_net::allocator::Allocator;
+static ALLOCATOR: braid_net::memory::CountingAllocator = braid_net::memory::CountingAllocator;
 
 fn main() -> ExitCode {
     let arguments = config::cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -60,7 +60,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     config.maxclients = files.maxclients;
     config.shards = shards as u16;
     config.dir = startup::process::enter_dir(&config.dir)?;
-    let listeners = listen(&config)?;
+    let (tcp_listeners, listeners) = listen(&config)?;
     let pidfile = startup::process::PidFile::write(&config.pidfile, config.daemonize)?;
     braid_net::log::start_writer().map_err(|error| format!("can't start the log's thread: {error}"))?;
     braid_net::log::install_panic_hook();
@@ -79,6 +79,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     let unixsocket = config.unixsocket.clone();
     let has_tcp = config.port != 0;
     let node = Arc::new(Node::new(config, path, shards));
+    *node.tcp_listeners.lock().expect("nobody else has it yet") = tcp_listeners;
     let mut threads = Vec::new();
     let (started, ready) = bounded::<Result<(usize, Waker), String>>(shards);
     let mut starts: Vec<Sender<Vec<Waker>>> = Vec::new();
@@ -110,6 +111,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         wakers.into_iter().map(|waker| waker.expect("each shard reported once")).collect();
     node.wakers.set(wakers.clone()).ok().expect("set once");
     log_notice!("Server initialized");
+    node.startup_memory_bytes.store(node.refresh_memory(), std::sync::atomic::Ordering::Relaxed);
     for start in starts {
         start.send(wakers.clone()).map_err(|_| "a shard ended before it began")?;
     }
@@ -182,50 +184,27 @@ impl ShardThread {
     }
 }
 
-/// Opens the listening sockets.
-fn listen(config: &Config) -> Result<Vec<OwnedFd>, String> {
-    let mut sockets = Vec::new();
-    if config.port != 0 {
-        for address in &config.bind.0 {
-            // A leading dash: not an error if this machine does not have that address.
-            let (optional, text) = match address.strip_prefix('-') {
-                Some(rest) => (true, rest),
-                None => (false, address.as_str()),
-            };
-            let ip: IpAddr = match text {
-                "*" => "0.0.0.0".parse().expect("an address"),
-                "::*" => "::".parse().expect("an address"),
-                other => other.parse().map_err(|_| format!("bind: '{other}' is not an IP address"))?,
-            };
-            match braid_net::startup::sockets::listen_tcp(
-                SocketAddr::new(ip, config.port),
-                config.tcp_backlog as i32,
-            ) {
-                Ok(socket) => sockets.push(socket),
-                Err(error) if optional && error.raw_os_error() != Some(libc::EADDRINUSE) => {}
-                Err(error) => {
-                    return Err(format!(
-                        "Could not create server TCP listening socket {text}:{}: bind: {error}",
-                        config.port
-                    ));
-                }
-            }
-        }
-        if sockets.is_empty() {
-            return Err("Configured to not listen anywhere, exiting.".into());
-        }
+/// A listening socket with its address.
+type TcpListener = (SocketAddr, OwnedFd);
+
+/// Opens the listening sockets: those of TCP, then all.
+fn listen(config: &Config) -> Result<(Vec<TcpListener>, Vec<OwnedFd>), String> {
+    let tcp = startup::listen::listen_all(config, &[])?;
+    let mut all = Vec::new();
+    for (_, socket) in &tcp {
+        all.push(socket.try_clone().map_err(|error| format!("no file descriptor is left: {error}"))?);
     }
     if !config.unixsocket.is_empty() {
-        let socket = braid_net::startup::sockets::listen_unix(
+        let socket = startup::sockets::listen_unix(
             &config.unixsocket,
             config.unixsocketperm,
             config.tcp_backlog as i32,
         )
         .map_err(|error| format!("Failed opening Unix socket: bind: {error}"))?;
-        sockets.push(socket);
+        all.push(socket);
     }
-    if sockets.is_empty() {
+    if all.is_empty() {
         return Err("Configured to not listen anywhere, exiting.".into());
     }
-    Ok(sockets)
+    Ok((tcp, all))
 }

@@ -3,13 +3,20 @@
 
 use crate::config;
 use crate::ring::Waker;
+use crate::session::clients::Registry;
+use crate::session::control::{Order, Pause};
+use crate::session::latency::Latency;
+use crate::session::slowlog::SlowLog;
+use crate::session::totals::Statistics;
 use braid_core::command::Settings;
 use braid_core::table::HashKey;
 use braid_replication::home::Report;
-use braid_shards::{Counters, SlotMap};
+use braid_shards::{Counters, ShardId, SlotMap};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
@@ -29,6 +36,20 @@ pub struct Node {
     pub run_id: String,
     pub next_client: AtomicU64,
     pub connected_clients: AtomicUsize,
+    pub clients: Registry,
+    pub statistics: Statistics,
+    pub pause: Pause,
+    slowlog: Mutex<SlowLog>,
+    latency: Mutex<Latency>,
+    /// The TCP sockets it listens on, by their addresses, to be kept when others are added.
+    pub tcp_listeners: Mutex<Vec<(SocketAddr, OwnedFd)>>,
+    /// Seconds since the Unix epoch at the start.
+    pub started_unix_s: u64,
+    /// Most memory that was in use, and when that was, seconds since the Unix epoch.
+    pub peak_memory_bytes: AtomicU64,
+    pub peak_memory_unix_s: AtomicU64,
+    /// Memory in use before the first client came.
+    pub startup_memory_bytes: AtomicU64,
     /// As last measured.
     pub used_memory_bytes: AtomicU64,
     /// `INFO replication` and `ROLE`, as the home shard last published them.
@@ -43,7 +64,18 @@ pub struct Node {
 impl Node {
     pub fn new(config: config::Config, config_path: Option<PathBuf>, shards: usize) -> Self {
         let mut rng = fastrand::Rng::new();
+        let databases = config.databases as usize;
         Self {
+            clients: Registry::new(shards),
+            statistics: Statistics::new(shards, databases),
+            pause: Pause::default(),
+            slowlog: Mutex::default(),
+            latency: Mutex::default(),
+            tcp_listeners: Mutex::default(),
+            started_unix_s: unix_us() / 1_000_000,
+            peak_memory_bytes: AtomicU64::new(0),
+            peak_memory_unix_s: AtomicU64::new(0),
+            startup_memory_bytes: AtomicU64::new(0),
             config: config::Shared::new(config),
             config_path,
             map: SlotMap::new(shards),
@@ -79,6 +111,39 @@ impl Node {
 
     pub fn set_end_offset(&self, offset: u64) {
         self.end_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Measures memory in use.
+    pub fn refresh_memory(&self) -> u64 {
+        let used_bytes = crate::memory::used_bytes();
+        self.used_memory_bytes.store(used_bytes, Ordering::Relaxed);
+        if self.peak_memory_bytes.fetch_max(used_bytes, Ordering::Relaxed) < used_bytes {
+            self.peak_memory_unix_s.store(unix_us() / 1_000_000, Ordering::Relaxed);
+        }
+        used_bytes
+    }
+
+    pub fn slowlog(&self) -> MutexGuard<'_, SlowLog> {
+        self.slowlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn latency(&self) -> MutexGuard<'_, Latency> {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks a shard for something.
+    pub fn order(&self, shard: ShardId, order: Order) {
+        self.statistics.shards[usize::from(shard)].orders.push(order);
+        if let Some(waker) = self.wakers.get().and_then(|wakers| wakers.get(usize::from(shard))) {
+            waker.wake();
+        }
+    }
+
+    /// Asks every shard for something.
+    pub fn order_all(&self, order: impl Fn() -> Order) {
+        for shard in 0..self.map.shards() {
+            self.order(shard as ShardId, order());
+        }
     }
 
     /// Wakes every shard, to look at what changed.

@@ -11,14 +11,16 @@ use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
 use braid_core::command::{
-    Args, Command, CommandId, Effects, Handler, Segment, Settings, Time, Walk, registry,
+    Args, Command, CommandId, Effects, Handler, Outcome, Segment, Settings, Time, Walk, registry,
 };
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,7 +39,10 @@ pub trait Host {
     fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>);
 
     /// Executes a command of the connection or the server ([`Handler::Session`]) within a transaction.
-    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply);
+    ///
+    /// # Errors
+    /// The command's.
+    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome;
 
     /// A message that only the layers above understand.
     fn upper(&mut self, from: ShardId, message: Box<dyn Any + Send>);
@@ -46,10 +51,10 @@ pub trait Host {
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
 
     /// A command took this long.
-    fn took(&mut self, conn: ConnId, duration_us: u64, args: Args<'_>);
+    fn took(&mut self, conn: ConnId, duration_ns: u64, args: Args<'_>);
 
     /// Monotonic time, for how long commands take.
-    fn monotonic_us(&mut self) -> u64;
+    fn monotonic_ns(&mut self) -> u64;
 }
 
 /// Where the parcels of a tick go.
@@ -130,7 +135,8 @@ pub struct Shard {
     pub(crate) aborted_snapshot: Option<u64>,
     /// This node follows a master.
     pub replica: bool,
-    pub stats: CommandStats,
+    /// Read by other threads too.
+    pub stats: Arc<CommandStats>,
 }
 
 /// Parcels kept for reuse.
@@ -161,7 +167,7 @@ impl Shard {
             home: config.home,
             aborted_snapshot: None,
             replica: false,
-            stats: CommandStats::new(registry().all().len()),
+            stats: Arc::default(),
         }
     }
 
@@ -177,6 +183,11 @@ impl Shard {
     /// The slice, unless it is on loan.
     pub fn keyspace(&self) -> Option<&Keyspace> {
         self.keyspace.as_deref()
+    }
+
+    /// The slice, to be changed in ways that are no effects; unless it is on loan.
+    pub fn keyspace_mut(&mut self) -> Option<&mut Keyspace> {
+        self.keyspace.as_deref_mut()
     }
 
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
@@ -273,7 +284,7 @@ impl Shard {
     ) {
         use braid_core::command::{Ctx, WholeCtx};
         use braid_core::keyspace::Keys;
-        let start_us = host.monotonic_us();
+        let start_ns = host.monotonic_ns();
         let mark = out.mark();
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
@@ -312,21 +323,18 @@ impl Shard {
                 },
                 args,
             ),
-            Handler::Session => {
-                host.session(conn, id, args, out);
-                Ok(())
-            }
+            Handler::Session => host.session(conn, id, args, out),
         };
         let failed = outcome.is_err();
         if let Err(error) = outcome {
             out.truncate(mark);
             let text = error.to_string();
             out.error(&text);
-            self.stats.failed(id, &text);
+            self.stats.error(&text);
         }
-        let took_us = host.monotonic_us().saturating_sub(start_us);
-        self.stats.called(id, took_us, failed);
-        host.took(conn, took_us, args);
+        let took_ns = host.monotonic_ns().saturating_sub(start_ns);
+        self.stats.called(id, command, took_ns, failed);
+        host.took(conn, took_ns, args);
     }
 
     /// Runs commands until the end (true) or until one is blocked; then `commands` stands before that one.
@@ -471,10 +479,51 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
+    /// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the
+    /// cache, and fetching ahead lets the misses of a batch overlap.
+    pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
+        /// A smaller table is likely to be in the cache.
+        const LARGE_TABLE_LEN: usize = 4096;
+        let Some(keyspace) = &self.keyspace else { return };
+        let table = &keyspace.db(db).table;
+        if table.len() < LARGE_TABLE_LEN {
+            return;
+        }
+        let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
+        for key in keys.filter(|key| self.map.shard_of(key) == self.id) {
+            let hash = table.hash(key);
+            table.prefetch(hash);
+            hashes.push(hash);
+        }
+        for hash in hashes {
+            table.prefetch_entry(hash);
+        }
+    }
+
     /// Handles everything another shard sent in one of its ticks.
     pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
+        /// Runs whose keys are fetched ahead at a time.
+        const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
+        let runs: SmallVec<[Range<u32>; 64]> = msgs
+            .iter()
+            .filter_map(|message| match message {
+                Msg::Run { bytes, .. } => Some(bytes.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut run = 0;
         for message in msgs.drain(..) {
+            if matches!(message, Msg::Run { .. }) {
+                if run % AHEAD == 0 {
+                    let ahead = &runs[run..runs.len().min(run + AHEAD)];
+                    let keys = ahead.iter().flat_map(|range| {
+                        unit::likely_keys(&parcel.arena[range.start as usize..range.end as usize])
+                    });
+                    self.prefetch(0, keys);
+                }
+                run += 1;
+            }
             match message {
                 Msg::Run { conn, flags, watcher, bytes, shared } => {
                     let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];

@@ -374,6 +374,7 @@ impl Shard {
         let (id, db, args) = (command.id, command.db, command.args());
         let declared = registry().get(id).resolve(args);
         if let Handler::Whole(run) | Handler::Cursor(Walk { whole: run, .. }) = declared.handler {
+            let start_ns = host.monotonic_ns();
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
@@ -388,13 +389,16 @@ impl Shard {
                 replica,
             };
             let outcome = run(&mut ctx, args);
-            self.stats.called(id, 0, outcome.is_err());
+            let failed = outcome.is_err();
             if let Err(error) = outcome {
                 let text = error.to_string();
                 reply.truncate(mark);
                 reply.error(&text);
-                self.stats.failed(id, &text);
+                self.stats.error(&text);
             }
+            let took_ns = host.monotonic_ns().saturating_sub(start_ns);
+            self.stats.called(id, declared, took_ns, failed);
+            host.took(conn, took_ns, args);
             return;
         }
         let keys = declared.find_keys(args).unwrap_or_default();

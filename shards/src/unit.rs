@@ -120,6 +120,26 @@ impl<'a> Iterator for Commands<'a> {
     }
 }
 
+/// The first argument behind the name of each encoded command: the key, for most. Shared values are skipped.
+pub fn likely_keys(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        while let Some((head, tail)) = rest.split_at_checked(8) {
+            let count = u32::from_ne_bytes(head[4..].try_into().expect("four bytes")) as usize;
+            let (lengths, args) = tail.split_at(4 * count);
+            let inline = |at: usize| {
+                let len = u32::from_ne_bytes(lengths[4 * at..4 * at + 4].try_into().expect("four bytes"));
+                if len & SHARED == 0 { len as usize } else { 0 }
+            };
+            rest = &args[(0..count).map(inline).sum()..];
+            if count > 1 {
+                return Some(&args[inline(0)..inline(0) + inline(1)]);
+            }
+        }
+        None
+    })
+}
+
 /// Commands that own their bytes: a transaction's queue, or commands that wait for a lock.
 #[derive(Default, Clone)]
 pub struct Unit {
@@ -155,6 +175,7 @@ mod tests {
         unit.push(3, 1, Args::new(&[b"SET", b"k", &big, b""], &[(2, big.clone())]));
         unit.push(65535, 0, Args::new(&[b"PING"], &[]));
         assert!(unit.bytes.len() < 100);
+        assert_eq!(likely_keys(&unit.bytes).collect::<Vec<_>>(), [b"k"]);
         let mut commands = unit.commands();
         let first = commands.next().unwrap();
         assert_eq!((first.id, first.db), (3, 1));

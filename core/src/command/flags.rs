@@ -1,14 +1,14 @@
 //! Command flags and ACL categories, by the names that `COMMAND INFO` prints.
 
 macro_rules! bits {
-    ($(#[$doc:meta])* $name:ident: $repr:ty { $($flag:ident = $bit:expr, $text:expr;)* }) => {
+    ($(#[$doc:meta])* $name:ident: $repr:ty { $($(#[$flag_doc:meta])* $flag:ident = $bit:expr, $text:expr;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name(pub $repr);
 
         impl $name {
             pub const NONE: Self = Self(0);
-            $(pub const $flag: Self = Self(1 << $bit);)*
+            $($(#[$flag_doc])* pub const $flag: Self = Self(1 << $bit);)*
 
             pub const fn or(self, other: Self) -> Self {
                 Self(self.0 | other.0)
@@ -61,6 +61,8 @@ bits! {
         NO_MULTI = 16, "no_multi";
         ALLOW_BUSY = 17, "allow_busy";
         MOVABLEKEYS = 18, "movablekeys";
+        /// What a server says to itself: no client can name it.
+        INTERNAL = 19, "internal";
     }
 }
 

@@ -16,6 +16,7 @@ pub mod object;
 pub mod random_elements;
 pub mod replication;
 pub mod scan;
+pub mod server;
 mod set_options;
 pub mod sets;
 pub mod sorted_ranges;
@@ -51,4 +52,6 @@ pub const FAMILIES: &[&[Command]] = &[
     transactions::COMMANDS,
     &[transactions::WATCH_HERE],
     replication::COMMANDS,
+    server::COMMANDS,
+    &[server::SURVEY],
 ];

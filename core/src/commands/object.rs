@@ -24,8 +24,13 @@ const fn about_server(name: &'static str, summary: &'static str, complexity: &'s
     Command::new(name, 2, Handler::Session).doc("server", "4.0.0", summary, complexity)
 }
 
-/// The family's declarations. The containers themselves belong to the session, which answers to unknown subcommands
-/// (and runs all of `DEBUG` but what is declared here).
+const fn debug(name: &'static str, arity: i16, summary: &'static str) -> Command {
+    let flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(ANYTIME);
+    Command::new(name, arity, Handler::Session).flags(flags).doc("server", "1.0.0", summary, "O(1)")
+}
+
+/// The family's declarations. The containers themselves belong to the session, which runs those of their
+/// subcommands that are not about a key.
 pub const COMMANDS: &[Command] = &[
     Command::new("object", -2, Handler::Session)
         .doc("generic", "2.2.3", "Tells what is known of a key's value.", "Depends on the subcommand.")
@@ -66,10 +71,15 @@ pub const COMMANDS: &[Command] = &[
     Command::new("debug", -2, Handler::Session)
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(ANYTIME))
         .doc("server", "1.0.0", "Tools for those who debug the server.", "Depends on the subcommand.")
-        .subcommands(&[Command::new("object", 3, Handler::Keys(debug_object))
-            .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::READONLY))
-            .keys(KEY)
-            .doc("server", "1.0.0", "Tells the internals of a key's value.", "O(1)")]),
+        .subcommands(&[
+            Command::new("object", 3, Handler::Keys(debug_object))
+                .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::READONLY))
+                .keys(KEY)
+                .doc("server", "1.0.0", "Tells the internals of a key's value.", "O(1)"),
+            debug("help", 2, "Lists the subcommands."),
+            debug("set-active-expire", 3, "Switches the background removal of expired keys on or off."),
+            debug("sleep", 3, "Stops the server for some time."),
+        ]),
 ];
 
 /// The longest string whose encoding Redis calls `embstr`: there it lies in one block with its object.

@@ -182,34 +182,31 @@ struct Options {
 }
 
 impl Options {
-    /// Reads the options from index 4 on; what the command's name decides already is no option.
-    fn parse(args: Args<'_>, by: Option<By>, reverse: Option<bool>) -> Result<Self, Error> {
-        let mut options = Options {
-            by: by.unwrap_or(By::Rank),
-            reverse: reverse.unwrap_or(false),
-            with_scores: false,
-            offset: 0,
-            limit: -1,
-        };
+    /// Reads the options from index 4 on; what the command's name decides already is no option, nor is what an earlier
+    /// option decided.
+    fn parse(args: Args<'_>, mut by: Option<By>, mut reverse: Option<bool>) -> Result<Self, Error> {
+        let (mut with_scores, mut offset, mut limit) = (false, 0, -1);
         let mut at = 4;
         while at < args.len() {
             if args.is(at, "WITHSCORES") {
-                options.with_scores = true;
+                with_scores = true;
             } else if args.is(at, "LIMIT") && at + 2 < args.len() {
-                options.offset = integer(args[at + 1])?;
-                options.limit = integer(args[at + 2])?;
+                offset = integer(args[at + 1])?;
+                limit = integer(args[at + 2])?;
                 at += 2;
             } else if reverse.is_none() && args.is(at, "REV") {
-                options.reverse = true;
+                reverse = Some(true);
             } else if by.is_none() && args.is(at, "BYSCORE") {
-                options.by = By::Score;
+                by = Some(By::Score);
             } else if by.is_none() && args.is(at, "BYLEX") {
-                options.by = By::Lex;
+                by = Some(By::Lex);
             } else {
                 return Err(Error::Syntax);
             }
             at += 1;
         }
+        let (by, reverse) = (by.unwrap_or(By::Rank), reverse.unwrap_or(false));
+        let options = Options { by, reverse, with_scores, offset, limit };
         if options.limit != -1 && options.by == By::Rank {
             return Err(Error::text(
                 "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
@@ -379,6 +376,9 @@ mod tests {
                 ("ZLEXCOUNT l + -", 0),
             ] {
                 assert_eq!(node.run(line), format!(":{count}\r\n"), "{line}");
+            }
+            for line in ["ZRANGE k 0 1 REV REV", "ZRANGE k 0 1 BYSCORE BYSCORE", "ZREVRANGE k 0 1 REV"] {
+                assert_eq!(node.run(line), "-ERR syntax error\r\n", "{line}");
             }
             assert_eq!(node.run3("ZRANGE k 0 0 WITHSCORES"), "*1\r\n*2\r\n$1\r\na\r\n,1\r\n");
             assert_eq!(node.run3("ZRANGE k 0 0"), "*1\r\n$1\r\na\r\n");

@@ -40,8 +40,8 @@ pub fn watch_here(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
-/// What travels to the owner of watched keys. No client can name it: it is not in any family's list.
+/// What travels to the owner of watched keys. No client can name it.
 pub const WATCH_HERE: Command = Command::new("watch|here", -2, Handler::Keys(watch_here))
-    .flags(Flags::READONLY.or(Flags::FAST))
+    .flags(Flags::INTERNAL.or(Flags::READONLY).or(Flags::FAST))
     .keys(&[KeySpec::all(1, 1, Use::Read, &[])])
     .doc("transactions", "1.0.0", "The owner's part of WATCH.", "O(1)");

@@ -4,9 +4,11 @@
 //! [`reply::Reply`] appends to a buffer that somebody will send.
 //! Source of the format: the RESP specification in the Redis documentation.
 
+pub mod batch;
 pub mod number;
 pub mod parse;
 pub mod reply;
 
+pub use batch::Batch;
 pub use parse::{Parsed, Parser, ProtocolError};
 pub use reply::Reply;

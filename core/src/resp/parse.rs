@@ -110,6 +110,21 @@ impl Parser {
         if self.is_inline { &self.inline } else { command }
     }
 
+    /// Whether the command last returned was inline; then ranges refer to [`Parser::inline_bytes`].
+    pub fn is_inline(&self) -> bool {
+        self.is_inline
+    }
+
+    /// The unquoted arguments of an inline command.
+    pub fn inline_bytes(&self) -> &[u8] {
+        &self.inline
+    }
+
+    /// Moves the arguments of the command last returned out.
+    pub fn take_args(&mut self) -> impl Iterator<Item = Arg> + '_ {
+        self.args.drain(..)
+    }
+
     /// Forgets the command last returned; to be called before parsing the next.
     pub fn reset(&mut self) {
         self.bulks_left = 0;

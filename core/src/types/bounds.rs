@@ -1,7 +1,5 @@
 //! The ranges of `ZRANGE` and its kin: by score and by text.
 
-use super::num::parse_f64;
-
 /// A range of scores; an open side excludes its bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreRange {
@@ -16,8 +14,8 @@ impl ScoreRange {
     /// float".
     pub fn parse(min: &[u8], max: &[u8]) -> Option<Self> {
         let bound = |text: &[u8]| match text {
-            [b'(', rest @ ..] => Some((parse_f64(rest)?, true)),
-            _ => Some((parse_f64(text)?, false)),
+            [b'(', rest @ ..] => Some((parse_bound(rest)?, true)),
+            _ => Some((parse_bound(text)?, false)),
         };
         let ((min, min_open), (max, max_open)) = (bound(min)?, bound(max)?);
         Some(ScoreRange { min, max, min_open, max_open })
@@ -41,6 +39,17 @@ impl ScoreRange {
     pub fn contains(&self, score: f64) -> bool {
         !self.is_below(score) && !self.is_above(score)
     }
+}
+
+/// Unlike a score that is stored, a bound is decimal only, and may be too large or too small for a double. To Redis it is
+/// a C string: it ends at a zero byte, and an empty one is 0.
+fn parse_bound(text: &[u8]) -> Option<f64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    if text.is_empty() {
+        return Some(0.0);
+    }
+    let bound: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (!bound.is_nan()).then_some(bound)
 }
 
 /// One side of a [`LexRange`].
@@ -121,7 +130,10 @@ mod tests {
         assert!(ScoreRange::parse(b"(5", b"5").unwrap().is_empty());
         assert!(!ScoreRange::parse(b"5", b"5").unwrap().is_empty());
         assert!(ScoreRange::parse(b"6", b"5").unwrap().is_empty());
-        for bad in ["", "(", "((1", "nan", "[1"] {
+        assert_eq!(ScoreRange::parse(b"-1e400", b"(1e400").unwrap().max, f64::INFINITY);
+        assert_eq!(ScoreRange::parse(b"1e-400", b"1").unwrap().min, 0.0);
+        assert_eq!(ScoreRange::parse(b"(", b"2\0x"), ScoreRange::parse(b"(0", b"2"));
+        for bad in ["((1", "nan", "[1", "0x10", " 1", "1 "] {
             assert_eq!(ScoreRange::parse(bad.as_bytes(), b"1"), None);
         }
     }

@@ -186,7 +186,7 @@ directives! {
         "maxmemory" [] maxmemory_bytes: u64 = size(0), "0", Runtime MaxMemory,
             "Most memory the data may use; 0 sets no limit";
         "maxmemory-policy" [] maxmemory_policy: EvictionPolicy = choice, "noeviction", Runtime MaxMemory,
-            "Which keys are evicted when memory is full";
+            "Which keys are evicted when memory is full", Support::Only(&["noeviction"]);
         "maxmemory-samples" [] maxmemory_samples: u32 = integer(1, 64), "5", Runtime MaxMemory,
             "Keys compared for each eviction";
         "replica-ignore-maxmemory" ["slave-ignore-maxmemory"] replica_ignore_maxmemory: bool = flag, "yes",
@@ -295,7 +295,7 @@ directives! {
         "latency-tracking" [] latency_tracking: bool = flag, "yes", Runtime Nothing,
             "Keep a histogram of latencies per command";
         "notify-keyspace-events" [] notify_keyspace_events: KeyspaceEvents = special, "", Runtime KeyspaceEvents,
-            "Events about keys to publish, as letters of KEg$lshzxetdmnA";
+            "Events about keys to publish, as letters of KEg$lshzxetdmnA", Support::Only(&[""]);
     }
     Encodings {
         "hash-max-listpack-entries" ["hash-max-ziplist-entries"] hash_max_listpack_entries: u64 = integer(0, i64::MAX),

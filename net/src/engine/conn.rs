@@ -2,7 +2,7 @@
 
 use crate::ring::Token;
 use crate::session::Session;
-use braid_core::resp::{Parser, Reply};
+use braid_core::resp::{Batch, Parser, Reply};
 use braid_shards::ConnId;
 
 /// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
@@ -17,11 +17,19 @@ pub struct Conn {
     pub parser: Parser,
     /// Received and not yet parsed; starts with the command under way.
     pub input: Vec<u8>,
+    /// Commands at the front of `input` that are parsed and wait for their turn.
+    pub batch: Option<Box<Batch>>,
     pub out: Reply,
     /// A send is under way.
     pub sending: bool,
     /// Commands are with another shard, or wait here for a transaction; nothing more is run before the answer.
     pub waiting: bool,
+    /// A pause holds its command back (it is waiting, too).
+    pub suspended: bool,
+    /// The answer under way is not to be sent (`CLIENT REPLY`).
+    pub muted: bool,
+    /// Since when more output waits than the soft limit allows, seconds since the server's start.
+    pub over_soft_since_s: Option<u32>,
     /// Receiving is paused because nobody reads the replies, or too much input waits.
     pub paused: bool,
     /// In the list of connections with something to send.
@@ -40,9 +48,13 @@ impl Conn {
             id,
             parser: Parser::new(),
             input: Vec::new(),
+            batch: None,
             out: Reply::default(),
             sending: false,
             waiting: false,
+            suspended: false,
+            muted: false,
+            over_soft_since_s: None,
             paused: false,
             listed: false,
             closing: false,

@@ -1,12 +1,15 @@
 //! Everything of a shard's thread but the shard itself: ring, connections, configuration. It is the shard's
 //! [`Host`]: what a shard needs of the layers above while it runs commands.
 
+use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 use crate::ring::{Ring, SendBuffer, Token};
+use crate::session::totals::{Published, ShardPublic};
 use crate::session::{self, Session};
-use braid_core::command::{Args, CommandId, Segment};
+use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::Home;
@@ -46,6 +49,12 @@ pub struct Front {
     next_place: usize,
     /// The time of this tick.
     pub now: Instant,
+    pub clock: Clock,
+    /// Commands that take this long are noted.
+    pub(super) long_ns: u64,
+    pub(super) watch: Watch,
+    /// What the other shards saw last.
+    pub(super) published: Published,
     unix_ms: u64,
     /// Replication's state machine, on the home shard.
     pub home: Option<Box<Home>>,
@@ -75,6 +84,10 @@ impl Front {
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
+            clock: Clock::get(),
+            long_ns: u64::MAX,
+            watch: Watch::default(),
+            published: Published::default(),
             unix_ms: 0,
             home,
             replicas: BTreeMap::new(),
@@ -107,6 +120,20 @@ impl Front {
         Some((to as ShardId, socket))
     }
 
+    /// What this shard lets the others see.
+    pub fn public(&self) -> &ShardPublic {
+        &self.node.statistics.shards[usize::from(self.id)]
+    }
+
+    /// Slots for connections, used or not.
+    pub(super) fn slots(&self) -> usize {
+        self.conns.len()
+    }
+
+    pub(super) fn take_conn_at(&mut self, slot: usize) -> Option<Box<Conn>> {
+        self.conns[slot].take()
+    }
+
     /// Begins to serve an accepted socket.
     pub fn adopt(&mut self, socket: OwnedFd) {
         let clients = self.node.connected_clients.fetch_add(1, Ordering::Relaxed) + 1;
@@ -114,14 +141,7 @@ impl Front {
         let authenticated = self.config.requirepass.is_empty();
         let session = Session::new(self.node.next_client.fetch_add(1, Ordering::Relaxed), authenticated);
         let token = self.admit(socket, session);
-        if clients > self.config.maxclients as usize
-            && let Some(mut conn) = self.take_conn(token)
-        {
-            conn.out.error("ERR max number of clients reached");
-            conn.closing = true;
-            self.list(&mut conn);
-            self.put_conn(conn);
-        }
+        self.greet(token, clients);
     }
 
     /// Makes a connection of a socket and a session, and reads from it.
@@ -132,8 +152,9 @@ impl Front {
             self.conns.resize_with(slot + 1, || None);
         }
         self.next_conn += 1;
-        let id = ConnId(self.next_conn << 24 | slot as u64);
-        let conn = Box::new(Conn::new(token, id, session));
+        let id = conn_id(self, self.next_conn, token);
+        let mut conn = Box::new(Conn::new(token, id, session));
+        self.register(&mut conn);
         assert!(self.conns[slot].replace(conn).is_none(), "a slot is free before it is used again");
         self.ring.start_recv(token);
         token
@@ -154,7 +175,7 @@ impl Front {
     }
 
     fn by_id(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let slot = (id.0 & 0xff_ffff) as usize;
+        let slot = session::clients::slot_of(id);
         self.conns.get_mut(slot)?.as_deref_mut().filter(|conn| conn.id == id)
     }
 
@@ -176,6 +197,7 @@ impl Front {
 
     /// Takes back a connection's buffers.
     pub fn release(&mut self, conn: &mut Conn) {
+        self.unregister(conn);
         self.recycle(std::mem::take(&mut conn.out.buf));
         self.recycle(std::mem::take(&mut conn.input));
     }
@@ -207,6 +229,7 @@ impl Front {
         for token in outgoing.drain(..) {
             let Some(mut conn) = self.take_conn(token) else { continue };
             conn.listed = false;
+            self.limit_output(&mut conn);
             if !conn.sending {
                 self.send(&mut conn);
             }
@@ -224,7 +247,9 @@ impl Front {
         }
         let bytes = std::mem::take(&mut conn.out.buf);
         let pieces = std::mem::take(&mut conn.out.pieces);
-        match self.ring.send(conn.token, SendBuffer::with_pieces(bytes, pieces)) {
+        let buffer = SendBuffer::with_pieces(bytes, pieces);
+        self.count_sent(conn, buffer.len_bytes() as u64);
+        match self.ring.send(conn.token, buffer) {
             Ok(()) => conn.sending = true,
             Err(buffer) => self.recycle(buffer.bytes),
         }
@@ -259,8 +284,9 @@ impl Front {
             if stop { self.ring.pause_recv(conn.token) } else { self.ring.start_recv(conn.token) }
         }
         if held as u64 > self.config.client_query_buffer_limit_bytes {
-            self.ring.close(conn.token);
+            self.close_for_query_limit(conn);
         }
+        self.publish_client(conn);
     }
 }
 
@@ -275,7 +301,7 @@ impl Host for Front {
         conn.waiting = false;
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);
-        } else {
+        } else if !std::mem::take(&mut conn.muted) {
             if conn.out.buf.capacity() == 0 {
                 std::mem::swap(&mut conn.out.buf, &mut buffer);
             }
@@ -295,10 +321,12 @@ impl Host for Front {
         self.put_conn(conn);
     }
 
-    fn session(&mut self, id: ConnId, command: CommandId, args: Args<'_>, out: &mut Reply) {
-        let Some(mut conn) = self.take_conn_by_id(id) else { return };
-        session::call_in_transaction(self, &mut conn, command, args, out);
+    fn session(&mut self, id: ConnId, command: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
+        // Closed in the meantime: nobody will read the answer.
+        let Some(mut conn) = self.take_conn_by_id(id) else { return Ok(()) };
+        let outcome = session::call(self, &mut conn, command, args, out);
         self.put_conn(conn);
+        outcome
     }
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
@@ -313,10 +341,15 @@ impl Host for Front {
         self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
     }
 
-    fn took(&mut self, _id: ConnId, _duration_us: u64, _args: Args<'_>) {}
+    #[inline]
+    fn took(&mut self, id: ConnId, duration_ns: u64, args: Args<'_>) {
+        if duration_ns >= self.long_ns {
+            self.took_long(id, duration_ns, args);
+        }
+    }
 
-    fn monotonic_us(&mut self) -> u64 {
-        0
+    fn monotonic_ns(&mut self) -> u64 {
+        self.clock.now_ns()
     }
 }
 

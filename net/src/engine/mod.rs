@@ -3,6 +3,7 @@
 //! A round of the loop is a tick: take what arrived from sockets and from other shards, run it, end the shard's tick
 //! (which takes its ticket), and only then let replies and messages go. See [`Engine::run`].
 
+mod clients;
 mod conn;
 mod front;
 pub mod mailbox;
@@ -11,15 +12,20 @@ mod replicas;
 pub use conn::Conn;
 pub use front::Front;
 
+use crate::config::values::LogLevel;
+use crate::log_verbose;
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Sleeper, Token};
 use crate::session::Flow;
-use braid_core::command::Time;
-use braid_core::resp::{Parsed, parse::ParseLimits};
+use crate::session::latency::Event as Slow;
+use braid_core::command::{Args, Time};
+use braid_core::resp::Batch;
+use braid_core::resp::batch::BATCH_MAX_COMMANDS;
+use braid_core::resp::parse::ParseLimits;
 use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
 use mailbox::Mailboxes;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,6 +34,8 @@ use std::time::{Duration, Instant};
 const ROUNDS_PER_YIELD: u32 = 64;
 /// Keys that one slice of background work looks at: some tens of microseconds.
 const BACKGROUND_SLICE: usize = 1024;
+/// Batches kept for reuse.
+const SPARE_BATCHES: usize = 64;
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -38,7 +46,11 @@ pub struct Engine {
     mailboxes: Mailboxes,
     turn: usize,
     config_version: u64,
+    /// Emptied batches, for reuse.
+    spare: Vec<Box<Batch>>,
     next_sweep: Instant,
+    /// Of the listening sockets, those of TCP.
+    tcp_listeners: Vec<Token>,
 }
 
 impl Engine {
@@ -55,19 +67,29 @@ impl Engine {
             home: replicas::HOME,
         });
         let config_version = node.config.version();
+        let own = &node.statistics.shards[usize::from(id)];
+        own.commands.set(Arc::clone(&shard.stats)).ok().expect("a shard starts once");
+        let mut front = Front::new(id, node, ring, config);
+        front.refresh_thresholds();
         Self {
             shard,
-            front: Front::new(id, node, ring, config),
+            front,
             mailboxes,
             turn: 0,
             config_version,
+            spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
+            tcp_listeners: Vec::new(),
         }
     }
 
     /// Listens on a socket; the connections it accepts are spread over all shards.
     pub fn listen(&mut self, listener: OwnedFd) {
-        self.front.ring.accept(listener);
+        let is_tcp = crate::startup::sockets::local_address(listener.as_fd()).is_some();
+        let token = self.front.ring.accept(listener);
+        if is_tcp {
+            self.tcp_listeners.push(token);
+        }
     }
 
     /// Runs until the node stops.
@@ -86,8 +108,9 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let mailboxes = &self.mailboxes;
-            if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty())? {
+            let (mailboxes, orders) =
+                (&self.mailboxes, &self.front.node.statistics.shards[usize::from(self.front.id)].orders);
+            if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty() || orders.any())? {
                 sleeper.sleep().await?;
             }
         }
@@ -101,15 +124,19 @@ impl Engine {
         self.shard.set_time(time);
         self.front.begin_tick(time.ms());
         self.refresh_config();
+        worked |= self.carry_out_orders();
         while let Some(event) = self.front.ring.next() {
             self.handle(event);
         }
         while let Some((from, parcel)) = self.mailboxes.receive(&mut self.turn) {
             worked = true;
+            // What a client changed before it sent this must hold for it.
+            self.refresh_config();
             self.shard.receive(from, parcel, &mut self.front);
         }
         self.shard.settle(&mut self.front);
         self.adopt_connections();
+        self.front.resume_suspended();
         while let Some(conn) = self.front.ready.pop() {
             worked = true;
             self.resume(conn);
@@ -117,6 +144,8 @@ impl Engine {
         }
         worked |= self.background();
         worked |= self.replicate();
+        worked |= self.watch_clients();
+        self.publish();
         self.shard.end_tick(&mut self.mailboxes, &mut self.front);
         // The ticket is taken: what this tick did may be seen now.
         self.front.flush();
@@ -130,7 +159,10 @@ impl Engine {
         if !has_trash && self.front.now < self.next_sweep {
             return false;
         }
+        let start_ns = self.front.clock.now_ns();
         let more = self.shard.background(BACKGROUND_SLICE);
+        let took_ns = self.front.clock.now_ns() - start_ns;
+        self.front.note_latency(Slow::ExpireCycle, took_ns / 1_000_000);
         if !more {
             self.next_sweep = self.front.now + SWEEP_PERIOD;
         }
@@ -142,15 +174,27 @@ impl Engine {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
         let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
-        expires.then_some(self.next_sweep).into_iter().chain(tick).min()
+        let clients = self.front.clients_deadline();
+        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).min()
     }
 
-    fn refresh_config(&mut self) {
+    /// Lets the others see what this tick changed.
+    fn publish(&mut self) {
+        let front = &mut self.front;
+        let public = &front.node.statistics.shards[usize::from(front.id)];
+        public.publish(&self.shard, &mut front.published);
+        public.counters.ticks.add(1);
+        front.node.statistics.sample(front.uptime_ms());
+        front.count_memory();
+    }
+
+    pub(crate) fn refresh_config(&mut self) {
         let version = self.front.node.config.version();
         if version != self.config_version {
             self.config_version = version;
             self.front.config = self.front.node.config.snapshot();
             self.shard.settings = Arc::new(settings(&self.front.config));
+            self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
                 home.set_rules(replicas::rules(&self.front.config));
             }
@@ -167,7 +211,12 @@ impl Engine {
             Event::AcceptError { listener, .. } => self.front.ring.start_accept(listener),
             Event::Received { token, data } => self.received(token, &data),
             Event::Eof { token } => self.end_of_input(token),
-            Event::RecvError { token, .. } => self.close(token),
+            Event::RecvError { token, error } => {
+                if let Some(conn) = self.front.conn_mut(token) {
+                    log_verbose!("Reading from client id={}: {error}", conn.session.client);
+                }
+                self.close(token);
+            }
             Event::Sent { token, buffer, result } => {
                 self.front.sent(token, buffer, result.is_ok());
                 if let Some(conn) = self.front.conn_mut(token)
@@ -192,6 +241,7 @@ impl Engine {
 
     fn received(&mut self, token: Token, data: &[u8]) {
         let Some(mut conn) = self.front.take_conn(token) else { return };
+        self.front.count_received(&conn, data.len() as u64);
         let fed = conn.parser.feed_big(data);
         let data = &data[fed..];
         if conn.waiting || !conn.input.is_empty() || conn.is_congested() {
@@ -200,10 +250,19 @@ impl Engine {
                 self.consume_held(&mut conn);
             }
         } else {
-            let used = self.consume(&mut conn, data);
-            conn.input.extend_from_slice(&data[used.used..]);
-            if let Some((keep, taken)) = used.cut {
-                conn.input.drain(keep..keep + taken);
+            // The common case: commands are executed where they were received, and nothing is left over.
+            let mut batch = self.spare.pop().unwrap_or_default();
+            let cut = self.consume(&mut conn, data, &mut batch);
+            let executed = batch.executed_to();
+            match cut {
+                None => conn.input.extend_from_slice(&data[executed..]),
+                Some((at, len)) => {
+                    conn.input.extend_from_slice(&data[executed..at]);
+                    conn.input.extend_from_slice(&data[at + len..]);
+                }
+            }
+            self.keep_rest(&mut conn, batch, executed);
+            if cut.is_some() {
                 self.consume_held(&mut conn);
             }
         }
@@ -211,15 +270,40 @@ impl Engine {
         self.front.put_conn(conn);
     }
 
+    /// `executed` bytes of the input are gone; what was parsed and not executed stays with the connection.
+    fn keep_rest(&mut self, conn: &mut Conn, mut batch: Box<Batch>, executed: usize) {
+        if conn.closing {
+            conn.input.clear();
+        }
+        if conn.closing || (batch.is_done() && batch.error().is_none()) {
+            batch.reset();
+            if self.spare.len() < SPARE_BATCHES {
+                self.spare.push(batch);
+            }
+        } else {
+            batch.shift(executed);
+            conn.batch = Some(batch);
+        }
+    }
+
     /// Goes on with what a connection had sent before its command under way was answered.
     fn resume(&mut self, id: ConnId) {
         let Some(mut conn) = self.front.take_conn_by_id(id) else { return };
         if conn.session.steps.is_some() && !conn.waiting {
+            let mark = conn.out.mark();
             self.next_step(&mut conn);
+            if !conn.waiting && std::mem::take(&mut conn.muted) {
+                conn.out.truncate(mark);
+            }
             self.front.list(&mut conn);
         }
         if !conn.waiting && !conn.is_congested() {
             self.consume_held(&mut conn);
+        }
+        // Nothing follows and nothing is on its way: a half-closed connection has been served.
+        if conn.eof && !conn.waiting && !conn.sending && conn.input.is_empty() {
+            conn.closing = true;
+            self.front.list(&mut conn);
         }
         self.front.limit_input(&mut conn);
         self.front.put_conn(conn);
@@ -227,74 +311,83 @@ impl Engine {
 
     fn consume_held(&mut self, conn: &mut Conn) {
         loop {
-            let input = std::mem::take(&mut conn.input);
-            let used = self.consume(conn, &input);
-            conn.input = input;
-            if used.used == conn.input.len() {
-                self.front.recycle(std::mem::take(&mut conn.input));
-            } else {
-                conn.input.drain(..used.used);
+            let mut input = std::mem::take(&mut conn.input);
+            let mut batch = conn.batch.take().or_else(|| self.spare.pop()).unwrap_or_default();
+            let cut = self.consume(conn, &input, &mut batch);
+            let executed = batch.executed_to();
+            if let Some((at, len)) = cut {
+                input.drain(at..at + len);
             }
-            let Some((keep, taken)) = used.cut else { return };
-            conn.input.drain(keep..keep + taken);
+            if executed == input.len() {
+                self.front.recycle(input);
+            } else {
+                input.drain(..executed);
+                conn.input = input;
+            }
+            self.keep_rest(conn, batch, executed);
+            if cut.is_none() {
+                return;
+            }
         }
     }
 
-    /// Parses and runs commands from `input` as far as it goes.
-    fn consume(&mut self, conn: &mut Conn, input: &[u8]) -> Consumed {
-        let mut used = 0;
+    /// Parses and runs commands from `input` as far as it goes; `batch` tells how far that was. Returns what to cut out of
+    /// the input before going on, see [`Batch::fill`].
+    fn consume(&mut self, conn: &mut Conn, input: &[u8], batch: &mut Batch) -> Option<(usize, usize)> {
         let mut pipeline = Pipeline::default();
-        while !conn.waiting && !conn.closing {
-            let limits = ParseLimits {
-                max_bulk_len_bytes: self.front.config.proto_max_bulk_len_bytes,
-                authenticated: conn.session.authenticated,
-            };
-            match conn.parser.parse(&input[used..], &limits) {
-                Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Assembling { keep, taken }) => {
-                    conn.waiting |= pipeline.is_open();
-                    return Consumed { used, cut: Some((keep, taken)) };
+        let mut cut = None;
+        'batches: while !conn.waiting && !conn.closing {
+            loop {
+                let flow = {
+                    let Some((list, shared)) = batch.peek(input) else { break };
+                    self.command(conn, Args::new(&list, &shared), &mut pipeline)
+                };
+                match flow {
+                    Flow::Later => break 'batches,
+                    Flow::Done => {}
+                    Flow::Wait => conn.waiting = true,
+                    Flow::Close => conn.closing = true,
                 }
-                Ok(Parsed::Command { len }) => {
-                    let parser = std::mem::take(&mut conn.parser);
-                    let flow = self.command(conn, &parser, &input[used..used + len], &mut pipeline);
-                    conn.parser = parser;
-                    match flow {
-                        Flow::Later => {
-                            // Parsed again when its turn comes.
-                            conn.parser.reset();
-                            break;
-                        }
-                        Flow::Done => {}
-                        Flow::Wait => conn.waiting = true,
-                        Flow::Close => conn.closing = true,
-                    }
-                    conn.parser.reset();
-                    used += len;
-                    if conn.is_congested() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    // The answers to what came before go first; then the same input is looked at again.
-                    conn.parser.reset();
-                    if !pipeline.is_open() {
-                        conn.out.error(&format!("ERR {error}"));
-                        conn.closing = true;
-                    }
-                    break;
+                batch.advance();
+                if conn.waiting || conn.closing || conn.is_congested() {
+                    break 'batches;
                 }
             }
+            if let Some(error) = batch.error() {
+                // The answers to what came before go first.
+                if !pipeline.is_open() {
+                    log_verbose!("Protocol error ({error}) from client: {}", self.front.client_line(conn));
+                    conn.out.error(&format!("ERR {error}"));
+                    conn.closing = true;
+                }
+                break;
+            }
+            if cut.is_some() {
+                break;
+            }
+            let authenticated = conn.session.authenticated;
+            let max_bulk_len_bytes = self.front.config.proto_max_bulk_len_bytes;
+            let limits = ParseLimits { max_bulk_len_bytes, authenticated };
+            // Authentication changes what the next command may be.
+            let max = if authenticated { BATCH_MAX_COMMANDS } else { 1 };
+            cut = batch.fill(&mut conn.parser, input, &limits, max);
+            if batch.is_done() && batch.error().is_none() {
+                break;
+            }
+            self.shard.prefetch(conn.session.db, batch.likely_keys(input));
         }
         conn.waiting |= pipeline.is_open();
-        if conn.closing {
-            used = input.len();
-        }
         self.front.list(conn);
-        Consumed { used, cut: None }
+        cut
     }
 
     fn end_of_input(&mut self, token: Token) {
+        let Some(conn) = self.front.conn_mut(token) else { return };
+        if !conn.eof && crate::log::enabled(LogLevel::Verbose) {
+            let info = Arc::clone(conn.session.info());
+            let line = info.line(self.front.uptime_s(), &self.front.config.unixsocket);
+            log_verbose!("Client closed connection {line}");
+        }
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
         // A half-closed connection still gets the answers to what it sent.
@@ -316,10 +409,4 @@ impl Engine {
     pub(crate) fn parts(&mut self) -> (&mut Shard, &mut Front) {
         (&mut self.shard, &mut self.front)
     }
-}
-
-/// What [`Engine::consume`] used of its input; `cut`: what to take out of the rest, as the parser says.
-struct Consumed {
-    used: usize,
-    cut: Option<(usize, usize)>,
 }

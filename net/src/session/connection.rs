@@ -122,7 +122,7 @@ pub fn hello(call: &mut Call<'_>) -> Result<(), Error> {
         ));
     }
     if let Some(name) = name {
-        set_name(&mut call.conn.session, name)?;
+        set_name(&call.conn.session, name)?;
     }
     call.conn.session.flags.resp3 = resp3;
     let out = &mut *call.out;
@@ -157,10 +157,10 @@ fn check_name(name: &[u8]) -> Result<(), Error> {
 ///
 /// # Errors
 /// Redis's text for names with spaces or control characters.
-pub fn set_name(session: &mut Session, name: &[u8]) -> Result<(), Error> {
+pub fn set_name(session: &Session, name: &[u8]) -> Result<(), Error> {
     check_name(name)?;
     let name = String::from_utf8_lossy(name);
-    session.name = (!name.is_empty()).then(|| name.into());
+    session.info().set_names(|names| names.name = name.into());
     Ok(())
 }
 
@@ -169,7 +169,9 @@ pub fn reset(call: &mut Call<'_>) -> Result<(), Error> {
     let session = &mut call.conn.session;
     session.db = 0;
     session.flags = Default::default();
-    session.name = None;
+    session.info().set_names(|names| names.name = "".into());
+    session.reply = super::ReplyMode::On;
+    session.no_evict = false;
     session.authenticated = call.front.config.requirepass.is_empty();
     call.out.resp3 = false;
     call.out.simple("RESET");

@@ -4,14 +4,13 @@
 //! whole pipeline at once.
 
 use super::table::{Call, implementation};
-use super::{Multi, Session, Steps, watcher};
+use super::{Multi, ReplyMode, Session, Steps, watcher};
 use crate::engine::{Conn, Engine, Front};
-use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, registry};
-use braid_core::resp::parse::Arg;
-use braid_core::resp::{Parser, Reply};
+use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, Outcome, registry};
+use braid_core::resp::Reply;
+use braid_shards::stats::slot;
 use braid_shards::{Admit, LockKey, Pipeline, Place, Ran, Shard, ShardId, Target, Unit, Work, place};
-use bytes::Bytes;
-use smallvec::SmallVec;
+use std::sync::atomic::Ordering;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,41 +26,33 @@ pub enum Flow {
 
 impl Engine {
     /// Runs or sends one parsed command. `pipeline`: what earlier commands of this batch opened.
-    pub(crate) fn command(
-        &mut self,
-        conn: &mut Conn,
-        parser: &Parser,
-        bytes: &[u8],
-        pipeline: &mut Pipeline,
-    ) -> Flow {
-        let base = parser.base(bytes);
-        let mut list: SmallVec<[&[u8]; 8]> = SmallVec::new();
-        let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
-        for arg in parser.args() {
-            match arg {
-                Arg::Range { start, len } => list.push(&base[*start as usize..(*start + *len) as usize]),
-                Arg::Big(value) => {
-                    shared.push((list.len() as u32, value.clone()));
-                    list.push(value);
-                }
-            }
-        }
-        if list.is_empty() {
-            return Flow::Done;
-        }
-        let args = Args::new(&list, &shared);
+    pub(crate) fn command(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         if conn.out.buf.capacity() == 0 {
             conn.out.buf = self.front().buffer();
         }
         conn.out.resp3 = conn.session.flags.resp3;
+        let (mark, reply_mode) = (conn.out.mark(), conn.session.reply);
+        let flow = self.check_and_dispatch(conn, args, pipeline);
+        if reply_mode != ReplyMode::On && reply_mode == conn.session.reply && flow != Flow::Later {
+            return mute(conn, mark, flow, pipeline.is_open());
+        }
+        flow
+    }
+
+    fn check_and_dispatch(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
         match self.check(conn, args) {
-            Ok((id, command)) => self.dispatch(conn, id, command, args, pipeline),
+            Ok((id, command)) => {
+                conn.session.info().command.store(slot(id, command) as u32 + 1, Ordering::Relaxed);
+                let flow = self.dispatch(conn, id, command, args, pipeline);
+                conn.session.info().commands.add(u64::from(flow != Flow::Later));
+                flow
+            }
             // An error is an answer too, and waits for its turn.
             Err(_) if pipeline.is_open() => Flow::Later,
             Err((id, error)) => {
-                let text = self.refused(conn, id, error);
+                let text = self.refused(conn, id.map(|(id, _)| id), error);
                 match id {
-                    Some(id) => self.parts().0.stats.rejected(id, &text),
+                    Some((id, command)) => self.parts().0.stats.rejected(id, command, &text),
                     None => self.parts().0.stats.error(&text),
                 }
                 conn.out.error(&text);
@@ -89,12 +80,13 @@ impl Engine {
         &mut self,
         conn: &Conn,
         args: Args<'_>,
-    ) -> Result<(CommandId, &'static Command), (Option<CommandId>, Error)> {
-        let Some((id, container)) = registry().find(args[0]) else {
+    ) -> Result<(CommandId, &'static Command), (Option<(CommandId, &'static Command)>, Error)> {
+        let known = registry().find(args[0]).filter(|(_, command)| !command.flags.has(Flags::INTERNAL));
+        let Some((id, container)) = known else {
             return Err((None, unknown_command(args)));
         };
         let command = container.resolve(args);
-        let refuse = |error| Err((Some(id), error));
+        let refuse = |error| Err((Some((id, command)), error));
         if !container.subcommands.is_empty() && args.len() > 1 && std::ptr::eq(command, container) {
             return refuse(Error::unknown_subcommand(container.name, args[1]));
         }
@@ -109,7 +101,7 @@ impl Engine {
         if !conn.session.authenticated && !command.flags.has(Flags::NO_AUTH) {
             return refuse(Error::text("NOAUTH Authentication required."));
         }
-        self.front().admits(conn, command).map_err(|error| (Some(id), error))?;
+        self.front().admits(conn, container, command).map_err(|error| (Some((id, command)), error))?;
         Ok((id, command))
     }
 
@@ -121,6 +113,12 @@ impl Engine {
         args: Args<'_>,
         pipeline: &mut Pipeline,
     ) -> Flow {
+        if self.front().node.pause.is_set() && self.front().is_paused(conn, command) {
+            if !pipeline.is_open() {
+                self.front().suspend(conn);
+            }
+            return Flow::Later;
+        }
         let is_session = matches!(command.handler, Handler::Session);
         if pipeline.is_open() && (is_session || conn.session.multi.is_some()) {
             return Flow::Later;
@@ -226,7 +224,10 @@ impl Engine {
 
 impl Front {
     /// Whether the node's state lets a command run now.
-    fn admits(&mut self, _conn: &Conn, command: &Command) -> Result<(), Error> {
+    fn admits(&mut self, conn: &Conn, container: &Command, command: &Command) -> Result<(), Error> {
+        if command.flags.has(Flags::ADMIN) && container.name == "debug" {
+            super::debug::permitted(self, conn)?;
+        }
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
         }
@@ -250,25 +251,27 @@ fn unknown_command(args: Args<'_>) -> Error {
     Error::owned(format!("ERR unknown command '{name}', with args beginning with: {rest}"))
 }
 
-/// Runs a command of the connection or the server.
-pub(super) fn call(front: &mut Front, conn: &mut Conn, id: CommandId, args: Args<'_>, out: &mut Reply) {
-    let implementation = implementation(id).expect("every session command has one");
-    let mark = out.mark();
-    if let Err(error) = implementation(&mut Call { front, conn, args, out }) {
-        out.truncate(mark);
-        out.error(&error.to_string());
+/// Keeps the answer to a command back, wherever it is (`CLIENT REPLY`).
+fn mute(conn: &mut Conn, mark: (usize, usize), flow: Flow, is_on_its_way: bool) -> Flow {
+    if conn.session.reply == ReplyMode::SkipNext {
+        conn.session.reply = ReplyMode::On;
     }
+    if flow == Flow::Wait || is_on_its_way {
+        conn.muted = true;
+        // What follows may have to be answered, so it must not travel with this.
+        return Flow::Wait;
+    }
+    conn.out.truncate(mark);
+    flow
 }
 
-/// As [`call`], within a transaction that is being executed.
-pub fn call_in_transaction(
-    front: &mut Front,
-    conn: &mut Conn,
-    id: CommandId,
-    args: Args<'_>,
-    out: &mut Reply,
-) {
-    call(front, conn, id, args, out);
+/// Runs a command of the connection or the server.
+///
+/// # Errors
+/// The command's; what it wrote before is then to be taken back.
+pub fn call(front: &mut Front, conn: &mut Conn, id: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
+    let implementation = implementation(id).expect("every session command has one");
+    implementation(&mut Call { front, conn, args, out })
 }
 
 impl Session {

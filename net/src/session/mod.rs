@@ -1,17 +1,32 @@
 //! What a connection is to the server: who it is, what it selected, what it has queued; and the commands about that.
 
+mod client;
+pub mod clients;
+mod command;
+mod config;
 mod connection;
+pub mod control;
+mod debug;
 mod dispatch;
+mod info;
+pub mod latency;
+mod memory;
 pub mod replication;
+mod server;
+pub mod slowlog;
+mod survey;
 mod table;
+pub mod totals;
 mod transactions;
 
-pub use dispatch::{Flow, call_in_transaction};
+pub use dispatch::{Flow, call};
 pub use table::Call;
 pub use transactions::step_answered;
 
 use braid_core::keyspace::WatcherId;
 use braid_shards::{RunFlags, ShardId, Unit};
+use clients::ClientInfo;
+use std::sync::Arc;
 
 /// A transaction under construction.
 #[derive(Default)]
@@ -34,6 +49,8 @@ pub struct Watching {
 pub enum Steps {
     /// `WATCH` of keys of several shards: what is left to do.
     Watch(Vec<(ShardId, Unit)>),
+    /// `INFO` and `MEMORY STATS`: reads the keyspace first.
+    Survey { command: Unit, survey: survey::Survey },
     /// `KEYS`: walks the shards with SCAN and joins what it finds.
     Keys {
         pattern: Box<[u8]>,
@@ -43,6 +60,15 @@ pub enum Steps {
         /// Where the next step goes on; 0: the last one is done. None before the first.
         cursor: Option<u64>,
     },
+}
+
+/// `CLIENT REPLY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyMode {
+    On,
+    Off,
+    /// The next command is not answered.
+    SkipNext,
 }
 
 /// State of one connection's dialogue.
@@ -55,7 +81,11 @@ pub struct Session {
     pub multi: Option<Box<Multi>>,
     pub watching: Option<Box<Watching>>,
     pub steps: Option<Box<Steps>>,
-    pub name: Option<Box<str>>,
+    /// What others see of the client; None only while the connection is being made.
+    pub info: Option<Arc<ClientInfo>>,
+    pub reply: ReplyMode,
+    /// `CLIENT NO-EVICT`: accepted and shown; clients are never evicted.
+    pub no_evict: bool,
     pub replica: Option<Box<replication::ReplicaSession>>,
 }
 
@@ -69,9 +99,18 @@ impl Session {
             multi: None,
             watching: None,
             steps: None,
-            name: None,
+            info: None,
+            reply: ReplyMode::On,
+            no_evict: false,
             replica: None,
         }
+    }
+}
+
+impl Session {
+    /// What others see of the client.
+    pub fn info(&self) -> &Arc<ClientInfo> {
+        self.info.as_ref().expect("set when the connection was made")
     }
 }
 

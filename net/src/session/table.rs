@@ -1,6 +1,8 @@
 //! Which function implements which command of the connection or the server.
 
-use super::{connection, replication};
+use super::{
+    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog,
+};
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
 use braid_core::resp::Reply;
@@ -31,6 +33,18 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("psync", replication::psync),
     ("sync", replication::sync),
     ("role", replication::role),
+    ("client", client::client),
+    ("command", command::command),
+    ("config", config::config),
+    ("debug", debug::debug),
+    ("info", info::info),
+    ("lastsave", server::lastsave),
+    ("latency", latency::latency),
+    ("lolwut", server::lolwut),
+    ("memory", memory::memory),
+    ("shutdown", server::shutdown),
+    ("slowlog", slowlog::slowlog),
+    ("time", server::time),
 ];
 
 static BY_ID: LazyLock<Vec<Option<Implementation>>> = LazyLock::new(|| {
@@ -38,6 +52,14 @@ static BY_ID: LazyLock<Vec<Option<Implementation>>> = LazyLock::new(|| {
         |name: &str| IMPLEMENTATIONS.iter().find(|(other, _)| *other == name).map(|(_, call)| *call);
     registry().all().iter().map(|command| by_name(command.name)).collect()
 });
+
+/// The error for a subcommand that is known and has too many arguments or too few.
+pub fn subcommand_syntax(container: &str, word: &[u8]) -> Error {
+    let word = String::from_utf8_lossy(&word[..word.len().min(128)]).into_owned();
+    Error::owned(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{word}'. Try {container} HELP."
+    ))
+}
 
 /// The implementation of a command, if it is one of the connection or the server.
 pub fn implementation(id: CommandId) -> Option<Implementation> {
@@ -47,13 +69,16 @@ pub fn implementation(id: CommandId) -> Option<Implementation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braid_core::command::Handler;
+    use braid_core::command::{Command, Handler};
 
     #[test]
     fn every_session_command_is_implemented() {
         let by_dispatcher = ["multi", "exec", "discard", "watch"];
         for (id, command) in registry().all().iter().enumerate() {
-            if matches!(command.handler, Handler::Session) && !by_dispatcher.contains(&command.name) {
+            let is_session = |command: &Command| matches!(command.handler, Handler::Session);
+            // A container runs itself only where the session runs one of its subcommands.
+            let concerned = command.subcommands.is_empty() || command.subcommands.iter().any(is_session);
+            if is_session(command) && concerned && !by_dispatcher.contains(&command.name) {
                 assert!(implementation(id as CommandId).is_some(), "{}", command.name);
             }
         }

@@ -1,11 +1,12 @@
 //! `MULTI`, `EXEC`, `WATCH`, and commands that take several steps.
 
 use super::dispatch::{Flow, call};
+use super::survey::Survey;
 use super::table::Call;
 use super::{Multi, Steps, watcher};
 use crate::engine::{Conn, Engine};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, registry};
-use braid_shards::{Plan, RunFlags, ShardId, Unit, Work};
+use braid_shards::{Host, Plan, RunFlags, ShardId, Unit, Work};
 
 /// Bytes of queued commands a transaction may hold (Redis bounds them with the query buffer limit).
 const QUEUE_MAX_LEN_BYTES: usize = 1 << 30;
@@ -19,11 +20,13 @@ impl Engine {
         command: &'static Command,
         args: Args<'_>,
     ) -> Flow {
+        let start_ns = self.front().clock.now_ns();
+        let mark = conn.out.mark();
         let outcome = match command.name {
             "multi" => begin_multi(conn),
-            "exec" => return self.exec(conn),
+            "exec" => self.exec(conn),
             "discard" => self.discard(conn),
-            "watch" if conn.session.multi.is_none() => return self.watch(conn, args),
+            "watch" if conn.session.multi.is_none() => self.watch(conn, args),
             // An error of the caller, but not one of the transaction, which may still be executed.
             "watch" => Err(Error::text("ERR WATCH inside MULTI is not allowed")),
             "unwatch" if conn.session.multi.is_none() => {
@@ -34,26 +37,72 @@ impl Engine {
             "quit" | "reset" => {
                 conn.session.multi = None;
                 self.drop_watches(conn);
-                return self.call_session(conn, id, args);
+                self.call_session(conn, id, args)
             }
             _ if conn.session.multi.is_some() => {
-                queue(conn, id, command, args, self.front().config.databases as usize)
+                // Counted when it is executed.
+                if let Err(error) = queue(conn, id, command, args, self.front().config.databases as usize) {
+                    let text = error.to_string();
+                    self.shard().stats.rejected(id, command, &text);
+                    conn.out.error(&text);
+                }
+                return Flow::Done;
             }
-            _ => return self.call_session(conn, id, args),
+            _ if super::survey::is_needed(args) => {
+                self.begin_survey(conn, id, args);
+                return Flow::Wait;
+            }
+            _ => self.call_session(conn, id, args),
         };
+        let failed = outcome.is_err();
         if let Err(error) = outcome {
-            conn.out.error(&error.to_string());
+            let text = error.to_string();
+            self.shard().stats.error(&text);
+            conn.out.truncate(mark);
+            conn.out.error(&text);
         }
-        Flow::Done
+        self.count_session(conn, id, command, args, start_ns, failed);
+        match () {
+            () if conn.closing => Flow::Close,
+            () if conn.waiting => Flow::Wait,
+            () => Flow::Done,
+        }
     }
 
-    fn call_session(&mut self, conn: &mut Conn, id: CommandId, args: Args<'_>) -> Flow {
-        let mut out = std::mem::take(&mut conn.out);
+    /// Counts a command that the session carried out.
+    fn count_session(
+        &mut self,
+        conn: &Conn,
+        id: CommandId,
+        command: &'static Command,
+        args: Args<'_>,
+        start_ns: u64,
+        failed: bool,
+    ) {
         let (shard, front) = self.parts();
-        call(front, conn, id, args, &mut out);
-        shard.stats.called(id, 0, false);
+        let took_ns = front.clock.now_ns().saturating_sub(start_ns);
+        shard.stats.called(id, command, took_ns, failed);
+        front.took(conn.id, took_ns, args);
+    }
+
+    /// Begins a command that first reads the whole keyspace.
+    fn begin_survey(&mut self, conn: &mut Conn, id: CommandId, args: Args<'_>) {
+        let (survey, _) = registry().find(b"info|survey").expect("declared");
+        let (mut command, mut unit) = (Unit::default(), Unit::default());
+        command.push(id, conn.session.db, args);
+        unit.push(survey, conn.session.db, Args::new(&[b"info|survey"], &[]));
+        conn.session.steps = Some(Box::new(Steps::Survey { command, survey: Survey::default() }));
+        let work = Work::Commands { conn: conn.id, flags: RunFlags::default(), watcher: None, unit };
+        self.shard().begin(None, work);
+    }
+
+    fn call_session(&mut self, conn: &mut Conn, id: CommandId, args: Args<'_>) -> Result<(), Error> {
+        let mut out = std::mem::take(&mut conn.out);
+        let outcome = call(self.front(), conn, id, args, &mut out);
         conn.out = out;
-        if conn.closing { Flow::Close } else { Flow::Done }
+        // It may have been CONFIG SET, which holds for what follows in the pipeline.
+        self.refresh_config();
+        outcome
     }
 
     fn discard(&mut self, conn: &mut Conn) -> Result<(), Error> {
@@ -72,7 +121,7 @@ impl Engine {
         shard.unwatch(watcher(front.id, conn.id), watching.shards);
     }
 
-    fn watch(&mut self, conn: &mut Conn, args: Args<'_>) -> Flow {
+    fn watch(&mut self, conn: &mut Conn, args: Args<'_>) -> Result<(), Error> {
         let map = self.front().node.map;
         let (id, _) = registry().find(b"watch|here").expect("declared");
         let mut by_shard: Vec<(ShardId, Vec<&[u8]>)> = Vec::new();
@@ -99,7 +148,8 @@ impl Engine {
         }
         conn.session.steps = Some(Box::new(Steps::Watch(steps)));
         self.next_step(conn);
-        Flow::Wait
+        conn.waiting = true;
+        Ok(())
     }
 
     /// Goes on with a command that takes several steps, after the answer to one of them.
@@ -114,6 +164,13 @@ impl Engine {
                     self.send_step(conn, shard, command.id, command.args());
                 }
             },
+            Steps::Survey { command, survey } => {
+                let start_ns = self.front().clock.now_ns();
+                let queued = command.commands().next().expect("one command");
+                let declared = registry().get(queued.id).resolve(queued.args());
+                super::survey::answer(self.front(), conn, queued.args(), survey);
+                self.count_session(conn, queued.id, declared, queued.args(), start_ns, false);
+            }
             Steps::Keys { found, count, cursor, .. } => match *cursor {
                 Some(0) => {
                     let (found, count) = (std::mem::take(found), *count);
@@ -144,17 +201,15 @@ impl Engine {
         self.send_step(conn, to, id, args);
     }
 
-    fn exec(&mut self, conn: &mut Conn) -> Flow {
+    fn exec(&mut self, conn: &mut Conn) -> Result<(), Error> {
         let Some(multi) = conn.session.multi.take() else {
-            conn.out.error("ERR EXEC without MULTI");
-            return Flow::Done;
+            return Err(Error::text("ERR EXEC without MULTI"));
         };
         let watching = conn.session.watching.take();
         if multi.failed {
             conn.session.watching = watching;
             self.drop_watches(conn);
-            conn.out.error("EXECABORT Transaction discarded because of previous errors.");
-            return Flow::Done;
+            return Err(Error::text("EXECABORT Transaction discarded because of previous errors."));
         }
         let (map, here) = (self.front().node.map, self.front().id);
         let who = watching.as_ref().map(|_| watcher(here, conn.id));
@@ -172,7 +227,8 @@ impl Engine {
             [owner] if !has_session => shard.dispatch_atomic(*owner, conn.id, flags, who, &unit),
             _ => shard.begin(Some(keys), Work::Commands { conn: conn.id, flags, watcher: who, unit }),
         }
-        Flow::Wait
+        conn.waiting = true;
+        Ok(())
     }
 }
 
@@ -230,7 +286,9 @@ fn queue(
 
 /// Notes the answer to a step.
 pub fn step_answered(conn: &mut Conn, answer: &[u8]) {
-    if let Some(Steps::Keys { found, count, cursor, .. }) = conn.session.steps.as_deref_mut() {
+    if let Some(Steps::Survey { survey, .. }) = conn.session.steps.as_deref_mut() {
+        *survey = Survey::read(answer);
+    } else if let Some(Steps::Keys { found, count, cursor, .. }) = conn.session.steps.as_deref_mut() {
         let (next, keys, elements) = read_scan_answer(answer);
         *cursor = Some(next);
         *count += elements;

@@ -6,6 +6,7 @@
 pub mod cpus;
 pub mod kernel;
 pub mod limits;
+pub mod listen;
 pub mod process;
 pub mod protected;
 pub mod signals;

@@ -12,6 +12,12 @@ pub fn peer_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     socket.peer_addr().ok()
 }
 
+/// A TCP socket's own address; None for unix sockets.
+pub fn local_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let socket = TcpStream::from(socket.try_clone_to_owned().ok()?);
+    socket.local_addr().ok()
+}
+
 /// A TCP socket that listens on `address`.
 ///
 /// # Errors

@@ -155,7 +155,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          HDEL k m...
          HINCRBY k m int
          HINCRBYFLOAT k m f
-         HRANDFIELD k [i [WITHVALUES]]
+         HRANDFIELD k [draws [WITHVALUES]]
          HSCAN k 0 [MATCH pat] [COUNT n] [NOVALUES]
          HEXPIRE k s [NX|XX|GT|LT] FIELDS 1 m
          HPEXPIRE k ms FIELDS 2 m m
@@ -183,7 +183,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          SCARD k
          SMOVE k k m
          SPOP k [i]
-         SRANDMEMBER k [i]
+         SRANDMEMBER k [draws]
          SINTER k...
          SINTERCARD n k... [LIMIT n]
          SINTERCARD 2 k k [LIMIT n]
@@ -205,7 +205,6 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          ZADD k (0 m)...
          ZCARD k
          ZCOUNT k score score
-         ZLEXCOUNT k lex lex
          ZINCRBY k f m
          ZSCORE k m
          ZMSCORE k m...
@@ -214,21 +213,17 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          ZREM k m...
          ZREMRANGEBYRANK k i i
          ZREMRANGEBYSCORE k score score
-         ZREMRANGEBYLEX k lex lex
          ZRANGE k i i [REV] [WITHSCORES]
          ZRANGE k score score BYSCORE [REV] [LIMIT i i] [WITHSCORES]
-         ZRANGE k lex lex BYLEX [REV] [LIMIT i i]
          ZRANGESTORE k k i i [REV]
          ZRANGESTORE k k score score BYSCORE [LIMIT i i]
          ZREVRANGE k i i [WITHSCORES]
          ZRANGEBYSCORE k score score [WITHSCORES] [LIMIT i i]
          ZREVRANGEBYSCORE k score score [WITHSCORES] [LIMIT i i]
-         ZRANGEBYLEX k lex lex [LIMIT i i]
-         ZREVRANGEBYLEX k lex lex [LIMIT i i]
          ZPOPMIN k [n]
          ZPOPMAX k [n]
          ZMPOP 2 k k (MIN|MAX) [COUNT n]
-         ZRANDMEMBER k [i [WITHSCORES]]
+         ZRANDMEMBER k [draws [WITHSCORES]]
          ZINTER 2 k k [WEIGHTS i f] [AGGREGATE (SUM|MIN|MAX)] [WITHSCORES]
          ZINTERCARD 2 k k [LIMIT n]
          ZINTERSTORE k 2 k k [WEIGHTS f i] [AGGREGATE (SUM|MIN|MAX)]
@@ -237,6 +232,21 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          ZDIFF 2 k k [WITHSCORES]
          ZDIFFSTORE k n k...
          ZSCAN k 0 [MATCH pat] [COUNT n]",
+    ),
+    (
+        // Apart from other sorted sets: with scores that are not all the same, such a range is anybody's guess.
+        "ranges of text",
+        'x',
+        2,
+        "ZADD k (0 m)...
+         ZREM k m...
+         ZLEXCOUNT k lex lex
+         ZREMRANGEBYLEX k lex lex
+         ZRANGE k lex lex BYLEX [REV] [LIMIT i i]
+         ZRANGESTORE k k lex lex BYLEX [REV] [LIMIT i i]
+         ZRANGEBYLEX k lex lex [LIMIT i i]
+         ZREVRANGEBYLEX k lex lex [LIMIT i i]
+         ZCARD k",
     ),
     (
         "connection",

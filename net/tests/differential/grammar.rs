@@ -23,6 +23,8 @@ enum Kind {
     Index,
     /// A small positive number.
     Count,
+    /// How many elements to draw: no more than Redis has memory for when it draws with repetition.
+    Draws,
     /// An offset in bits, not so large that it makes strings of many megabytes.
     BitOffset,
     /// A type of `BITFIELD`: `u7`.
@@ -48,6 +50,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("int", Kind::Int),
     ("i", Kind::Index),
     ("n", Kind::Count),
+    ("draws", Kind::Draws),
     ("bit", Kind::BitOffset),
     ("bittype", Kind::BitType),
     ("f", Kind::Float),
@@ -104,7 +107,7 @@ impl Template {
         let mut words = Words::new();
         expand(&self.node, rng, keys, &mut words);
         if rng.u8(..) < 20 {
-            distort(&mut words, rng);
+            distort(&mut words, keys.exclusive, rng);
         }
         if rng.u8(..) < 30 {
             let at = rng.usize(..words.len());
@@ -172,9 +175,11 @@ fn expand(node: &Node, rng: &mut Rng, keys: &Keys, words: &mut Words) {
     }
 }
 
-/// What users get wrong: too few or too many arguments, options in another order, nonsense.
-fn distort(words: &mut Words, rng: &mut Rng) {
-    match rng.u8(..5) {
+/// What users get wrong: too few or too many arguments, options in another order, nonsense. `gently`: the arguments
+/// that stay keep their places and meanings.
+fn distort(words: &mut Words, gently: bool, rng: &mut Rng) {
+    let kinds = if gently { 2 } else { 5 };
+    match rng.u8(..kinds) {
         0 if words.len() > 1 => {
             words.pop();
         }
@@ -184,7 +189,7 @@ fn distort(words: &mut Words, rng: &mut Rng) {
             let at = rng.usize(1..words.len());
             words[at] = NONSENSE[rng.usize(..NONSENSE.len())].to_vec();
         }
-        _ if words.len() > 1 => {
+        4 if words.len() > 1 => {
             let (from, to) = (rng.usize(1..words.len()), rng.usize(1..=words.len()));
             words.insert(to, words[from].clone());
         }
@@ -220,17 +225,20 @@ const NONSENSE: &[&[u8]] = &[
 pub struct Keys {
     own: Vec<Vec<u8>>,
     all: Vec<Vec<u8>>,
+    /// No other family uses them, and this one no others.
+    exclusive: bool,
 }
 
 impl Keys {
     /// Prefixes of the keys of each type.
     const PREFIXES: &str = "slhtz";
 
-    /// The keys for commands on the type with this prefix; a space stands for commands on any type.
+    /// The keys for commands on the type with this prefix; a space stands for commands on any type. A prefix that is
+    /// of no type is that of exclusive keys.
     pub fn of(prefix: char) -> Keys {
         let all: Vec<Vec<u8>> = Self::PREFIXES.chars().flat_map(Self::named).collect();
         let own = if prefix == ' ' { all.clone() } else { Self::named(prefix).collect() };
-        Keys { own, all }
+        Keys { own, all, exclusive: prefix != ' ' && !Self::PREFIXES.contains(prefix) }
     }
 
     fn named(prefix: char) -> impl Iterator<Item = Vec<u8>> {
@@ -242,6 +250,9 @@ impl Keys {
     }
 
     fn pick(&self, rng: &mut Rng) -> Vec<u8> {
+        if self.exclusive {
+            return self.own[rng.usize(..self.own.len())].clone();
+        }
         let from = if rng.u8(..) < 225 { &self.own } else { &self.all };
         match rng.u8(..) {
             0 => Vec::new(),
@@ -273,6 +284,10 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
             0 => int(rng),
             _ => text(rng.u32(0..9)),
         },
+        Kind::Draws => match rng.u8(..40) {
+            0 => pick(rng, &["9223372036854775807", "4611686018427387904", "-9223372036854775808", "x", ""]),
+            _ => text(rng.i32(-9..12)),
+        },
         Kind::BitOffset => match rng.u8(..40) {
             0 => pick(rng, &["-1", "4294967296", "x", "99999999999999999999", "#-1"]),
             1 => text(rng.u32(..100_000)),
@@ -300,7 +315,7 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
             _ => text(rng.u8(..3)),
         },
         Kind::Score => match rng.u8(..10) {
-            0 => pick(rng, &["-inf", "+inf", "inf", "(-inf", "(", "(x", "nan", "(1.5", "-0"]),
+            0 => pick(rng, &["-inf", "+inf", "inf", "(-inf", "((1", "(x", "nan", "(1.5", "-0"]),
             1 => float(rng),
             2..5 => text(format!("({}", rng.i8(-5..10))),
             _ => text(rng.i8(-5..10)),

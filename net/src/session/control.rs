@@ -1,0 +1,132 @@
+//! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
+
+use braid_shards::ConnId;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// A request to a shard, carried out in its next tick.
+pub enum Order {
+    /// Close a connection at once.
+    Close(ConnId),
+    /// The reply of a command that another thread carried out.
+    Answer(ConnId, Vec<u8>),
+    /// `DEBUG SLEEP`.
+    SleepUntil(Instant),
+    /// `DEBUG SET-ACTIVE-EXPIRE`.
+    ActiveExpire(bool),
+    /// `MEMORY PURGE`.
+    Purge,
+    /// Listen on these sockets from now on, and no longer on the TCP ports so far.
+    Listen(Vec<OwnedFd>),
+}
+
+/// The orders that a shard has yet to carry out.
+#[derive(Default)]
+pub struct Orders {
+    any: AtomicBool,
+    list: Mutex<Vec<Order>>,
+}
+
+impl Orders {
+    /// Adds an order. The caller wakes the shard.
+    pub fn push(&self, order: Order) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Whether there are any: one load.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    pub fn take(&self) -> Vec<Order> {
+        // First the mark: an order that comes between is taken now and finds an empty list next time.
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What `CLIENT PAUSE` holds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PauseMode {
+    Write,
+    All,
+}
+
+/// `CLIENT PAUSE`. Times are milliseconds of the node's own clock.
+#[derive(Default)]
+pub struct Pause {
+    /// 0: none, 1: writes, 2: everything.
+    mode: AtomicU8,
+    end_ms: AtomicU64,
+}
+
+impl Pause {
+    /// Pauses clients until `end_ms`. A pause under way is never made shorter or milder, as in Redis.
+    pub fn begin(&self, mode: PauseMode, end_ms: u64, now_ms: u64) {
+        if self.mode_at(now_ms).is_none() {
+            self.end_ms.store(0, Ordering::Relaxed);
+            self.mode.store(0, Ordering::Relaxed);
+        }
+        self.end_ms.fetch_max(end_ms, Ordering::AcqRel);
+        self.mode.fetch_max(mode as u8 + 1, Ordering::AcqRel);
+    }
+
+    pub fn end(&self) {
+        self.mode.store(0, Ordering::Release);
+    }
+
+    /// Whether there may be a pause; the cheap question.
+    #[inline]
+    pub fn is_set(&self) -> bool {
+        self.mode.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn mode_at(&self, now_ms: u64) -> Option<PauseMode> {
+        let mode = match self.mode.load(Ordering::Acquire) {
+            0 => return None,
+            1 => PauseMode::Write,
+            _ => PauseMode::All,
+        };
+        (now_ms < self.end_ms()).then_some(mode)
+    }
+
+    pub fn end_ms(&self) -> u64 {
+        self.end_ms.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_only_extended() {
+        let pause = Pause::default();
+        assert!(!pause.is_set());
+        pause.begin(PauseMode::All, 100, 0);
+        pause.begin(PauseMode::Write, 50, 10);
+        assert_eq!((pause.mode_at(99), pause.mode_at(100)), (Some(PauseMode::All), None));
+        // The former one is over: a new one starts afresh.
+        pause.begin(PauseMode::Write, 300, 200);
+        assert_eq!(pause.mode_at(200), Some(PauseMode::Write));
+        pause.begin(PauseMode::All, 250, 210);
+        assert_eq!((pause.mode_at(299), pause.end_ms()), (Some(PauseMode::All), 300));
+        pause.end();
+        assert_eq!(pause.mode_at(220), None);
+    }
+
+    #[test]
+    fn orders_are_taken_once() {
+        let orders = Orders::default();
+        assert!(!orders.any());
+        orders.push(Order::Purge);
+        orders.push(Order::Close(ConnId(7)));
+        assert!(orders.any());
+        assert!(matches!(orders.take().as_slice(), [Order::Purge, Order::Close(ConnId(7))]));
+        assert!(!orders.any() && orders.take().is_empty());
+    }
+}
