@@ -118,7 +118,10 @@ pub struct Shard {
     pub(crate) scratch: Option<Box<Keyspace>>,
     pub(crate) locks: Locks,
     pub(crate) waiting: VecDeque<Waiting>,
+    // Parcels travel as boxes, and come back to the pool as such.
+    #[allow(clippy::vec_box)]
     outgoing: Vec<Box<Parcel>>,
+    #[allow(clippy::vec_box)]
     pool: Vec<Box<Parcel>>,
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
@@ -207,6 +210,7 @@ impl Shard {
     }
 
     /// Runs a command of this shard's own connection on this shard's keys.
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub fn run(
         &mut self,
@@ -407,6 +411,7 @@ impl Shard {
 
     /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
     /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    #[allow(clippy::too_many_arguments)]
     pub fn dispatch(
         &mut self,
         to: ShardId,

@@ -7,7 +7,7 @@ use crate::shard::{Host, Outlet, Ran, Shard, ShardConfig};
 use crate::slots::{ShardId, SlotMap};
 use crate::tx::Work;
 use crate::unit::Unit;
-use braid_core::command::{Args, CommandId, Segment, Time, registry};
+use braid_core::command::{Args, CommandId, Outcome, Segment, Time, registry};
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
@@ -28,7 +28,9 @@ impl Host for Told {
         self.replies.push((conn, String::from_utf8(bytes.to_vec()).unwrap()));
     }
 
-    fn session(&mut self, _: ConnId, _: CommandId, _: Args<'_>, _: &mut Reply) {}
+    fn session(&mut self, _: ConnId, _: CommandId, _: Args<'_>, _: &mut Reply) -> Outcome {
+        Ok(())
+    }
 
     fn upper(&mut self, _: ShardId, _: Box<dyn Any + Send>) {}
 
@@ -38,7 +40,7 @@ impl Host for Told {
 
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
 
-    fn monotonic_us(&mut self) -> u64 {
+    fn monotonic_ns(&mut self) -> u64 {
         0
     }
 }
