@@ -118,7 +118,10 @@ pub struct Shard {
     pub(crate) scratch: Option<Box<Keyspace>>,
     pub(crate) locks: Locks,
     pub(crate) waiting: VecDeque<Waiting>,
+    // Parcels travel as boxes, and come back to the pool as such.
+    #[allow(clippy::vec_box)]
     outgoing: Vec<Box<Parcel>>,
+    #[allow(clippy::vec_box)]
     pool: Vec<Box<Parcel>>,
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
@@ -215,6 +218,7 @@ impl Shard {
     }
 
     /// Runs a command of this shard's own connection on this shard's keys.
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub fn run(
         &mut self,
@@ -415,6 +419,7 @@ impl Shard {
 
     /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
     /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    #[allow(clippy::too_many_arguments)]
     pub fn dispatch(
         &mut self,
         to: ShardId,
@@ -692,3 +697,6 @@ impl Shard {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
+
+#[cfg(test)]
+mod tests;
