@@ -118,9 +118,15 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, orders) =
-                (&self.mailboxes, &self.front.node.statistics.shards[usize::from(self.front.id)].orders);
-            if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty() || orders.any())? {
+            let (mailboxes, Front { ring, node, id, held_back, .. }) = (&self.mailboxes, &mut self.front);
+            let orders = &node.statistics.shards[usize::from(*id)].orders;
+            let has_work = || {
+                !mailboxes.is_empty()
+                    || orders.any()
+                    || node.stopping.load(Ordering::Relaxed)
+                    || Front::may_walk_on(node, *held_back)
+            };
+            if ring.prepare_sleep(deadline, has_work)? {
                 sleeper.sleep().await?;
             }
         }
@@ -252,6 +258,7 @@ impl Engine {
     fn received(&mut self, token: Token, data: &[u8]) {
         let Some(mut conn) = self.front.take_conn(token) else { return };
         self.front.count_received(&conn, data.len() as u64);
+        self.front.heard(&conn.session);
         let fed = conn.parser.feed_big(data);
         let data = &data[fed..];
         if conn.waiting || !conn.input.is_empty() || conn.is_congested() {
