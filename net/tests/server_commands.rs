@@ -109,7 +109,7 @@ fn clients_are_listed_named_and_found_whatever_their_shard() {
         assert_eq!(text(first, "CLIENT NO-EVICT ON"), "OK");
         run(first, "MULTI");
         run(first, "SET k v");
-        let seen = &client_fields(&mut clients[count - 1], "CLIENT LIST")[0];
+        let seen = &client_fields(&mut connect(&peer), "CLIENT LIST")[0];
         assert_eq!((&*seen["flags"], &*seen["multi"]), ("xeT", "1"));
     }
 }
