@@ -16,15 +16,15 @@ mod grammar;
 
 use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
-use braid_bench::peers::Peer;
-use common::{call, connect, number_from_env, start_braid, start_redis};
+use braid_bench::peers::{Kind, Peer};
+use common::{braid_builder, call, connect, number_from_env};
 use compare::Judge;
 use families::Family;
 use fastrand::Rng;
 use grammar::Words;
 use std::collections::BTreeSet;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const STEPS_PER_ROUND: u64 = 300;
 const CONNECTIONS: usize = 2;
@@ -32,8 +32,12 @@ const CONNECTIONS: usize = 2;
 const DATABASES: [u32; 4] = [0, 1, 2, 15];
 /// Failing rounds that are cut down and reported.
 const FAILURES_MAX: usize = 6;
-/// Attempts to leave steps out of a failing round.
+/// Attempts to leave steps out of a failing round, and how long they may take: each is dear when no reply comes.
 const REDUCTIONS_MAX: usize = 400;
+const REDUCTIONS_MAX_TIME: Duration = Duration::from_secs(30);
+
+/// How long a reply may take.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Commands of one connection that are sent in one go.
 #[derive(Clone, Debug)]
@@ -66,7 +70,7 @@ impl Both {
         let mut both =
             Both { redis: pair.redis.client()?, braid: pair.braid.client()?, judge: Judge::default() };
         for client in [&mut both.redis, &mut both.braid] {
-            client.set_timeout(Some(Duration::from_secs(10)))?;
+            client.set_timeout(Some(REPLY_TIMEOUT))?;
         }
         Ok(both)
     }
@@ -203,6 +207,7 @@ fn reduce(pair: &mut Pair, mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec
         mismatch.text.split([' ', '\n']).next().unwrap_or_default().to_ascii_uppercase()
     };
     let wanted = signature(&mismatch);
+    let started = Instant::now();
     let mut attempts = 0;
     let mut chunk = steps.len();
     let mut attempt = |pair: &mut Pair, steps: &[Step]| {
@@ -210,7 +215,7 @@ fn reduce(pair: &mut Pair, mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec
         if pair.braid.client().is_err() {
             pair.braid.restart().expect("braid-server starts again");
         }
-        (attempts <= REDUCTIONS_MAX)
+        (attempts <= REDUCTIONS_MAX && started.elapsed() < REDUCTIONS_MAX_TIME)
             .then(|| run(pair, steps).err().filter(|found| signature(found) == wanted))
     };
     steps.truncate(mismatch.step + 1);
@@ -264,7 +269,11 @@ fn unknown_names(client: &mut Client, families: &[Family]) -> BTreeSet<String> {
 
 fn differential(shards: usize) {
     let mut families = families::all();
-    let mut pair = Pair { redis: start_redis(), braid: start_braid(shards) };
+    // Random offsets would make strings of gigabytes.
+    let short_strings = ["--proto-max-bulk-len", "1mb"];
+    let redis = Peer::builder(Kind::Redis8).args(short_strings).start().expect("Redis 8 starts");
+    let braid = braid_builder(shards).args(short_strings).start().expect("braid-server starts");
+    let mut pair = Pair { redis, braid };
     let unknown = unknown_names(&mut connect(&pair.braid), &families);
     let unknown_to_redis = unknown_names(&mut connect(&pair.redis), &families);
     assert!(unknown_to_redis.is_empty(), "the model itself does not know {unknown_to_redis:?}");
@@ -294,6 +303,7 @@ fn differential(shards: usize) {
         let (focus, steps) = steps(&families, seed);
         let Err(mismatch) = run(&pair, &steps) else { continue };
         let first = mismatch.text.clone();
+        eprintln!("seed {seed} ({focus}, {shards} shards) differs: {first}");
         let (steps, mismatch) = reduce(&mut pair, steps, mismatch);
         let mut report =
             format!("seed {seed} ({focus}, {shards} shards), after leaving out what is not needed:\n");

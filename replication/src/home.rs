@@ -25,6 +25,8 @@ const SEND_MAX_BYTES: u64 = 1 << 20;
 const SEND_MAX_PIECES: usize = 512;
 /// How long a refused cut waits before it is tried again.
 const CUT_RETRY_MS: u64 = 2;
+/// Between two looks at the time while there are replicas.
+const TICK_MS: u64 = 1000;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
 const EARLY_TICKETS_MAX: usize = 1 << 20;
 
@@ -92,7 +94,12 @@ struct Peer {
     /// Bytes of the stream in the send under way.
     stream_in_flight: u64,
     is_sending: bool,
-    last_ack_ms: u64,
+    /// Since when, as ticks tell, the send under way has not been completed.
+    stuck_since_ms: Option<u64>,
+    /// When it last sent anything.
+    last_heard_ms: u64,
+    /// Its connection is to be closed, and gets nothing more.
+    is_closing: bool,
 }
 
 impl Peer {
@@ -142,6 +149,7 @@ pub struct Home {
     rules: Rules,
     actions: Vec<Action>,
     marked: Vec<Marked>,
+    last_tick_ms: u64,
     last_ping_ms: u64,
     /// When a cut that could not be made is asked for again.
     retry_cut_ms: Option<u64>,
@@ -168,6 +176,7 @@ impl Home {
             rules,
             actions: Vec::new(),
             marked: Vec::new(),
+            last_tick_ms: 0,
             last_ping_ms: 0,
             retry_cut_ms: None,
             rng,
@@ -247,7 +256,9 @@ impl Home {
             has_mark: false,
             stream_in_flight: 0,
             is_sending: false,
-            last_ack_ms: now_ms,
+            stuck_since_ms: None,
+            last_heard_ms: now_ms,
+            is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
         match outcome {
@@ -273,6 +284,11 @@ impl Home {
                 assert_eq!(placement, Placement::Waits, "snapshots are streamed");
             }
         }
+        if self.peers.is_empty() {
+            // Nobody had to be pinged before.
+            self.last_tick_ms = now_ms;
+            self.last_ping_ms = now_ms;
+        }
         self.next_replica += 1;
         self.peers.insert(id, peer);
         self.poll_sharing(now_ms);
@@ -295,13 +311,22 @@ impl Home {
                 self.sharing.finish();
             }
         }
+        // It may have been the one that the others' snapshot waited for.
+        self.regulate();
+    }
+
+    /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
+    pub fn heard(&mut self, id: ReplicaId, now_ms: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.last_heard_ms = now_ms;
+        }
     }
 
     /// `REPLCONF` of an attached replica.
     pub fn replconf(&mut self, id: ReplicaId, args: &[&[u8]], now_ms: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
-            peer.last_ack_ms = now_ms;
+            peer.last_heard_ms = now_ms;
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
@@ -457,7 +482,7 @@ impl Home {
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
     pub fn next_send(&mut self, id: ReplicaId, out: &mut Vec<Bytes>) -> bool {
-        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return false };
         assert!(!peer.is_sending, "one send at a time");
         if !peer.queue.is_empty() {
             let mut len_bytes = 0;
@@ -485,6 +510,7 @@ impl Home {
     pub fn sent(&mut self, id: ReplicaId, now_ms: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.is_sending = false;
+        peer.stuck_since_ms = None;
         if peer.stream_in_flight > 0 {
             let reader = peer.reader.expect("it reads the stream");
             self.log.advance(reader, std::mem::take(&mut peer.stream_in_flight));
@@ -492,8 +518,9 @@ impl Home {
         if peer.bulk_ends && peer.queue.is_empty() {
             peer.bulk_ends = false;
             peer.handshake.end_bulk(peer.has_mark);
-            peer.last_ack_ms = now_ms;
+            peer.last_heard_ms = now_ms;
             if peer.handshake.is_rdb_only() {
+                peer.is_closing = true;
                 self.actions.push(Action::Close { replica: id, why: "it has its snapshot".into() });
             } else if peer.handshake.is_streaming() {
                 self.acks.add_replica(id, now_ms);
@@ -509,6 +536,7 @@ impl Home {
 
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
+        self.last_tick_ms = now_ms;
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -529,25 +557,35 @@ impl Home {
                 }
             }
         }
-        for (id, peer) in &self.peers {
-            let silent_ms = now_ms.saturating_sub(peer.last_ack_ms);
+        let timeout_ms = self.rules.timeout_ms;
+        for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {
+            let silent_ms = now_ms.saturating_sub(peer.last_heard_ms);
+            let stuck_ms = if peer.is_sending {
+                now_ms.saturating_sub(*peer.stuck_since_ms.get_or_insert(now_ms))
+            } else {
+                0
+            };
             let exceeded =
                 peer.reader.and_then(|reader| self.log.check_limits(reader, self.rules.limits, now_ms));
-            let why = if peer.handshake.acknowledges() && silent_ms > self.rules.timeout_ms {
+            let why = if peer.handshake.acknowledges() && silent_ms > timeout_ms {
                 "timeout".to_string()
+            } else if peer.handshake.state() == State::SendBulk && stuck_ms > timeout_ms {
+                // The others of its snapshot, and the next one, wait for it.
+                "timeout while it was sent the snapshot".to_string()
             } else if let Some(exceeded) = exceeded {
                 format!("output buffer limit: {exceeded:?}")
             } else {
                 continue;
             };
+            peer.is_closing = true;
             self.actions.push(Action::Close { replica: *id, why });
         }
     }
 
     /// When [`Home::tick`] has something to do; None: not before something happens.
-    pub fn next_tick_ms(&self, now_ms: u64) -> Option<u64> {
+    pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
-        let period = (!self.peers.is_empty()).then_some(now_ms + 1000);
+        let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
         start.into_iter().chain(period).chain(self.retry_cut_ms).min()
     }
 
@@ -583,3 +621,6 @@ impl Home {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,9 @@
 //! counter): a request that finds an older holder waits, one that finds a younger holder is refused and starts over
 //! with a new id ("wait-die", Rosenkrantz, Stearns and Lewis, 1978). Single-shard commands hold nothing while they
 //! wait, so they may wait for anyone.
+//!
+//! A request also waits behind an older one that waits for the same key. Were it granted, the older one would find a
+//! younger holder and have to start over; a few transactions can do that to each other for ever.
 
 use std::collections::HashMap;
 
@@ -16,9 +19,22 @@ pub type LockKey = Box<[u8]>;
 /// What a transaction asks of one shard.
 #[derive(Debug, Clone)]
 pub enum Claim {
+    /// Ascending, each once.
     Keys(Vec<LockKey>),
     /// The whole slice.
     Everything,
+}
+
+impl Claim {
+    /// Whether the two cannot be granted at the same time.
+    pub fn conflicts_with(&self, other: &Claim) -> bool {
+        let (Claim::Keys(left), Claim::Keys(right)) = (self, other) else { return true };
+        let mut right = right.iter().peekable();
+        left.iter().any(|key| {
+            while right.next_if(|other| *other < key).is_some() {}
+            right.peek().is_some_and(|other| *other == key)
+        })
+    }
 }
 
 /// Answer to a request for locks.
@@ -106,6 +122,18 @@ mod tests {
             Claim::Keys(keys) => keys,
             Claim::Everything => unreachable!(),
         }
+    }
+
+    #[test]
+    fn claims_conflict_in_a_common_key() {
+        assert!(claim(&["a", "c", "e"]).conflicts_with(&claim(&["b", "e", "f"])));
+        assert!(claim(&["e"]).conflicts_with(&claim(&["a", "b", "e"])));
+        assert!(!claim(&["a", "c"]).conflicts_with(&claim(&["b", "d"])));
+        assert!(!claim(&[]).conflicts_with(&claim(&["b"])));
+        assert!(
+            Claim::Everything.conflicts_with(&claim(&["b"]))
+                && claim(&["b"]).conflicts_with(&Claim::Everything)
+        );
     }
 
     #[test]

@@ -118,7 +118,10 @@ pub struct Shard {
     pub(crate) scratch: Option<Box<Keyspace>>,
     pub(crate) locks: Locks,
     pub(crate) waiting: VecDeque<Waiting>,
+    // Parcels travel as boxes, and come back to the pool as such.
+    #[allow(clippy::vec_box)]
     outgoing: Vec<Box<Parcel>>,
+    #[allow(clippy::vec_box)]
     pool: Vec<Box<Parcel>>,
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
@@ -133,6 +136,8 @@ pub struct Shard {
     home: ShardId,
     /// A snapshot was given up while the slice was on loan.
     pub(crate) aborted_snapshot: Option<u64>,
+    /// Runs sent to other shards and not answered yet.
+    unanswered: usize,
     /// This node follows a master.
     pub replica: bool,
     /// Read by other threads too.
@@ -166,6 +171,7 @@ impl Shard {
             time: Time::default(),
             home: config.home,
             aborted_snapshot: None,
+            unanswered: 0,
             replica: false,
             stats: Arc::default(),
         }
@@ -190,6 +196,11 @@ impl Shard {
         self.keyspace.as_deref_mut()
     }
 
+    /// Another shard is about to answer: its message is likely to come within microseconds.
+    pub fn awaits_answers(&self) -> bool {
+        self.unanswered > 0 || !self.txs.is_empty()
+    }
+
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
     pub fn is_quiet(&self) -> bool {
         self.locks.is_empty() && self.waiting.is_empty() && self.txs.is_empty()
@@ -207,6 +218,7 @@ impl Shard {
     }
 
     /// Runs a command of this shard's own connection on this shard's keys.
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub fn run(
         &mut self,
@@ -407,6 +419,7 @@ impl Shard {
 
     /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
     /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    #[allow(clippy::too_many_arguments)]
     pub fn dispatch(
         &mut self,
         to: ShardId,
@@ -429,7 +442,10 @@ impl Shard {
                 bytes.end = end.0;
                 shared.end = end.1;
             }
-            _ => msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 }),
+            _ => {
+                self.unanswered += 1;
+                msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 });
+            }
         }
     }
 
@@ -450,6 +466,7 @@ impl Shard {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
         let (bytes, shared) = (start..arena.len() as u32, shared_start..shared.len() as u32);
+        self.unanswered += 1;
         msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
     }
 
@@ -531,6 +548,7 @@ impl Shard {
                     self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
                 }
                 Msg::Reply { conn, bytes, pieces } => {
+                    self.unanswered -= 1;
                     host.reply(conn, &parcel.arena[bytes.start as usize..bytes.end as usize], pieces);
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
@@ -679,3 +697,6 @@ impl Shard {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
+
+#[cfg(test)]
+mod tests;

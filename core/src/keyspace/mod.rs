@@ -168,6 +168,16 @@ impl Keyspace {
         })
     }
 
+    /// Until when what `watcher` watches stays as it was, if nobody changes it: the last millisecond at which every key
+    /// that expires still exists. None: something changed already.
+    pub fn watch_holds_until_ms(&self, watcher: WatcherId, now_ms: u64) -> Option<u64> {
+        if self.watch_is_dirty(watcher, now_ms) {
+            return None;
+        }
+        let expiry_ms = |(db, key): (u16, &[u8])| self.db(db).table.find(self.hash(key), key)?.expiry_ms();
+        Some(self.watches.live_keys(watcher).filter_map(expiry_ms).min().unwrap_or(u64::MAX))
+    }
+
     /// Puts an entry in without any effect. The key must not exist.
     pub fn attach(&mut self, db: u16, mut entry: KeyEntry) {
         let hash = self.hash(entry.key());

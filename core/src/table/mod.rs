@@ -111,7 +111,10 @@ impl<T> Table<T> {
             let tag = segment.tag(hash);
             let word = segment.get(segment.lower_bound(tag));
             if segment::tag_in(word) == tag {
-                segment::prefetch(std::ptr::without_provenance(segment::address_in(word)));
+                // Header, key and a short value lie in two cache lines.
+                let address = segment::address_in(word);
+                segment::prefetch(std::ptr::without_provenance(address));
+                segment::prefetch(std::ptr::without_provenance(address + 64));
             }
         }
     }

@@ -7,6 +7,8 @@ use braid_shards::ConnId;
 
 /// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
 pub const HELD_INPUT_MAX_LEN_BYTES: usize = 256 * 1024;
+/// Replies are held back up to this while further ones of the same pipeline are about to come.
+pub const HELD_OUTPUT_MAX_LEN_BYTES: usize = 16 * 1024;
 /// Replies that wait behind a send under way: beyond this no further command is run for the connection.
 pub const WAITING_OUTPUT_MAX_LEN_BYTES: usize = 256 * 1024;
 

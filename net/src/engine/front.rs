@@ -2,9 +2,10 @@
 //! [`Host`]: what a shard needs of the layers above while it runs commands.
 
 use super::clients::{Watch, conn_id};
-use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::log_notice;
 use crate::node::Node;
 use crate::ring::{Ring, SendBuffer, Token};
 use crate::session::totals::{Published, ShardPublic};
@@ -62,6 +63,8 @@ pub struct Front {
     pub(super) next_home_tick_ms: Option<u64>,
     /// The snapshot is to be given up.
     pub(super) aborted: Option<u64>,
+    /// This shard's walk for a snapshot waits for a slow replica.
+    pub(super) held_back: bool,
     /// A cut that met the remains of an earlier snapshot.
     pub(super) cut_refused: Rc<Cell<bool>>,
     pub(super) next_report_ms: u64,
@@ -93,6 +96,7 @@ impl Front {
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
             aborted: None,
+            held_back: false,
             cut_refused: Rc::default(),
             next_report_ms: 0,
             reported_replicas: 0,
@@ -230,7 +234,9 @@ impl Front {
             let Some(mut conn) = self.take_conn(token) else { continue };
             conn.listed = false;
             self.limit_output(&mut conn);
-            if !conn.sending {
+            // The replies of a pipeline leave together: what another shard is about to answer comes within microseconds.
+            let more_comes = conn.waiting && conn.out.len_bytes() < HELD_OUTPUT_MAX_LEN_BYTES;
+            if !conn.sending && !more_comes {
                 self.send(&mut conn);
             }
             self.put_conn(conn);
@@ -244,6 +250,11 @@ impl Front {
                 self.ring.close(conn.token);
             }
             return;
+        }
+        if conn.session.is_replica() {
+            // It would stand in the midst of the stream.
+            log_notice!("Closing the connection of a replica that sent a command with an answer");
+            return self.ring.close(conn.token);
         }
         let bytes = std::mem::take(&mut conn.out.buf);
         let pieces = std::mem::take(&mut conn.out.pieces);

@@ -36,6 +36,8 @@ const ROUNDS_PER_YIELD: u32 = 64;
 const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
+/// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
+const ANSWER_PATIENCE: Duration = Duration::from_micros(5);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -98,6 +100,7 @@ impl Engine {
     /// Those of the ring as a whole: none is expected, and none is recoverable.
     pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
         let mut rounds = 0;
+        let mut last_worked = Instant::now();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
             rounds += 1;
@@ -105,12 +108,25 @@ impl Engine {
                 glommio::executor().yield_task_queue_now().await;
             }
             if worked || self.shard.has_outgoing() {
+                last_worked = self.front.now;
+                continue;
+            }
+            let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
+            let patience = if self.shard.awaits_answers() { busy_poll.max(ANSWER_PATIENCE) } else { busy_poll };
+            if self.front.now.duration_since(last_worked) < patience {
+                std::hint::spin_loop();
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, orders) =
-                (&self.mailboxes, &self.front.node.statistics.shards[usize::from(self.front.id)].orders);
-            if self.front.ring.prepare_sleep(deadline, || !mailboxes.is_empty() || orders.any())? {
+            let (mailboxes, Front { ring, node, id, held_back, .. }) = (&self.mailboxes, &mut self.front);
+            let orders = &node.statistics.shards[usize::from(*id)].orders;
+            let has_work = || {
+                !mailboxes.is_empty()
+                    || orders.any()
+                    || node.stopping.load(Ordering::Relaxed)
+                    || Front::may_walk_on(node, *held_back)
+            };
+            if ring.prepare_sleep(deadline, has_work)? {
                 sleeper.sleep().await?;
             }
         }
@@ -242,6 +258,7 @@ impl Engine {
     fn received(&mut self, token: Token, data: &[u8]) {
         let Some(mut conn) = self.front.take_conn(token) else { return };
         self.front.count_received(&conn, data.len() as u64);
+        self.front.heard(&conn.session);
         let fed = conn.parser.feed_big(data);
         let data = &data[fed..];
         if conn.waiting || !conn.input.is_empty() || conn.is_congested() {

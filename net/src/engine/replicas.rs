@@ -29,6 +29,8 @@ const WALK_SLICE_BYTES: usize = 32 << 10;
 pub struct Handover {
     socket: OwnedFd,
     session: Session,
+    /// What it sent after the words.
+    input: Vec<u8>,
     words: Option<Vec<Vec<u8>>>,
 }
 
@@ -79,7 +81,7 @@ impl Engine {
             home.cut_refused(now_ms);
         }
         let actions = home.take_actions();
-        self.front.next_home_tick_ms = home.next_tick_ms(now_ms);
+        self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
@@ -139,6 +141,7 @@ impl Engine {
             self.shard.abort_snapshot(snapshot);
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
+        self.front.held_back = paused;
         let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
             return false;
         };
@@ -157,12 +160,17 @@ impl Engine {
     /// A socket left the ring: its connection moves to the home shard.
     pub(super) fn hand_over(&mut self, token: Token, socket: OwnedFd) {
         let Some(mut conn) = self.front.take_conn(token) else { return };
+        let input = std::mem::take(&mut conn.input);
         self.front.release(&mut conn);
-        let Conn { mut session, .. } = *conn;
+        let Conn { mut session, parser, .. } = *conn;
         let moving = session.replica.as_mut().and_then(|replica| replica.moving.take());
-        let Some(words) = moving else { return };
+        // What was sent after the words moves along, but for an argument so large that it is half assembled.
+        let Some(words) = moving.filter(|_| parser.held_bytes() == 0) else {
+            self.front.node.connected_clients.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
         session.steps = None;
-        self.shard.send_upper(HOME, Box::new(Handover { socket, session, words }));
+        self.shard.send_upper(HOME, Box::new(Handover { socket, session, input, words }));
     }
 }
 
@@ -201,9 +209,13 @@ impl Front {
 
     /// A connection arrives to become a replica.
     fn take_over(&mut self, handover: Handover) {
-        let Handover { socket, session, words } = handover;
+        let Handover { socket, session, input, words } = handover;
         let token = self.admit(socket, session);
         let Some(mut conn) = self.take_conn(token) else { return };
+        if !input.is_empty() {
+            conn.input = input;
+            self.ready.push(conn.id);
+        }
         if let Err(error) = self.attach_replica(&mut conn, words) {
             conn.out.error(&error.to_string());
             self.list(&mut conn);
@@ -234,6 +246,12 @@ impl Front {
             self.put_conn(conn);
         }
         self.publish_replication();
+    }
+
+    /// Whether the walk for a snapshot, which this tick left alone, may go on. To be looked at before going to sleep: who
+    /// lets it go on wakes only those who sleep already.
+    pub(super) fn may_walk_on(node: &crate::node::Node, held_back: bool) -> bool {
+        held_back && !node.snapshot_paused.load(Ordering::Relaxed)
     }
 
     /// A send to a replica ended.

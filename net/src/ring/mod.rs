@@ -86,7 +86,7 @@ pub struct RingConfig {
 
 impl Default for RingConfig {
     fn default() -> Self {
-        Self { entries: 1024, completion_entries: 8192, recv_buffers: 256, recv_buffer_len_bytes: 16 << 10 }
+        Self { entries: 1024, completion_entries: 8192, recv_buffers: 64, recv_buffer_len_bytes: 16 << 10 }
     }
 }
 

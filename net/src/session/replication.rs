@@ -1,7 +1,7 @@
 //! The replication protocol's commands: `REPLCONF`, `PSYNC`, `SYNC`, `ROLE`. What they mean is decided in
 //! `braid_replication`; here they meet a connection.
 
-use super::Call;
+use super::{Call, Session};
 use crate::engine::Front;
 use braid_core::command::Error;
 use braid_replication::acks::ReplicaId;
@@ -54,6 +54,9 @@ fn become_replica(call: &mut Call<'_>, words: Option<Vec<Vec<u8>>>) -> Result<()
     if replica.id.is_some() {
         return Ok(());
     }
+    if call.conn.sending || !call.out.is_empty() {
+        return Err(Error::text("ERR SYNC and PSYNC are invalid with pending output"));
+    }
     if call.front.home.is_none() {
         // Only the home shard has the stream: the connection moves there and asks again.
         replica.moving = Some(words);
@@ -82,6 +85,26 @@ impl Front {
         self.replicas.insert(id, conn.token);
         crate::log_notice!("Replica {ip}:{} asks for synchronization", replica.handshake.address("").1);
         Ok(())
+    }
+}
+
+impl Session {
+    /// Whether the connection is a replica's, so that nothing but the stream may be sent on it.
+    pub fn is_replica(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.id.is_some())
+    }
+}
+
+impl Front {
+    /// A connection sent something.
+    #[inline]
+    pub fn heard(&mut self, session: &Session) {
+        let now_ms = self.now_ms();
+        if let Some(id) = session.replica.as_ref().and_then(|replica| replica.id)
+            && let Some(home) = &mut self.home
+        {
+            home.heard(id, now_ms);
+        }
     }
 }
 

@@ -155,7 +155,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          HDEL k m...
          HINCRBY k m int
          HINCRBYFLOAT k m f
-         HRANDFIELD k [i [WITHVALUES]]
+         HRANDFIELD k [draws [WITHVALUES]]
          HSCAN k 0 [MATCH pat] [COUNT n] [NOVALUES]
          HEXPIRE k s [NX|XX|GT|LT] FIELDS 1 m
          HPEXPIRE k ms FIELDS 2 m m
@@ -183,7 +183,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          SCARD k
          SMOVE k k m
          SPOP k [i]
-         SRANDMEMBER k [i]
+         SRANDMEMBER k [draws]
          SINTER k...
          SINTERCARD n k... [LIMIT n]
          SINTERCARD 2 k k [LIMIT n]
@@ -223,7 +223,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          ZPOPMIN k [n]
          ZPOPMAX k [n]
          ZMPOP 2 k k (MIN|MAX) [COUNT n]
-         ZRANDMEMBER k [i [WITHSCORES]]
+         ZRANDMEMBER k [draws [WITHSCORES]]
          ZINTER 2 k k [WEIGHTS i f] [AGGREGATE (SUM|MIN|MAX)] [WITHSCORES]
          ZINTERCARD 2 k k [LIMIT n]
          ZINTERSTORE k 2 k k [WEIGHTS f i] [AGGREGATE (SUM|MIN|MAX)]

@@ -23,6 +23,8 @@ enum Kind {
     Index,
     /// A small positive number.
     Count,
+    /// How many elements to draw: no more than Redis has memory for when it draws with repetition.
+    Draws,
     /// An offset in bits, not so large that it makes strings of many megabytes.
     BitOffset,
     /// A type of `BITFIELD`: `u7`.
@@ -48,6 +50,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("int", Kind::Int),
     ("i", Kind::Index),
     ("n", Kind::Count),
+    ("draws", Kind::Draws),
     ("bit", Kind::BitOffset),
     ("bittype", Kind::BitType),
     ("f", Kind::Float),
@@ -280,6 +283,10 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
         Kind::Count => match rng.u8(..40) {
             0 => int(rng),
             _ => text(rng.u32(0..9)),
+        },
+        Kind::Draws => match rng.u8(..40) {
+            0 => pick(rng, &["9223372036854775807", "4611686018427387904", "-9223372036854775808", "x", ""]),
+            _ => text(rng.i32(-9..12)),
         },
         Kind::BitOffset => match rng.u8(..40) {
             0 => pick(rng, &["-1", "4294967296", "x", "99999999999999999999", "#-1"]),
