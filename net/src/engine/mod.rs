@@ -194,6 +194,7 @@ impl Engine {
         if !has_trash && self.front.now < self.next_sweep {
             return false;
         }
+        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
         let more = self.shard.background(BACKGROUND_SLICE);
         let took_ns = self.front.clock.now_ns() - start_ns;
