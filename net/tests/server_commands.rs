@@ -109,7 +109,7 @@ fn clients_are_listed_named_and_found_whatever_their_shard() {
         assert_eq!(text(first, "CLIENT NO-EVICT ON"), "OK");
         run(first, "MULTI");
         run(first, "SET k v");
-        let seen = &client_fields(&mut clients[count - 1], "CLIENT LIST")[0];
+        let seen = &client_fields(&mut connect(&peer), "CLIENT LIST")[0];
         assert_eq!((&*seen["flags"], &*seen["multi"]), ("xeT", "1"));
     }
 }
@@ -279,7 +279,8 @@ fn memory_in_use_follows_the_data_and_is_limited() {
     for shards in SHARDS {
         let peer = start_braid(shards);
         let mut client = connect(&peer);
-        let used = |client: &mut Client| client.info("memory").unwrap()["used_memory"].parse::<i64>().unwrap();
+        let used =
+            |client: &mut Client| client.info("memory").unwrap()["used_memory"].parse::<i64>().unwrap();
         let before = used(&mut client);
         let value = "x".repeat(1000);
         for batch in 0..100 {
@@ -330,7 +331,11 @@ fn changes_of_the_configuration_take_effect() {
             assert_eq!(refusal(&mut client, line), error);
         }
         assert!(refusal(&mut client, "CONFIG SET timeout 7 hz abc").starts_with("ERR CONFIG SET failed"));
-        assert_eq!(run(&mut client, "CONFIG GET timeout").into_items().unwrap()[1].text(), "100", "all or none");
+        assert_eq!(
+            run(&mut client, "CONFIG GET timeout").into_items().unwrap()[1].text(),
+            "100",
+            "all or none"
+        );
         assert!(refusal(&mut client, "CONFIG SET maxmemory-policy allkeys-lru").contains("not supported"));
         // A password: who is connected stays, who comes has to give it.
         assert_eq!(text(&mut client, "CONFIG SET requirepass secret"), "OK");
@@ -428,9 +433,11 @@ fn idle_clients_and_those_beyond_their_limits_are_closed() {
         // A request without an end.
         assert_eq!(text(&mut watcher, "CONFIG SET client-query-buffer-limit 1048576"), "OK");
         let mut endless = connect(&peer);
-        let outcome = (0..64).try_for_each(|_| endless.send_raw(&[b'*'; 1]).and_then(|()| {
-            endless.send_raw(format!("1\r\n$3000000\r\n{}", "x".repeat(1 << 20)).as_bytes())
-        }));
+        let outcome = (0..64).try_for_each(|_| {
+            endless.send_raw(&[b'*'; 1]).and_then(|()| {
+                endless.send_raw(format!("1\r\n$3000000\r\n{}", "x".repeat(1 << 20)).as_bytes())
+            })
+        });
         assert!(outcome.is_err() || endless.wait_closed().is_ok());
         // Who leaves by itself is told apart.
         let mut leaver = connect(&peer);
@@ -471,7 +478,10 @@ fn slow_commands_are_noted_with_who_sent_them() {
         let peer = braid_builder(shards).args(["--enable-debug-command", "local"]).start().unwrap();
         let mut client = connect(&peer);
         run(&mut client, "CLIENT SETNAME slow");
-        assert_eq!(text(&mut client, "CONFIG SET slowlog-log-slower-than 0 latency-monitor-threshold 10"), "OK");
+        assert_eq!(
+            text(&mut client, "CONFIG SET slowlog-log-slower-than 0 latency-monitor-threshold 10"),
+            "OK"
+        );
         run(&mut client, "SLOWLOG RESET");
         let keys = key_per_shard("k", shards);
         for key in &keys {
@@ -483,10 +493,12 @@ fn slow_commands_are_noted_with_who_sent_them() {
         // RESET, the SETs, SLEEP, and CONFIG SET itself unless it switched itself off.
         assert!(entries.len() >= keys.len() + 2, "{entries:?}");
         let fields: Vec<Vec<Value>> = entries.into_iter().map(|entry| entry.into_items().unwrap()).collect();
-        let words = |entry: &[Value]| -> Vec<String> { entry[3].items().unwrap().iter().map(Value::text).collect() };
+        let words =
+            |entry: &[Value]| -> Vec<String> { entry[3].items().unwrap().iter().map(Value::text).collect() };
         let addr = client_fields(&mut client, "CLIENT INFO")[0]["addr"].clone();
         for key in &keys {
-            let set = fields.iter().find(|entry| words(entry) == ["SET", key, "v"]).expect("every SET is there");
+            let set =
+                fields.iter().find(|entry| words(entry) == ["SET", key, "v"]).expect("every SET is there");
             assert_eq!((set[4].text(), set[5].text()), (addr.clone(), "slow".to_owned()), "{key}");
         }
         let sleep = fields.iter().find(|entry| words(entry)[0] == "DEBUG").unwrap();
@@ -499,7 +511,8 @@ fn slow_commands_are_noted_with_who_sent_them() {
         assert_eq!(text(&mut client, "SLOWLOG RESET"), "OK");
         assert_eq!(text(&mut client, "SLOWLOG LEN"), "0");
         let latest = run(&mut client, "LATENCY LATEST").into_items().unwrap();
-        let command = latest.iter().map(|event| event.items().unwrap()).find(|event| event[0].text() == "command");
+        let command =
+            latest.iter().map(|event| event.items().unwrap()).find(|event| event[0].text() == "command");
         assert!(command.expect("noted")[3].as_int().unwrap() >= 50);
         assert_eq!(run(&mut client, "LATENCY HISTORY command").into_items().unwrap().len(), 1);
         assert!(text(&mut client, "LATENCY GRAPH command").starts_with("command - high"));

@@ -140,6 +140,8 @@ pub struct Shard {
     unanswered: usize,
     /// This node follows a master.
     pub replica: bool,
+    /// The dataset is to stay as it is: expired keys are not removed in the background.
+    pub holds_expiry: bool,
     /// Read by other threads too.
     pub stats: Arc<CommandStats>,
 }
@@ -173,6 +175,7 @@ impl Shard {
             aborted_snapshot: None,
             unanswered: 0,
             replica: false,
+            holds_expiry: false,
             stats: Arc::default(),
         }
     }
@@ -641,7 +644,7 @@ impl Shard {
     pub fn background(&mut self, budget: usize) -> bool {
         let Some(keyspace) = &mut self.keyspace else { return false };
         let mut more = keyspace.free_some(budget);
-        if !self.replica && self.locks.is_empty() {
+        if !self.replica && !self.holds_expiry && self.locks.is_empty() {
             more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
         }
         more

@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Rounds between two yields to the executor's other tasks.
 const ROUNDS_PER_YIELD: u32 = 64;
+/// Ticks that follow each other without a look at the sockets, while other shards keep sending.
+const TICKS_PER_ROUND: u32 = 16;
 /// Keys that one slice of background work looks at: some tens of microseconds.
 const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
@@ -144,6 +146,32 @@ impl Engine {
         while let Some(event) = self.front.ring.next() {
             self.handle(event);
         }
+        // Messages between shards are worth several ticks for one visit to the sockets: a pipeline crosses between shards
+        // many times for every time that it is received and sent.
+        for turn in 0..TICKS_PER_ROUND {
+            let received = self.receive_parcels();
+            if turn == 0 {
+                worked |= self.background();
+                worked |= self.replicate();
+                worked |= self.watch_clients();
+            }
+            self.publish();
+            self.shard.end_tick(&mut self.mailboxes, &mut self.front);
+            self.mailboxes.wake();
+            worked |= received;
+            if self.mailboxes.is_empty() {
+                break;
+            }
+        }
+        // The tickets are taken: what these ticks did may be seen now.
+        self.front.flush();
+        self.front.feed_replicas();
+        Ok(worked)
+    }
+
+    /// Takes what other shards sent, and goes on with the connections that were answered.
+    fn receive_parcels(&mut self) -> bool {
+        let mut worked = false;
         while let Some((from, parcel)) = self.mailboxes.receive(&mut self.turn) {
             worked = true;
             // What a client changed before it sent this must hold for it.
@@ -158,16 +186,7 @@ impl Engine {
             self.resume(conn);
             self.shard.settle(&mut self.front);
         }
-        worked |= self.background();
-        worked |= self.replicate();
-        worked |= self.watch_clients();
-        self.publish();
-        self.shard.end_tick(&mut self.mailboxes, &mut self.front);
-        // The ticket is taken: what this tick did may be seen now.
-        self.front.flush();
-        self.front.feed_replicas();
-        self.mailboxes.wake();
-        Ok(worked)
+        worked
     }
 
     fn background(&mut self) -> bool {
@@ -175,6 +194,7 @@ impl Engine {
         if !has_trash && self.front.now < self.next_sweep {
             return false;
         }
+        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
         let more = self.shard.background(BACKGROUND_SLICE);
         let took_ns = self.front.clock.now_ns() - start_ns;
