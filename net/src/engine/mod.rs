@@ -51,6 +51,10 @@ pub struct Engine {
     turn: usize,
     config_version: u64,
     /// Emptied batches, for reuse.
+    #[expect(
+        clippy::vec_box,
+        reason = "they move between here and the connections, which hold one only while in need"
+    )]
     spare: Vec<Box<Batch>>,
     next_sweep: Instant,
     /// Of the listening sockets, those of TCP.
@@ -114,7 +118,8 @@ impl Engine {
                 continue;
             }
             let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
-            let patience = if self.shard.awaits_answers() { busy_poll.max(ANSWER_PATIENCE) } else { busy_poll };
+            let patience =
+                if self.shard.awaits_answers() { busy_poll.max(ANSWER_PATIENCE) } else { busy_poll };
             if self.front.now.duration_since(last_worked) < patience {
                 std::hint::spin_loop();
                 continue;

@@ -79,11 +79,7 @@ impl Engine {
     }
 
     /// Everything that can be said of a command before it runs.
-    fn check(
-        &mut self,
-        conn: &Conn,
-        args: Args<'_>,
-    ) -> Result<Found, (Option<Found>, Error)> {
+    fn check(&mut self, conn: &Conn, args: Args<'_>) -> Result<Found, (Option<Found>, Error)> {
         let known = registry().find(args[0]).filter(|(_, command)| !command.flags.has(Flags::INTERNAL));
         let Some((id, container)) = known else {
             return Err((None, unknown_command(args)));
