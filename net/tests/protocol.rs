@@ -442,6 +442,38 @@ fn law9_who_does_not_read_is_not_read_and_resumes() {
 }
 
 #[test]
+fn law9_a_limit_of_the_output_buffer_closes_only_the_offender() {
+    for shards in SHARDS {
+        let peer = braid_builder(shards)
+            .args(["--client-output-buffer-limit", "normal", "1mb", "0", "0"])
+            .start()
+            .unwrap();
+        let value = noise(300_000, 9);
+        let mut other = connect(&peer);
+        let mut many = cmd!["MGET"];
+        for n in 0..30 {
+            call(&mut other, &cmd!["SET", format!("key{n}"), value]);
+            many.extend(cmd![format!("key{n}")]);
+        }
+        // Within the limit each time.
+        let mut reader = connect(&peer);
+        for _ in 0..20 {
+            assert_eq!(call(&mut reader, &["GET", "key1"]).as_bytes(), Some(&value[..]));
+        }
+        let mut offender = connect(&peer);
+        offender.send(&many).unwrap();
+        offender.wait_closed().unwrap();
+        wait::until("it is logged", PATIENCE, || {
+            Ok(peer.log().contains("overcoming of output buffer limits"))
+        })
+        .unwrap();
+        for client in [&mut other, &mut reader] {
+            assert_eq!(call(client, &["GET", "key2"]).as_bytes(), Some(&value[..]));
+        }
+    }
+}
+
+#[test]
 fn connections_that_end_with_transactions_under_way_leave_nothing_behind() {
     for shards in SHARDS {
         let peer = start_braid(shards);
