@@ -65,8 +65,14 @@ impl Conn {
         }
     }
 
+    /// Whether so much waits to be sent that nothing more may be run first: even within one tick, a pipeline of short
+    /// requests can ask for gigabytes of replies.
+    pub fn is_full(&self) -> bool {
+        self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
+    }
+
     /// Whether replies pile up because the peer does not read them.
     pub fn is_congested(&self) -> bool {
-        self.sending && self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
+        self.sending && self.is_full()
     }
 }

@@ -289,7 +289,9 @@ impl Front {
     /// Stops reading from a connection that sends more than it is served, or does not read its replies; and resumes.
     pub fn limit_input(&mut self, conn: &mut Conn) {
         let held = conn.input.len() + conn.parser.held_bytes();
-        let stop = conn.is_congested() || (conn.waiting && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
+        // An answer or the end of a send is on its way in each case, and brings us here again.
+        let busy = conn.waiting || conn.sending || conn.is_full();
+        let stop = conn.is_congested() || (busy && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
         if stop != conn.paused && !conn.eof {
             conn.paused = stop;
             if stop { self.ring.pause_recv(conn.token) } else { self.ring.start_recv(conn.token) }

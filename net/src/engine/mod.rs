@@ -286,9 +286,9 @@ impl Engine {
         self.front.heard(&conn.session);
         let fed = conn.parser.feed_big(data);
         let data = &data[fed..];
-        if conn.waiting || !conn.input.is_empty() || conn.is_congested() {
+        if conn.waiting || !conn.input.is_empty() || conn.is_full() {
             conn.input.extend_from_slice(data);
-            if !conn.waiting && !conn.is_congested() {
+            if !conn.waiting && !conn.is_full() {
                 self.consume_held(&mut conn);
             }
         } else {
@@ -339,11 +339,14 @@ impl Engine {
             }
             self.front.list(&mut conn);
         }
-        if !conn.waiting && !conn.is_congested() {
+        if conn.is_full() {
+            // What was answered goes first; the end of the send brings us here again.
+            self.front.list(&mut conn);
+        } else if !conn.waiting {
             self.consume_held(&mut conn);
         }
-        // Nothing follows and nothing is on its way: a half-closed connection has been served.
-        if conn.eof && !conn.waiting && !conn.sending && conn.input.is_empty() {
+        // Nothing follows, and what is left is no command: a half-closed connection has been served.
+        if conn.eof && !conn.waiting && !conn.is_full() {
             conn.closing = true;
             self.front.list(&mut conn);
         }
@@ -391,7 +394,7 @@ impl Engine {
                     Flow::Close => conn.closing = true,
                 }
                 batch.advance();
-                if conn.waiting || conn.closing || conn.is_congested() {
+                if conn.waiting || conn.closing || conn.is_full() {
                     break 'batches;
                 }
             }
@@ -432,11 +435,14 @@ impl Engine {
         }
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
-        // A half-closed connection still gets the answers to what it sent.
-        if !conn.waiting && !conn.sending && conn.out.is_empty() {
+        // A half-closed connection still gets the answers to what it sent, of which some may not have been run yet.
+        if conn.waiting || (!conn.input.is_empty() && (conn.sending || conn.is_full())) {
+            return;
+        }
+        if !conn.sending && conn.out.is_empty() {
             self.close(token);
         } else {
-            conn.closing |= !conn.waiting;
+            conn.closing = true;
         }
     }
 
