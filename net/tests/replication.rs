@@ -1,0 +1,564 @@
+//! Stock replicas follow Braid: laws 3, 4, 5 and 6 with real processes, under a write load over all families.
+//!
+//! `BRAID_REPLICATION_COMMANDS=n` sets how many commands the load runs at least while replicas come and go.
+
+mod common;
+#[path = "replication/fake.rs"]
+mod fake;
+#[path = "replication/load.rs"]
+mod load;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use braid_bench::client::Client;
+use braid_bench::cmd;
+use braid_bench::dataset::{self, Dataset};
+use braid_bench::peers::{Builder, Kind, Peer};
+use braid_bench::probe::Probe;
+use braid_bench::wait;
+use common::{braid_builder, call, connect, is_closed, key_per_shard, number_from_env};
+use fake::{Fake, Item};
+use load::{Load, State};
+use proxy::Proxy;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const KINDS: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
+
+/// Braid that makes a replica wait for no other.
+fn master(shards: usize) -> Builder {
+    braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
+}
+
+fn start(builder: Builder) -> Peer {
+    builder.start().expect("the server starts")
+}
+
+fn follow(replica: &Peer, port: u16) {
+    call(&mut connect(replica), &cmd!["REPLICAOF", "127.0.0.1", port]);
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn field(client: &mut Client, section: &str, name: &str) -> String {
+    client.info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name} in INFO {section}"))
+}
+
+fn number(client: &mut Client, section: &str, name: &str) -> u64 {
+    let text = field(client, section, name);
+    text.parse().unwrap_or_else(|_| panic!("{name} is {text}"))
+}
+
+/// The first replica's line; empty if there is none.
+fn first_replica(client: &mut Client) -> String {
+    client.info("replication").expect("INFO").remove("slave0").unwrap_or_default()
+}
+
+fn is_linked(replica: &Peer) -> bool {
+    connect(replica)
+        .info("replication")
+        .is_ok_and(|info| info.get("master_link_status").is_some_and(|status| status == "up"))
+}
+
+/// Waits until the replica has had everything, and compares.
+fn assert_equal(master: &Peer, replica: &Peer) {
+    assert_clients_equal(&mut connect(master), &mut connect(replica));
+}
+
+fn assert_clients_equal(master: &mut Client, replica: &mut Client) {
+    // What was answered before this was written comes before it in the stream (law 4).
+    let marker = fastrand::u64(..).to_string();
+    call(master, &["SET", "marker", &marker]);
+    wait::until("the replica has the last write", TIMEOUT, || {
+        Ok(replica.command(&["GET", "marker"])? == marker.as_str())
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    wait::until_caught_up(master, replica, TIMEOUT).unwrap_or_else(|error| panic!("{error}"));
+    // Between two readings keys may expire; in the end both are the same.
+    let equal = wait::until("both hold the same", Duration::from_secs(10), || {
+        Ok(dataset::diff(&Dataset::read(master)?, &Dataset::read(replica)?).is_empty())
+    });
+    if equal.is_err() {
+        dataset::assert_same(master, replica).expect("both hold the same");
+    }
+}
+
+/// Values of every size and shape that a load of small ones does not bring.
+fn fill(peer: &Peer) {
+    let mut client = connect(peer);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let big: Vec<u8> = (0..10 << 20).map(|_| rng.u8(..)).collect();
+    call(&mut client, &cmd!["SET", "big:string", big]);
+    let mut commands = Vec::new();
+    for n in 0..20_000u32 {
+        commands.push(cmd!["RPUSH", "big:list", format!("element {n}")]);
+        commands.push(cmd!["HSET", "big:hash", n, format!("value {n}")]);
+        commands.push(cmd!["ZADD", "big:zset", f64::from(n) / 7.0, n]);
+        commands.push(cmd!["SADD", "big:set", u64::from(n) * 1_000_003]);
+    }
+    for db in 0..16 {
+        commands.push(cmd!["SELECT", db]);
+        commands.push(cmd!["SET", "here", db, "PX", 10_000_000 + db]);
+        commands.push(cmd!["SET", b"\x00\xff\r\n$-1", db]);
+        commands.push(cmd!["SET", b"", "an empty name"]);
+    }
+    for reply in client.pipeline(&commands).expect("the server stays") {
+        reply.ok().expect("the dataset is accepted");
+    }
+}
+
+/// Ends a probe and prints what it saw.
+fn report(phase: &str, probe: Probe) {
+    let latencies_ns = probe.stop().expect("the probe is served");
+    let at_us = |quantile| latencies_ns.value_at_quantile(quantile) / 1000;
+    println!("{phase}: probe p50 {} us, p99 {} us, worst {} us", at_us(0.5), at_us(0.99), at_us(1.0));
+}
+
+/// How many commands the load runs before something ends.
+fn enough() -> u64 {
+    number_from_env("BRAID_REPLICATION_COMMANDS", 5_000)
+}
+
+impl State {
+    /// Waits until so many commands more were run.
+    fn pass(&self, commands: u64) {
+        let end = self.commands.load(Ordering::Relaxed) + commands;
+        wait_until("the load has run", || {
+            assert!(!self.has_failed.load(Ordering::Relaxed), "the load failed");
+            self.commands.load(Ordering::Relaxed) >= end
+        });
+    }
+}
+
+/// All kinds attach while it is written, one after the other, and end equal.
+fn attach_under_load(shards: usize, with_big_values: bool) {
+    let braid = start(master(shards));
+    if with_big_values {
+        fill(&braid);
+    }
+    let replicas = KINDS.map(|kind| kind.start().expect("the peer starts"));
+    let state = State::default();
+    let probe =
+        Probe::start(connect(&braid), cmd!["GET", "here"], Duration::from_millis(1)).expect("a probe");
+    thread::scope(|scope| {
+        let load = Load::start(scope, &braid, shards, &state);
+        state.pass(enough() / 5);
+        for replica in &replicas {
+            follow(replica, braid.port());
+            state.pass(enough() / 5);
+        }
+        for replica in &replicas {
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        state.pass(enough() / 2);
+        load.stop();
+    });
+    println!("{shards} shards, {} commands", state.commands.load(Ordering::Relaxed));
+    report("snapshots", probe);
+    for replica in &replicas {
+        assert_equal(&braid, replica);
+    }
+    let mut client = connect(&braid);
+    assert_eq!(number(&mut client, "stats", "sync_full"), 3);
+    assert_eq!(number(&mut client, "replication", "connected_slaves"), 3);
+}
+
+#[test]
+fn law5_stock_replicas_attach_under_load_to_one_shard() {
+    attach_under_load(1, false);
+}
+
+#[test]
+fn law5_stock_replicas_attach_under_load_to_two_shards() {
+    attach_under_load(2, false);
+}
+
+#[test]
+fn law5_stock_replicas_attach_under_load_to_three_shards_with_big_values() {
+    attach_under_load(3, true);
+}
+
+#[test]
+fn law5_stock_replicas_attach_under_load_to_seven_shards() {
+    attach_under_load(7, false);
+}
+
+#[test]
+fn law5_an_empty_dataset_replaces_what_a_replica_had() {
+    let braid = start(master(2));
+    let replica = Kind::Redis8.start().expect("the peer starts");
+    call(&mut connect(&replica), &["SET", "old", "1"]);
+    follow(&replica, braid.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert!(Dataset::read(&mut connect(&replica)).expect("is read").is_empty());
+    assert_equal(&braid, &replica);
+}
+
+/// Items that touch keys with this prefix: each must touch all of them, and be one piece.
+fn assert_whole(items: &[Item], prefix: &str, keys: usize) {
+    let mut seen = 0;
+    for item in items {
+        let touched: Vec<&Vec<u8>> =
+            item.commands.iter().flatten().filter(|word| word.starts_with(prefix.as_bytes())).collect();
+        if touched.is_empty() {
+            continue;
+        }
+        let distinct: BTreeSet<_> = touched.iter().collect();
+        assert_eq!((touched.len(), distinct.len()), (keys, keys), "a part of a transaction: {item:?}");
+        assert!(item.is_block || item.commands.len() == 1, "{item:?}");
+        let values: BTreeSet<_> =
+            item.commands.iter().flat_map(|command| command[1..].chunks(2).map(|pair| &pair[1])).collect();
+        assert_eq!(values.len(), 1, "a mix of transactions: {item:?}");
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} of {prefix} were seen");
+}
+
+#[test]
+fn law3_and_4_transactions_are_one_block_each_and_offsets_are_exact() {
+    for shards in [1, 3, 7] {
+        let braid = start(master(shards));
+        let state = State::default();
+        let mut fake = None;
+        let mut items = Vec::new();
+        thread::scope(|scope| {
+            let load = Load::start(scope, &braid, shards, &state);
+            state.pass(500);
+            let reader = scope.spawn(|| {
+                let mut fake = Fake::attach(&braid).expect("attaches");
+                fake.ack().expect("is heard");
+                let items = fake.items_until_set("end").expect("the stream goes on");
+                (fake, items)
+            });
+            state.pass(enough());
+            load.stop();
+            call(&mut connect(&braid), &["SET", "end", "1"]);
+            let (read, all) = reader.join().expect("the reader succeeds");
+            (fake, items) = (Some(read), all);
+        });
+        let mut fake = fake.expect("set above");
+        assert!(fake.rdb.starts_with(b"REDIS0010"));
+        let keys = shards.max(2);
+        assert_whole(&items, "tx:", keys);
+        assert_whole(&items, "mtx:", keys);
+        assert!(items.iter().any(|item| item.db == 15), "databases are selected");
+        let mut client = connect(&braid);
+        // Expiries go on while nobody writes.
+        let bytes = |fake: &mut Fake, client: &mut Client| {
+            let end = number(client, "replication", "master_repl_offset");
+            while fake.offset < end {
+                fake.command().expect("the stream goes on");
+            }
+            fake.offset == number(client, "replication", "master_repl_offset")
+        };
+        wait_until("all bytes are accounted for", || bytes(&mut fake, &mut client));
+        fake.ack().expect("is heard");
+        let acked = fake.offset.to_string();
+        wait_until("ROLE and INFO show the acknowledgement", || {
+            let role = call(&mut client, &["ROLE"]);
+            let role = role.items().expect("an array");
+            let replicas = role[2].items().expect("an array");
+            let line = first_replica(&mut client);
+            replicas.len() == 1
+                && replicas[0].items().is_some_and(|entry| entry[1] == "7777" && entry[2] == acked.as_str())
+                && line.contains(&format!("port=7777,state=online,offset={acked},"))
+        });
+        assert_eq!(field(&mut client, "replication", "master_replid"), fake.id);
+        println!("{shards} shards: {} items, {} bytes of stream", items.len(), fake.offset);
+    }
+}
+
+/// Redis 8.2 forgets its master, whoever that is, if the link breaks while much is on its way. See
+/// [`a_quiet_link_that_breaks_is_resumed`] for it.
+const RESUMING: [Kind; 2] = [Kind::Redis7, Kind::Valkey];
+
+#[test]
+fn law4_a_link_cut_at_any_byte_is_resumed_without_loss_or_repetition() {
+    let shards = 3;
+    let braid = start(master(shards));
+    let mut rng = fastrand::Rng::with_seed(number_from_env("BRAID_REPLICATION_SEED", 1));
+    let replicas = RESUMING.map(|kind| kind.start().expect("the peer starts"));
+    let proxies = [(); RESUMING.len()].map(|()| Proxy::start(braid.addr()).expect("a proxy"));
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &braid, shards, &state);
+        for (replica, proxy) in replicas.iter().zip(&proxies) {
+            follow(replica, proxy.port());
+        }
+        for replica in &replicas {
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        for proxy in &proxies {
+            // Some within the handshake, the others somewhere in the stream.
+            let budgets = (0..12).map(|n| if n == 5 { rng.u64(1..60) } else { rng.u64(100..60_000) });
+            proxy.break_after(budgets.collect::<Vec<_>>());
+            proxy.break_all();
+        }
+        wait_until("all links were cut", || proxies.iter().all(|proxy| proxy.broken() >= 12));
+        state.pass(1000);
+        load.stop();
+    });
+    for replica in &replicas {
+        wait_until("the replica is linked", || is_linked(replica));
+        assert_equal(&braid, replica);
+    }
+    let mut client = connect(&braid);
+    let partial = number(&mut client, "stats", "sync_partial_ok");
+    println!("{partial} partial resyncs");
+    assert_eq!(
+        number(&mut client, "stats", "sync_full"),
+        RESUMING.len() as u64,
+        "no cut may cost a full sync"
+    );
+    assert_eq!(number(&mut client, "stats", "sync_partial_err"), RESUMING.len() as u64, "the first attempts");
+    assert!(partial >= 8 * RESUMING.len() as u64, "{partial} partial resyncs");
+}
+
+#[test]
+fn a_quiet_link_that_breaks_is_resumed() {
+    let braid = start(master(2));
+    let mut client = connect(&braid);
+    let proxies = [(); 3].map(|()| Proxy::start(braid.addr()).expect("a proxy"));
+    let replicas = KINDS.map(|kind| kind.start().expect("the peer starts"));
+    for (replica, proxy) in replicas.iter().zip(&proxies) {
+        follow(replica, proxy.port());
+        assert_equal(&braid, replica);
+    }
+    for round in 1..=3 {
+        proxies.iter().for_each(Proxy::break_all);
+        call(&mut client, &cmd!["SET", "round", round]);
+        for replica in &replicas {
+            assert_equal(&braid, replica);
+        }
+        assert_eq!(number(&mut client, "stats", "sync_partial_ok"), 3 * round);
+    }
+    assert_eq!(number(&mut client, "stats", "sync_full"), 3);
+}
+
+#[test]
+fn law4_a_fake_replica_that_resumes_anywhere_reads_the_same_bytes() {
+    let braid = start(master(3));
+    let mut client = connect(&braid);
+    let mut first = Fake::attach(&braid).expect("attaches");
+    first.ack().expect("is heard");
+    let start_offset = first.offset;
+    for n in 0..200 {
+        call(&mut client, &cmd!["SET", format!("key:{n}"), n]);
+    }
+    let end = number(&mut client, "replication", "master_repl_offset");
+    let all = first.client.receive_exact((end - start_offset) as usize).expect("the stream");
+    for at in [start_offset, start_offset + 1, (start_offset + end) / 2, end - 1, end] {
+        let mut again = Fake::ask(connect(&braid), &first.id, at as i64 + 1).expect("asks");
+        assert_eq!(again.line().expect("an answer"), format!("+CONTINUE {}", first.id));
+        let rest = again.client.receive_exact((end - at) as usize).expect("the stream");
+        assert_eq!(rest, all[(at - start_offset) as usize..]);
+    }
+    // Neither the future nor another history.
+    for (id, at) in [(first.id.clone(), end + 2), ("0".repeat(40), end)] {
+        let mut other = Fake::ask(connect(&braid), &id, at as i64).expect("asks");
+        assert_eq!(other.full_resync().expect("an answer").0, first.id);
+    }
+}
+
+#[test]
+fn a_replica_that_was_away_for_longer_than_the_backlog_gets_a_full_sync() {
+    let braid =
+        start(braid_builder(2).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "16kb"]));
+    let replica = Kind::Valkey.start().expect("the peer starts");
+    let proxy = Proxy::start(braid.addr()).expect("a proxy");
+    follow(&replica, proxy.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_equal(&braid, &replica);
+    replica.stop().expect("is stopped");
+    proxy.break_all();
+    let mut client = connect(&braid);
+    wait_until("its link is gone", || number(&mut client, "replication", "connected_slaves") == 0);
+    for n in 0..50 {
+        call(&mut client, &cmd!["SET", n, "x".repeat(1000)]);
+    }
+    replica.cont().expect("goes on");
+    assert_equal(&braid, &replica);
+    assert_eq!(number(&mut client, "stats", "sync_full"), 2);
+    assert!(number(&mut client, "replication", "repl_backlog_histlen") <= 16 << 10);
+}
+
+#[test]
+fn law6_replicas_die_freeze_come_back_and_have_replicas_of_their_own() {
+    let shards = 3;
+    let braid = start(master(shards));
+    let mut dying = Kind::Redis7.start().expect("the peer starts");
+    let freezing = Kind::Valkey.start().expect("the peer starts");
+    let below = Kind::Redis8.start().expect("the peer starts");
+    let chained = Kind::Redis8.start().expect("the peer starts");
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &braid, shards, &state);
+        for replica in [&dying, &freezing, &chained] {
+            follow(replica, braid.port());
+        }
+        follow(&below, chained.port());
+        for replica in [&dying, &freezing, &chained, &below] {
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        freezing.stop().expect("is stopped");
+        dying.kill().expect("is killed");
+        state.pass(enough());
+        let replica_of = format!("127.0.0.1 {}", braid.port());
+        dying.set_args(["--replicaof", &replica_of]);
+        dying.restart().expect("starts again");
+        freezing.cont().expect("goes on");
+        state.pass(enough() / 5);
+        load.stop();
+    });
+    for replica in [&dying, &freezing, &chained, &below] {
+        wait_until("the replica is linked", || is_linked(replica));
+        assert_equal(&braid, replica);
+    }
+    let mut client = connect(&braid);
+    // The one that was killed had kept its snapshot in a file and goes on from there.
+    assert_eq!(number(&mut client, "stats", "sync_full"), 3);
+    assert_eq!(number(&mut client, "stats", "sync_partial_ok"), 1);
+    // The same history, byte for byte, all the way down.
+    assert_eq!(
+        field(&mut connect(&below), "replication", "master_replid"),
+        field(&mut client, "replication", "master_replid")
+    );
+}
+
+#[test]
+fn a_connection_of_any_shard_becomes_a_replica_with_what_it_said_before() {
+    let shards = 7;
+    let braid = start(master(shards));
+    let keys = key_per_shard("key", shards);
+    let mut client = connect(&braid);
+    let mut fakes: Vec<Fake> = (0..2 * shards)
+        .map(|n| {
+            let mut connection = connect(&braid);
+            // Something was done here before, and another database is selected.
+            call(&mut connection, &cmd!["SELECT", 3]);
+            call(&mut connection, &cmd!["SET", &keys[n % shards], n]);
+            let mut fake = Fake::ask(connection, "?", -1).expect("asks");
+            (fake.id, fake.offset) = fake.full_resync().expect("an answer");
+            fake.read_snapshot().expect("a snapshot");
+            fake.ack().expect("is heard");
+            fake
+        })
+        .collect();
+    let online = |client: &mut Client| {
+        let lines = client.info("replication").expect("INFO");
+        lines
+            .iter()
+            .filter(|(name, line)| name.starts_with("slave") && line.contains("port=7777,state=online"))
+            .count()
+    };
+    wait_until("all are replicas", || online(&mut client) == 2 * shards);
+    call(&mut client, &["SET", "end", "1"]);
+    for fake in &mut fakes {
+        let items = fake.items_until_set("end").expect("the stream");
+        assert_eq!(items.last().expect("the end").db, 0);
+    }
+    let clients = field(&mut client, "clients", "connected_clients");
+    drop(fakes);
+    wait_until("all are gone", || number(&mut client, "replication", "connected_slaves") == 0);
+    println!("{clients} clients with {} replicas", 2 * shards);
+    wait_until("none is counted", || number(&mut client, "clients", "connected_clients") == 1);
+}
+
+#[test]
+fn a_master_with_a_password_serves_replicas_that_know_it() {
+    let braid = start(master(3).args(["--requirepass", "secret"]));
+    let mut fake = Fake { client: connect(&braid), id: String::new(), offset: 0, rdb: Vec::new() };
+    fake.client.send(&["PSYNC", "?", "-1"]).expect("asks");
+    assert!(fake.line().expect("an answer").starts_with("-NOAUTH"));
+    let mut client = connect(&braid);
+    call(&mut client, &["AUTH", "secret"]);
+    for kind in KINDS {
+        let replica = start(Peer::builder(kind).args(["--masterauth", "secret"]));
+        follow(&replica, braid.port());
+        wait_until("the replica is linked", || is_linked(&replica));
+        assert_clients_equal(&mut client, &mut connect(&replica));
+    }
+}
+
+#[test]
+fn law8_a_replica_frozen_in_the_midst_of_its_snapshot_costs_no_memory_and_stalls_nobody() {
+    const VALUES: usize = 1200;
+    let braid = start(master(2));
+    let mut client = connect(&braid);
+    let mut rng = fastrand::Rng::with_seed(3);
+    for n in 0..VALUES {
+        let value: Vec<u8> = (0..100_000).map(|_| rng.u8(..)).collect();
+        call(&mut client, &cmd!["SET", format!("value:{n}"), value]);
+    }
+    let replica = Kind::Redis8.start().expect("the peer starts");
+    let before_bytes = braid.usage().expect("it runs").rss_bytes;
+    let probe =
+        || Probe::start(connect(&braid), cmd!["GET", "here"], Duration::from_millis(1)).expect("a probe");
+    let attaching = probe();
+    follow(&replica, braid.port());
+    wait_until("the snapshot is on its way", || first_replica(&mut client).contains("send_bulk"));
+    replica.stop().expect("is stopped");
+    report("attaching", attaching);
+    let frozen = probe();
+    for n in 0..2000 {
+        call(&mut client, &cmd!["SET", format!("small:{}", n % 100), n]);
+    }
+    let grown_bytes = braid.usage().expect("it runs").rss_bytes.saturating_sub(before_bytes);
+    assert!(first_replica(&mut client).contains("send_bulk"), "frozen in the midst");
+    report("frozen", frozen);
+    let thawed = probe();
+    replica.cont().expect("goes on");
+    wait_until("the replica is linked", || is_linked(&replica));
+    report("thawed", thawed);
+    assert_equal(&braid, &replica);
+    println!("{} MB grown while frozen", grown_bytes >> 20);
+    assert!(grown_bytes < 60 << 20, "{grown_bytes} bytes for a dataset of 120 MB");
+}
+
+#[test]
+fn a_master_pings_and_times_out_replicas_however_often_it_is_woken() {
+    let braid = start(master(2).args(["--repl-ping-replica-period", "1", "--repl-timeout", "3"]));
+    let mut fake = Fake::attach(&braid).expect("attaches");
+    fake.ack().expect("is heard");
+    fake.client.set_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    // Each acknowledgement wakes the home shard; so does an empty line, which also keeps the link alive.
+    let (mut pings, mut rounds) = (0, 0);
+    while pings < 5 {
+        match fake.command() {
+            Ok(words) => pings += usize::from(words == [b"PING"]),
+            Err(error) => assert!(!is_closed(&error), "closed though it spoke"),
+        }
+        fake.client.send_raw(b"\r\n").expect("is heard");
+        rounds += 1;
+        assert!(rounds < 300, "{pings} pings in half a minute");
+    }
+    assert!(pings * 4 < rounds, "pings follow each other too fast");
+    // Silent from now on.
+    fake.client.set_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    fake.client.wait_closed().expect("a silent replica is closed");
+}
+
+#[test]
+fn what_would_break_the_stream_is_refused() {
+    let braid = start(master(3));
+    for _ in 0..3 {
+        // Replies that were not sent yet would come after the snapshot's header, or never.
+        let mut client = connect(&braid);
+        client.send_raw(b"PING\r\nPSYNC ? -1\r\n").expect("is sent");
+        assert_eq!(client.receive().expect("a reply"), "PONG");
+        let refused = client.receive().expect("a reply");
+        assert_eq!(refused, "ERR SYNC and PSYNC are invalid with pending output");
+        // A command with an answer in the midst of the stream.
+        let mut fake = Fake::attach(&braid).expect("attaches");
+        fake.ack().expect("is heard");
+        fake.client.send(&["PING"]).expect("is sent");
+        assert!(is_closed(&fake.command().expect_err("closed")));
+    }
+    let mut client = connect(&braid);
+    wait_until("none is left", || number(&mut client, "replication", "connected_slaves") == 0);
+}
