@@ -43,13 +43,13 @@ pub enum Msg {
         conn: ConnId,
         flags: RunFlags,
         watcher: Option<WatcherId>,
-        bytes: Range<u32>,
-        shared: Range<u32>,
+        bytes: Range<usize>,
+        shared: Range<usize>,
     },
     /// The answer to a run or to a transaction.
     Reply {
         conn: ConnId,
-        bytes: Range<u32>,
+        bytes: Range<usize>,
         pieces: Vec<(usize, Bytes)>,
     },
     /// Forget what a connection watches here.

@@ -435,9 +435,9 @@ impl Shard {
     ) {
         assert_ne!(to, self.id, "own commands run at once");
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let start = (arena.len() as u32, shared.len() as u32);
+        let start = (arena.len(), shared.len());
         unit::encode(arena, shared, id, db, args);
-        let end = (arena.len() as u32, shared.len() as u32);
+        let end = (arena.len(), shared.len());
         match msgs.last_mut() {
             Some(Msg::Run { conn: last, bytes, shared, flags: RunFlags { atomic: false, .. }, .. })
                 if *last == conn && !flags.atomic && bytes.end == start.0 =>
@@ -464,11 +464,11 @@ impl Shard {
         assert_ne!(to, self.id, "own commands run at once");
         let flags = RunFlags { atomic: true, ..flags };
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let (start, shared_start) = (arena.len() as u32, shared.len() as u32);
+        let (start, shared_start) = (arena.len(), shared.len());
         for command in unit.commands() {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
-        let (bytes, shared) = (start..arena.len() as u32, shared_start..shared.len() as u32);
+        let (bytes, shared) = (start..arena.len(), shared_start..shared.len());
         self.unanswered += 1;
         msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
     }
@@ -525,7 +525,7 @@ impl Shard {
         /// Runs whose keys are fetched ahead at a time.
         const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
-        let runs: SmallVec<[Range<u32>; 64]> = msgs
+        let runs: SmallVec<[Range<usize>; 64]> = msgs
             .iter()
             .filter_map(|message| match message {
                 Msg::Run { bytes, .. } => Some(bytes.clone()),
@@ -537,22 +537,20 @@ impl Shard {
             if matches!(message, Msg::Run { .. }) {
                 if run % AHEAD == 0 {
                     let ahead = &runs[run..runs.len().min(run + AHEAD)];
-                    let keys = ahead.iter().flat_map(|range| {
-                        unit::likely_keys(&parcel.arena[range.start as usize..range.end as usize])
-                    });
+                    let keys = ahead.iter().flat_map(|range| unit::likely_keys(&parcel.arena[range.clone()]));
                     self.prefetch(0, keys);
                 }
                 run += 1;
             }
             match message {
                 Msg::Run { conn, flags, watcher, bytes, shared } => {
-                    let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];
-                    let shared = &parcel.shared[shared.start as usize..shared.end as usize];
+                    let bytes = &parcel.arena[bytes];
+                    let shared = &parcel.shared[shared];
                     self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
                 }
                 Msg::Reply { conn, bytes, pieces } => {
                     self.unanswered -= 1;
-                    host.reply(conn, &parcel.arena[bytes.start as usize..bytes.end as usize], pieces);
+                    host.reply(conn, &parcel.arena[bytes], pieces);
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
                 Msg::Tx(message) => self.receive_tx(from, *message, host),
@@ -594,7 +592,7 @@ impl Shard {
             let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
             let back = &mut self.outgoing[usize::from(from)];
             back.arena = out.buf;
-            back.msgs.push(Msg::Reply { conn, bytes: start as u32..end as u32, pieces });
+            back.msgs.push(Msg::Reply { conn, bytes: start..end, pieces });
             return;
         }
         let mut done = Reply::new(flags.resp3);
@@ -634,9 +632,9 @@ impl Shard {
             return host.reply(conn, &reply.buf, reply.pieces);
         }
         let back = &mut self.outgoing[usize::from(to)];
-        let start = back.arena.len() as u32;
+        let start = back.arena.len();
         back.arena.extend_from_slice(&reply.buf);
-        let bytes = start..back.arena.len() as u32;
+        let bytes = start..back.arena.len();
         back.msgs.push(Msg::Reply { conn, bytes, pieces: reply.pieces });
     }
 
