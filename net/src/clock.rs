@@ -45,7 +45,7 @@ impl Clock {
         match self.tsc {
             Some((first, scale)) => {
                 let ticks = tsc::read().wrapping_sub(first);
-                (u128::from(ticks) * u128::from(scale) >> 32) as u64
+                ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
             }
             None => self.start.elapsed().as_nanos() as u64,
         }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-const SHARDS: [usize; 3] = [1, 3, 7];
+const SHARDS: [usize; 3] = [1, 3, 5];
 /// No scan of these few keys needs more calls.
 const CALLS_MAX: usize = 1_000_000;
 

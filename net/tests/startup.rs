@@ -261,8 +261,9 @@ fn in_the_background_the_server_serves_and_ends_when_told() {
         Ok(!pidfile.exists() && Client::connect(&address).is_err())
     })
     .unwrap();
-    let log = std::fs::read_to_string(&logfile).unwrap();
-    assert!(log.contains("Ready to accept connections tcp") && log.contains("bye bye"), "{log}");
+    let log = || std::fs::read_to_string(&logfile).unwrap_or_default();
+    wait::until("the last line is logged", PATIENCE, || Ok(log().contains("bye bye"))).unwrap();
+    assert!(log().contains("Ready to accept connections tcp"), "{}", log());
 }
 
 #[test]

@@ -28,7 +28,7 @@ const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
 const TICK_MS: u64 = 1000;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
-const EARLY_TICKETS_MAX: usize = 1 << 20;
+const EARLY_TICKETS_MAX: usize = 1 << 24;
 
 /// What the configuration says about replication.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,8 @@ pub mod pipeline;
 pub mod shard;
 pub mod slots;
 pub mod stats;
+#[cfg(test)]
+mod testing;
 pub mod tx;
 pub mod unit;
 pub mod walk;

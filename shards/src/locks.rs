@@ -130,7 +130,10 @@ mod tests {
         assert!(claim(&["e"]).conflicts_with(&claim(&["a", "b", "e"])));
         assert!(!claim(&["a", "c"]).conflicts_with(&claim(&["b", "d"])));
         assert!(!claim(&[]).conflicts_with(&claim(&["b"])));
-        assert!(Claim::Everything.conflicts_with(&claim(&["b"])) && claim(&["b"]).conflicts_with(&Claim::Everything));
+        assert!(
+            Claim::Everything.conflicts_with(&claim(&["b"]))
+                && claim(&["b"]).conflicts_with(&Claim::Everything)
+        );
     }
 
     #[test]

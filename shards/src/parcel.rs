@@ -43,13 +43,13 @@ pub enum Msg {
         conn: ConnId,
         flags: RunFlags,
         watcher: Option<WatcherId>,
-        bytes: Range<u32>,
-        shared: Range<u32>,
+        bytes: Range<usize>,
+        shared: Range<usize>,
     },
     /// The answer to a run or to a transaction.
     Reply {
         conn: ConnId,
-        bytes: Range<u32>,
+        bytes: Range<usize>,
         pieces: Vec<(usize, Bytes)>,
     },
     /// Forget what a connection watches here.
@@ -74,13 +74,14 @@ pub enum TxMsg {
         claim: Claim,
         watcher: Option<WatcherId>,
     },
-    /// Owner to coordinator. `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]).
+    /// Owner to coordinator. `watch_until_ms`: until when the watch holds over the owner's slice; None: it does not.
+    /// `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]).
     Grant {
         stream: bool,
         token: u64,
         id: TxId,
         loan: Loan,
-        watch_dirty: bool,
+        watch_until_ms: Option<u64>,
     },
     Refuse {
         token: u64,

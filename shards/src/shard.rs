@@ -118,7 +118,10 @@ pub struct Shard {
     pub(crate) scratch: Option<Box<Keyspace>>,
     pub(crate) locks: Locks,
     pub(crate) waiting: VecDeque<Waiting>,
+    // Parcels travel as boxes, and come back to the pool as such.
+    #[allow(clippy::vec_box)]
     outgoing: Vec<Box<Parcel>>,
+    #[allow(clippy::vec_box)]
     pool: Vec<Box<Parcel>>,
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
@@ -133,8 +136,12 @@ pub struct Shard {
     home: ShardId,
     /// A snapshot was given up while the slice was on loan.
     pub(crate) aborted_snapshot: Option<u64>,
+    /// Runs sent to other shards and not answered yet.
+    unanswered: usize,
     /// This node follows a master.
     pub replica: bool,
+    /// The dataset is to stay as it is: expired keys are not removed in the background.
+    pub holds_expiry: bool,
     /// Read by other threads too.
     pub stats: Arc<CommandStats>,
 }
@@ -166,7 +173,9 @@ impl Shard {
             time: Time::default(),
             home: config.home,
             aborted_snapshot: None,
+            unanswered: 0,
             replica: false,
+            holds_expiry: false,
             stats: Arc::default(),
         }
     }
@@ -190,6 +199,11 @@ impl Shard {
         self.keyspace.as_deref_mut()
     }
 
+    /// Another shard is about to answer: its message is likely to come within microseconds.
+    pub fn awaits_answers(&self) -> bool {
+        self.unanswered > 0 || !self.txs.is_empty()
+    }
+
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
     pub fn is_quiet(&self) -> bool {
         self.locks.is_empty() && self.waiting.is_empty() && self.txs.is_empty()
@@ -207,6 +221,7 @@ impl Shard {
     }
 
     /// Runs a command of this shard's own connection on this shard's keys.
+    #[allow(clippy::too_many_arguments)]
     #[inline]
     pub fn run(
         &mut self,
@@ -407,6 +422,7 @@ impl Shard {
 
     /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
     /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    #[allow(clippy::too_many_arguments)]
     pub fn dispatch(
         &mut self,
         to: ShardId,
@@ -419,9 +435,9 @@ impl Shard {
     ) {
         assert_ne!(to, self.id, "own commands run at once");
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let start = (arena.len() as u32, shared.len() as u32);
+        let start = (arena.len(), shared.len());
         unit::encode(arena, shared, id, db, args);
-        let end = (arena.len() as u32, shared.len() as u32);
+        let end = (arena.len(), shared.len());
         match msgs.last_mut() {
             Some(Msg::Run { conn: last, bytes, shared, flags: RunFlags { atomic: false, .. }, .. })
                 if *last == conn && !flags.atomic && bytes.end == start.0 =>
@@ -429,7 +445,10 @@ impl Shard {
                 bytes.end = end.0;
                 shared.end = end.1;
             }
-            _ => msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 }),
+            _ => {
+                self.unanswered += 1;
+                msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 });
+            }
         }
     }
 
@@ -445,11 +464,12 @@ impl Shard {
         assert_ne!(to, self.id, "own commands run at once");
         let flags = RunFlags { atomic: true, ..flags };
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let (start, shared_start) = (arena.len() as u32, shared.len() as u32);
+        let (start, shared_start) = (arena.len(), shared.len());
         for command in unit.commands() {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
-        let (bytes, shared) = (start..arena.len() as u32, shared_start..shared.len() as u32);
+        let (bytes, shared) = (start..arena.len(), shared_start..shared.len());
+        self.unanswered += 1;
         msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
     }
 
@@ -505,7 +525,7 @@ impl Shard {
         /// Runs whose keys are fetched ahead at a time.
         const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
-        let runs: SmallVec<[Range<u32>; 64]> = msgs
+        let runs: SmallVec<[Range<usize>; 64]> = msgs
             .iter()
             .filter_map(|message| match message {
                 Msg::Run { bytes, .. } => Some(bytes.clone()),
@@ -517,21 +537,20 @@ impl Shard {
             if matches!(message, Msg::Run { .. }) {
                 if run % AHEAD == 0 {
                     let ahead = &runs[run..runs.len().min(run + AHEAD)];
-                    let keys = ahead.iter().flat_map(|range| {
-                        unit::likely_keys(&parcel.arena[range.start as usize..range.end as usize])
-                    });
+                    let keys = ahead.iter().flat_map(|range| unit::likely_keys(&parcel.arena[range.clone()]));
                     self.prefetch(0, keys);
                 }
                 run += 1;
             }
             match message {
                 Msg::Run { conn, flags, watcher, bytes, shared } => {
-                    let bytes = &parcel.arena[bytes.start as usize..bytes.end as usize];
-                    let shared = &parcel.shared[shared.start as usize..shared.end as usize];
+                    let bytes = &parcel.arena[bytes];
+                    let shared = &parcel.shared[shared];
                     self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
                 }
                 Msg::Reply { conn, bytes, pieces } => {
-                    host.reply(conn, &parcel.arena[bytes.start as usize..bytes.end as usize], pieces);
+                    self.unanswered -= 1;
+                    host.reply(conn, &parcel.arena[bytes], pieces);
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
                 Msg::Tx(message) => self.receive_tx(from, *message, host),
@@ -573,7 +592,7 @@ impl Shard {
             let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
             let back = &mut self.outgoing[usize::from(from)];
             back.arena = out.buf;
-            back.msgs.push(Msg::Reply { conn, bytes: start as u32..end as u32, pieces });
+            back.msgs.push(Msg::Reply { conn, bytes: start..end, pieces });
             return;
         }
         let mut done = Reply::new(flags.resp3);
@@ -613,9 +632,9 @@ impl Shard {
             return host.reply(conn, &reply.buf, reply.pieces);
         }
         let back = &mut self.outgoing[usize::from(to)];
-        let start = back.arena.len() as u32;
+        let start = back.arena.len();
         back.arena.extend_from_slice(&reply.buf);
-        let bytes = start..back.arena.len() as u32;
+        let bytes = start..back.arena.len();
         back.msgs.push(Msg::Reply { conn, bytes, pieces: reply.pieces });
     }
 
@@ -623,7 +642,7 @@ impl Shard {
     pub fn background(&mut self, budget: usize) -> bool {
         let Some(keyspace) = &mut self.keyspace else { return false };
         let mut more = keyspace.free_some(budget);
-        if !self.replica && self.locks.is_empty() {
+        if !self.replica && !self.holds_expiry && self.locks.is_empty() {
             more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
         }
         more
@@ -679,3 +698,6 @@ impl Shard {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,8 @@ pub(crate) struct Tx {
     waiting: usize,
     loans: Vec<(ShardId, Loan)>,
     refused: bool,
-    watch_dirty: bool,
+    /// Until when the watch holds; None: it does not.
+    watch_until_ms: Option<u64>,
 }
 
 /// A request for locks that waits at an owner.
@@ -82,7 +83,7 @@ impl Shard {
             waiting: 0,
             loans: Vec::new(),
             refused: false,
-            watch_dirty: false,
+            watch_until_ms: Some(u64::MAX),
         };
         self.ask(self.next_token, tx);
     }
@@ -115,11 +116,12 @@ impl Shard {
             TxMsg::Lock { token, id, claim, watcher } => {
                 self.try_claim(WaitingClaim { from, token, id, claim, watcher });
             }
-            TxMsg::Grant { token, id, loan, watch_dirty, stream } => {
+            TxMsg::Grant { token, id, loan, watch_until_ms, stream } => {
                 let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
                 assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
                 tx.loans.push((from, loan));
-                tx.watch_dirty |= watch_dirty;
+                tx.watch_until_ms =
+                    tx.watch_until_ms.zip(watch_until_ms).map(|(ours, theirs)| ours.min(theirs));
                 // The cut that switched the stream on may have been at the owner and not here yet, where the slice is
                 // still on its way back: whatever runs here from now on comes after it.
                 self.effects.set_enabled(stream);
@@ -154,10 +156,11 @@ impl Shard {
             }
             Verdict::Granted => {
                 let WaitingClaim { from, token, id, claim, watcher } = request;
-                // The watch is judged now: from here to the end nobody else can change what is watched.
+                // The watch is judged now: from here to the end nothing but time can change what is watched.
                 let now_ms = self.time().ms();
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
-                let watch_dirty = watcher.is_some_and(|watcher| keyspace.watch_is_dirty(watcher, now_ms));
+                let watch_until_ms =
+                    watcher.map_or(Some(u64::MAX), |watcher| keyspace.watch_holds_until_ms(watcher, now_ms));
                 let stream = keyspace.stream;
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
@@ -165,7 +168,7 @@ impl Shard {
                         Loan::Keys(keys.into_iter().map(|key| lend(keyspace, key)).collect())
                     }
                 };
-                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_dirty, stream })));
+                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_until_ms, stream })));
             }
         }
     }
@@ -209,10 +212,12 @@ impl Shard {
             for (shard, loan) in tx.loans.drain(..) {
                 self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id: tx.id, loan })));
             }
-            tx.watch_dirty = false;
+            tx.watch_until_ms = Some(u64::MAX);
             return self.ask(token, tx);
         }
-        let Tx { id, loans, work, watch_dirty, watcher, .. } = tx;
+        let Tx { id, loans, work, watch_until_ms, watcher, .. } = tx;
+        // A watched key may have expired since its owner looked.
+        let watch_dirty = watch_until_ms.is_none_or(|until_ms| self.time().ms() > until_ms);
         if let Some(watcher) = watcher {
             // Executed or not, the transaction ends the watch.
             let owners: Vec<ShardId> = loans.iter().map(|(shard, _)| *shard).collect();
@@ -424,3 +429,6 @@ impl Shard {
         self.scratch = Some(scratch);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,10 @@ impl Keyspace {
 
     /// Takes a key out without any effect: it goes on loan, or comes home from one.
     pub fn detach(&mut self, db: u16, key: &[u8]) -> Option<KeyEntry> {
-        let hash = self.hash(key);
+        self.detach_hashed(db, self.hash(key), key)
+    }
+
+    fn detach_hashed(&mut self, db: u16, hash: u64, key: &[u8]) -> Option<KeyEntry> {
         let Self { dbs, snapshot, epoch, .. } = self;
         let db = &mut dbs[usize::from(db)];
         let entry = db.table.remove(hash, key)?;
@@ -151,8 +154,17 @@ impl Keyspace {
 
     /// Takes a key out of every database.
     pub fn detach_all(&mut self, key: &[u8]) -> SmallVec<[(u16, KeyEntry); 1]> {
-        let databases = 0..self.databases() as u16;
-        databases.filter_map(|db| self.detach(db, key).map(|entry| (db, entry))).collect()
+        let hash = self.hash(key);
+        let mut entries = SmallVec::new();
+        for db in 0..self.databases() as u16 {
+            // Most databases are empty.
+            if !self.db(db).table.is_empty()
+                && let Some(entry) = self.detach_hashed(db, hash, key)
+            {
+                entries.push((db, entry));
+            }
+        }
+        entries
     }
 
     /// Takes a key out of every database to lend it to a transaction, which may change it.
@@ -166,6 +178,16 @@ impl Keyspace {
             let found = self.db(db).table.find(self.hash(key), key);
             found.and_then(|entry| entry.expiry_ms()).is_some_and(|at| now_ms > at)
         })
+    }
+
+    /// Until when what `watcher` watches stays as it was, if nobody changes it: the last millisecond at which every key
+    /// that expires still exists. None: something changed already.
+    pub fn watch_holds_until_ms(&self, watcher: WatcherId, now_ms: u64) -> Option<u64> {
+        if self.watch_is_dirty(watcher, now_ms) {
+            return None;
+        }
+        let expiry_ms = |(db, key): (u16, &[u8])| self.db(db).table.find(self.hash(key), key)?.expiry_ms();
+        Some(self.watches.live_keys(watcher).filter_map(expiry_ms).min().unwrap_or(u64::MAX))
     }
 
     /// Puts an entry in without any effect. The key must not exist.

@@ -89,6 +89,12 @@ impl Watches {
         })
     }
 
+    /// What a connection watches here and had not expired when the watch began.
+    pub fn live_keys(&self, id: WatcherId) -> impl Iterator<Item = (u16, &[u8])> {
+        let keys = self.watchers.get(&id).into_iter().flat_map(|watcher| &watcher.keys);
+        keys.filter(|(_, _, expired)| !expired).map(|(db, key, _)| (*db, &**key))
+    }
+
     /// The keys that a connection watches here, of all databases.
     pub fn keys(&self, id: WatcherId) -> impl Iterator<Item = &[u8]> {
         self.watchers.get(&id).into_iter().flat_map(|watcher| watcher.keys.iter().map(|(_, key, _)| &**key))

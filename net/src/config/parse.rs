@@ -283,7 +283,7 @@ mod tests {
         let config = load(
             "# comment\n\n  PORT 7000  \r\nmaxmemory 100mb\nloglevel Warning\nunixsocketperm 770\nrequirepass 'a b'\n\
              daemonize yes\nbind 127.0.0.1 -::1\nsave 900 1\nsave 30 20\nslave-priority 7\nslaveof 10.0.0.1 6380\n\
-             client-output-buffer-limit slave 1mb 2mb 3\nnotify-keyspace-events KEA\nio-threads 4\ntimeout 3\n\
+             client-output-buffer-limit slave 1mb 2mb 3\nio-threads 4\ntimeout 3\n\
              slowlog-log-slower-than -1\noom-score-adj-values 1 2 3",
         )
         .unwrap();
@@ -304,7 +304,6 @@ mod tests {
             ("maxmemory", "104857600"),
             ("io-threads", "4"),
             ("oom-score-adj-values", "1 2 3"),
-            ("notify-keyspace-events", "AKE"),
             ("client-output-buffer-limit", "normal 0 0 0 slave 1048576 2097152 3 pubsub 33554432 8388608 60"),
         ] {
             assert_eq!(table::find(name).unwrap().get(&config), value, "{name}");

@@ -7,6 +7,8 @@ use braid_shards::ConnId;
 
 /// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
 pub const HELD_INPUT_MAX_LEN_BYTES: usize = 256 * 1024;
+/// Replies are held back up to this while further ones of the same pipeline are about to come.
+pub const HELD_OUTPUT_MAX_LEN_BYTES: usize = 16 * 1024;
 /// Replies that wait behind a send under way: beyond this no further command is run for the connection.
 pub const WAITING_OUTPUT_MAX_LEN_BYTES: usize = 256 * 1024;
 
@@ -63,8 +65,14 @@ impl Conn {
         }
     }
 
+    /// Whether so much waits to be sent that nothing more may be run first: even within one tick, a pipeline of short
+    /// requests can ask for gigabytes of replies.
+    pub fn is_full(&self) -> bool {
+        self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
+    }
+
     /// Whether replies pile up because the peer does not read them.
     pub fn is_congested(&self) -> bool {
-        self.sending && self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
+        self.sending && self.is_full()
     }
 }

@@ -2,7 +2,7 @@
 //! [`Host`]: what a shard needs of the layers above while it runs commands.
 
 use super::clients::{Watch, conn_id};
-use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES};
+use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -234,7 +234,9 @@ impl Front {
             let Some(mut conn) = self.take_conn(token) else { continue };
             conn.listed = false;
             self.limit_output(&mut conn);
-            if !conn.sending {
+            // The replies of a pipeline leave together: what another shard is about to answer comes within microseconds.
+            let more_comes = conn.waiting && conn.out.len_bytes() < HELD_OUTPUT_MAX_LEN_BYTES;
+            if !conn.sending && !more_comes {
                 self.send(&mut conn);
             }
             self.put_conn(conn);
@@ -287,7 +289,9 @@ impl Front {
     /// Stops reading from a connection that sends more than it is served, or does not read its replies; and resumes.
     pub fn limit_input(&mut self, conn: &mut Conn) {
         let held = conn.input.len() + conn.parser.held_bytes();
-        let stop = conn.is_congested() || (conn.waiting && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
+        // An answer or the end of a send is on its way in each case, and brings us here again.
+        let busy = conn.waiting || conn.sending || conn.is_full();
+        let stop = conn.is_congested() || (busy && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
         if stop != conn.paused && !conn.eof {
             conn.paused = stop;
             if stop { self.ring.pause_recv(conn.token) } else { self.ring.start_recv(conn.token) }

@@ -32,10 +32,14 @@ use std::time::{Duration, Instant};
 
 /// Rounds between two yields to the executor's other tasks.
 const ROUNDS_PER_YIELD: u32 = 64;
+/// Ticks that follow each other without a look at the sockets, while other shards keep sending.
+const TICKS_PER_ROUND: u32 = 16;
 /// Keys that one slice of background work looks at: some tens of microseconds.
 const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
+/// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
+const ANSWER_PATIENCE: Duration = Duration::from_micros(5);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -47,6 +51,10 @@ pub struct Engine {
     turn: usize,
     config_version: u64,
     /// Emptied batches, for reuse.
+    #[expect(
+        clippy::vec_box,
+        reason = "they move between here and the connections, which hold one only while in need"
+    )]
     spare: Vec<Box<Batch>>,
     next_sweep: Instant,
     /// Of the listening sockets, those of TCP.
@@ -98,6 +106,7 @@ impl Engine {
     /// Those of the ring as a whole: none is expected, and none is recoverable.
     pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
         let mut rounds = 0;
+        let mut last_worked = Instant::now();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
             rounds += 1;
@@ -105,6 +114,14 @@ impl Engine {
                 glommio::executor().yield_task_queue_now().await;
             }
             if worked || self.shard.has_outgoing() {
+                last_worked = self.front.now;
+                continue;
+            }
+            let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
+            let patience =
+                if self.shard.awaits_answers() { busy_poll.max(ANSWER_PATIENCE) } else { busy_poll };
+            if self.front.now.duration_since(last_worked) < patience {
+                std::hint::spin_loop();
                 continue;
             }
             let deadline = self.sleep_deadline();
@@ -134,6 +151,32 @@ impl Engine {
         while let Some(event) = self.front.ring.next() {
             self.handle(event);
         }
+        // Messages between shards are worth several ticks for one visit to the sockets: a pipeline crosses between shards
+        // many times for every time that it is received and sent.
+        for turn in 0..TICKS_PER_ROUND {
+            let received = self.receive_parcels();
+            if turn == 0 {
+                worked |= self.background();
+                worked |= self.replicate();
+                worked |= self.watch_clients();
+            }
+            self.publish();
+            self.shard.end_tick(&mut self.mailboxes, &mut self.front);
+            self.mailboxes.wake();
+            worked |= received;
+            if self.mailboxes.is_empty() {
+                break;
+            }
+        }
+        // The tickets are taken: what these ticks did may be seen now.
+        self.front.flush();
+        self.front.feed_replicas();
+        Ok(worked)
+    }
+
+    /// Takes what other shards sent, and goes on with the connections that were answered.
+    fn receive_parcels(&mut self) -> bool {
+        let mut worked = false;
         while let Some((from, parcel)) = self.mailboxes.receive(&mut self.turn) {
             worked = true;
             // What a client changed before it sent this must hold for it.
@@ -148,16 +191,7 @@ impl Engine {
             self.resume(conn);
             self.shard.settle(&mut self.front);
         }
-        worked |= self.background();
-        worked |= self.replicate();
-        worked |= self.watch_clients();
-        self.publish();
-        self.shard.end_tick(&mut self.mailboxes, &mut self.front);
-        // The ticket is taken: what this tick did may be seen now.
-        self.front.flush();
-        self.front.feed_replicas();
-        self.mailboxes.wake();
-        Ok(worked)
+        worked
     }
 
     fn background(&mut self) -> bool {
@@ -165,6 +199,7 @@ impl Engine {
         if !has_trash && self.front.now < self.next_sweep {
             return false;
         }
+        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
         let more = self.shard.background(BACKGROUND_SLICE);
         let took_ns = self.front.clock.now_ns() - start_ns;
@@ -251,9 +286,9 @@ impl Engine {
         self.front.heard(&conn.session);
         let fed = conn.parser.feed_big(data);
         let data = &data[fed..];
-        if conn.waiting || !conn.input.is_empty() || conn.is_congested() {
+        if conn.waiting || !conn.input.is_empty() || conn.is_full() {
             conn.input.extend_from_slice(data);
-            if !conn.waiting && !conn.is_congested() {
+            if !conn.waiting && !conn.is_full() {
                 self.consume_held(&mut conn);
             }
         } else {
@@ -304,11 +339,14 @@ impl Engine {
             }
             self.front.list(&mut conn);
         }
-        if !conn.waiting && !conn.is_congested() {
+        if conn.is_full() {
+            // What was answered goes first; the end of the send brings us here again.
+            self.front.list(&mut conn);
+        } else if !conn.waiting {
             self.consume_held(&mut conn);
         }
-        // Nothing follows and nothing is on its way: a half-closed connection has been served.
-        if conn.eof && !conn.waiting && !conn.sending && conn.input.is_empty() {
+        // Nothing follows, and what is left is no command: a half-closed connection has been served.
+        if conn.eof && !conn.waiting && !conn.is_full() {
             conn.closing = true;
             self.front.list(&mut conn);
         }
@@ -356,7 +394,7 @@ impl Engine {
                     Flow::Close => conn.closing = true,
                 }
                 batch.advance();
-                if conn.waiting || conn.closing || conn.is_congested() {
+                if conn.waiting || conn.closing || conn.is_full() {
                     break 'batches;
                 }
             }
@@ -397,11 +435,14 @@ impl Engine {
         }
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
-        // A half-closed connection still gets the answers to what it sent.
-        if !conn.waiting && !conn.sending && conn.out.is_empty() {
+        // A half-closed connection still gets the answers to what it sent, of which some may not have been run yet.
+        if conn.waiting || (!conn.input.is_empty() && (conn.sending || conn.is_full())) {
+            return;
+        }
+        if !conn.sending && conn.out.is_empty() {
             self.close(token);
         } else {
-            conn.closing |= !conn.waiting;
+            conn.closing = true;
         }
     }
 

@@ -60,7 +60,7 @@ pub fn rules(config: &Config) -> Rules {
         limits: ReaderLimits {
             hard_bytes: replica.hard_bytes,
             soft_bytes: replica.soft_bytes,
-            soft_ms: u64::from(replica.soft_seconds) * 1000,
+            soft_ms: replica.soft_seconds * 1000,
         },
         compress: config.rdbcompression,
         checksum: config.rdbchecksum,

@@ -24,6 +24,9 @@ pub enum Flow {
     Close,
 }
 
+/// A command with the id of its container.
+type Found = (CommandId, &'static Command);
+
 impl Engine {
     /// Runs or sends one parsed command. `pipeline`: what earlier commands of this batch opened.
     pub(crate) fn command(&mut self, conn: &mut Conn, args: Args<'_>, pipeline: &mut Pipeline) -> Flow {
@@ -76,11 +79,7 @@ impl Engine {
     }
 
     /// Everything that can be said of a command before it runs.
-    fn check(
-        &mut self,
-        conn: &Conn,
-        args: Args<'_>,
-    ) -> Result<(CommandId, &'static Command), (Option<(CommandId, &'static Command)>, Error)> {
+    fn check(&mut self, conn: &Conn, args: Args<'_>) -> Result<Found, (Option<Found>, Error)> {
         let known = registry().find(args[0]).filter(|(_, command)| !command.flags.has(Flags::INTERNAL));
         let Some((id, container)) = known else {
             return Err((None, unknown_command(args)));

@@ -202,7 +202,7 @@ fn server(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("uptime_in_days", uptime_s / 86_400);
     page.field("hz", config.hz);
     page.field("configured_hz", config.hz);
-    page.field("lru_clock", unix_us() / 1_000_000 & 0xff_ffff);
+    page.field("lru_clock", (unix_us() / 1_000_000) & 0xff_ffff);
     page.field("executable", std::env::current_exe().unwrap_or_default().display());
     page.field("config_file", node.config_path.as_deref().unwrap_or(std::path::Path::new("")).display());
     page.field("io_threads_active", 0);
@@ -464,7 +464,7 @@ fn command_stats(page: &mut Page<'_>, call: &Call<'_>) {
 }
 
 fn latency_stats(page: &mut Page<'_>, call: &Call<'_>) {
-    for (slot, totals) in call.front.node.statistics.histograms().histograms() {
+    for (slot, totals) in call.front.node.statistics.commands().histograms() {
         let us = |percentile| totals.percentile_ns(percentile) as f64 / 1000.0;
         page.field(
             &format!("latency_percentiles_usec_{}", slot_name(slot)),

@@ -203,7 +203,7 @@ fn age(seconds: u64) -> String {
 }
 
 fn histogram(call: &mut Call<'_>) {
-    let totals = call.front.node.statistics.histograms();
+    let totals = call.front.node.statistics.commands();
     let wanted = &call.args[2..];
     let is_wanted = |slot: usize| {
         let name = slot_name(slot);

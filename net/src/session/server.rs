@@ -105,7 +105,7 @@ fn braid(rows: i64) -> String {
     const RIGHT: [&str; 4] = ["  \\   / /  ", "   \\ / /   ", "    \\ /    ", "    / \\    "];
     let mut text = String::new();
     for row in 0..rows as usize {
-        let pattern = if row / LEFT.len() % 2 == 0 { LEFT } else { RIGHT };
+        let pattern = if (row / LEFT.len()).is_multiple_of(2) { LEFT } else { RIGHT };
         text.push_str(pattern[row % LEFT.len()].trim_end());
         text.push('\n');
     }

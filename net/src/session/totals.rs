@@ -46,8 +46,6 @@ totals! {
     query_limit_closed,
     output_limit_closed,
     ticks,
-    /// Time that ticks with something to do took, nanoseconds.
-    ticks_ns,
     hits,
     misses,
     expired,
@@ -70,7 +68,6 @@ pub struct ShardPublic {
     pub lazyfree_pending: Counter,
     /// Connections whose commands wait.
     pub blocked_clients: Counter,
-    pub watching_clients: Counter,
     pub watched_keys: Counter,
 }
 
@@ -136,7 +133,6 @@ impl ShardPublic {
 struct Base {
     totals: Totals,
     commands: CommandTotals,
-    histograms: CommandTotals,
 }
 
 /// Readings of what all shards publish.
@@ -186,15 +182,10 @@ impl Statistics {
         self.all_commands().since(&self.base().commands)
     }
 
-    /// As [`Statistics::commands`], with histograms since the last `LATENCY RESET` or `CONFIG RESETSTAT`.
-    pub fn histograms(&self) -> CommandTotals {
-        self.all_commands().since(&self.base().histograms)
-    }
-
     /// `CONFIG RESETSTAT`.
     pub fn reset(&self) {
         let (totals, commands) = (self.all_totals(), self.all_commands());
-        *self.base() = Base { totals, histograms: commands.clone(), commands };
+        *self.base() = Base { totals, commands };
         *self.rates.lock().unwrap_or_else(PoisonError::into_inner) = Rates::default();
     }
 

@@ -157,7 +157,7 @@ impl Engine {
         let Some(mut steps) = conn.session.steps.take() else { return };
         match &mut *steps {
             Steps::Watch(left) => match left.pop() {
-                None => return conn.out.ok(),
+                None => conn.out.ok(),
                 Some((shard, unit)) => {
                     let command = unit.commands().next().expect("one command");
                     conn.session.steps = Some(steps);

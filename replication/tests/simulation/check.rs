@@ -145,8 +145,14 @@ impl Witness {
         (1..=point).rev().find(|at| self.touches(db, keys, *at)).unwrap_or(0)
     }
 
+    /// Whether item `at` touched one of the keys, be it only on the way.
     fn touches(&self, db: u16, keys: &[Vec<u8>], at: usize) -> bool {
-        keys.iter().any(|key| !self.states[at].is_untouched_since(&self.states[at - 1], db, key))
+        let mut state = self.states[at - 1].clone();
+        self.items[at - 1].commands.iter().any(|(command_db, words)| {
+            let before = state.clone();
+            state.run(&mut command_db.clone(), words);
+            keys.iter().any(|key| !state.is_untouched_since(&before, db, key))
+        })
     }
 }
 

@@ -95,6 +95,26 @@ fn law3_atomicity_no_count_is_lost_under_watch() {
     assert!(variable("BRAID_SIM_SEED").is_some() || aborted > 100, "contention: {aborted}");
 }
 
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..100 {
+        let mut runs = [(), ()].map(|()| {
+            let mut world = World::new(seed, Scenario::Mixed);
+            world.run();
+            world
+        });
+        let [first, second] = &mut runs;
+        let moments = |world: &World| -> Vec<_> {
+            world.ops.iter().map(|op| (op.sent, op.replied, op.commands.clone(), op.reply.clone())).collect()
+        };
+        assert_eq!(moments(first), moments(second), "seed {seed}");
+        let sent = |world: &mut World| -> Vec<_> {
+            world.replicas().links.iter().map(|link| link.received.clone()).collect()
+        };
+        assert_eq!(sent(first), sent(second), "seed {seed}");
+    }
+}
+
 /// Readers that saw a number in the queue whose object they then did not find.
 fn count_violations(world: &World) -> usize {
     let mut queue = vec![None; world.ops.len()];

@@ -2,7 +2,7 @@
 
 use crate::model::{Data, State, Value, Words};
 use crate::{DATABASES, stream};
-use braid_core::command::{Args, Segment, Time, registry};
+use braid_core::command::{Args, Outcome, Segment, Time, registry};
 use braid_core::keyspace::Keyspace;
 use braid_core::rdb::{Decoder, Event, Limits, load_value};
 use braid_core::resp::Reply;
@@ -321,11 +321,13 @@ struct Nobody;
 
 impl Host for Nobody {
     fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>) {}
-    fn session(&mut self, _: ConnId, _: u16, _: Args<'_>, _: &mut Reply) {}
+    fn session(&mut self, _: ConnId, _: u16, _: Args<'_>, _: &mut Reply) -> Outcome {
+        Ok(())
+    }
     fn upper(&mut self, _: ShardId, _: Box<dyn Any + Send>) {}
     fn segment(&mut self, _: u64, _: Segment, _: Option<Mark>) {}
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
-    fn monotonic_us(&mut self) -> u64 {
+    fn monotonic_ns(&mut self) -> u64 {
         0
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::model::Words;
 use crate::replicas::{Abort, Replicas};
-use braid_core::command::{Args, Command, CommandId, Handler, Segment, Time, registry};
+use braid_core::command::{Args, Command, CommandId, Handler, Outcome, Segment, Time, registry};
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
@@ -320,11 +320,12 @@ impl Host for Front {
         }
     }
 
-    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) {
+    fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
         let conn = self.conns.iter_mut().find(|other| other.id == conn).expect("a connection");
         assert_eq!(registry().get(id).name, "select");
         conn.db = database(args);
         out.ok();
+        Ok(())
     }
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
@@ -340,7 +341,7 @@ impl Host for Front {
 
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
 
-    fn monotonic_us(&mut self) -> u64 {
-        self.now_us
+    fn monotonic_ns(&mut self) -> u64 {
+        self.now_us * 1000
     }
 }

@@ -173,7 +173,12 @@ impl Client {
                     return (Kind::Unwatch, vec![words("UNWATCH")]);
                 }
                 let name = String::from_utf8(watched[0].clone()).expect("text");
-                return (Kind::Exec, framed(vec![words(&format!("SET {name} v{id}"))]));
+                let mut body = vec![words(&format!("SET {name} v{id}"))];
+                if rng.bool() {
+                    body.insert(0, words(&format!("GET {name}")));
+                    body.push(words(&format!("SET {} v{id}", key(rng.usize(..keys)))));
+                }
+                return (Kind::Exec, framed(body));
             }
             None => {}
         }

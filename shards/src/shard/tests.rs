@@ -1,0 +1,164 @@
+use super::*;
+use crate::testing::{ATOMIC, CONN, Cluster, unit};
+use crate::tx::{Everything, Work};
+
+/// A cluster of three in which shard 2 coordinates `MSET` of a key of shard 0 and one of shard 1, and has borrowed the
+/// former.
+fn borrowed() -> (Cluster, String, String) {
+    let mut cluster = Cluster::new(3);
+    let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+    assert_eq!(cluster.send(2, CONN, &format!("MSET {a} new {b} new")), None);
+    cluster.pass(2, 0);
+    cluster.end_tick(0);
+    (cluster, a, b)
+}
+
+#[test]
+fn law3_a_command_waits_for_a_key_on_loan() {
+    let (mut cluster, a, _) = borrowed();
+    assert_eq!(cluster.send(0, CONN, &format!("GET {a}")), None);
+    let c = cluster.key(0, "c");
+    assert_eq!(cluster.send(0, ConnId(8), &format!("GET {c}")), Some("$-1\r\n".into()));
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["$3\r\nnew\r\n"]);
+}
+
+#[test]
+fn law2_a_run_that_waits_keeps_its_order() {
+    let (mut cluster, a, _) = borrowed();
+    let c = cluster.key(0, "c");
+    for line in [format!("SET {c} 1"), format!("GET {a}"), format!("GET {c}"), format!("SET {c} 2")] {
+        assert_eq!(cluster.send(1, CONN, &line), None);
+    }
+    cluster.pass(1, 0);
+    // What comes before the key on loan took effect, what comes behind did not.
+    assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$1\r\n1\r\n".into()));
+    cluster.rest();
+    assert_eq!(cluster.replies(1), ["+OK\r\n$3\r\nnew\r\n$1\r\n1\r\n+OK\r\n"]);
+    assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$1\r\n2\r\n".into()));
+}
+
+#[test]
+fn law3_a_transaction_of_one_shard_waits_as_a_whole() {
+    let (mut cluster, a, _) = borrowed();
+    let c = cluster.key(0, "c");
+    let commands = unit(&format!("SET {c} 1; GET {a}"));
+    cluster.shards[1].dispatch_atomic(0, CONN, ATOMIC, None, &commands);
+    cluster.pass(1, 0);
+    assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$-1\r\n".into()));
+    cluster.rest();
+    assert_eq!(cluster.replies(1), ["*2\r\n+OK\r\n$3\r\nnew\r\n"]);
+}
+
+#[test]
+fn law3_everything_on_loan_blocks_even_what_has_no_keys() {
+    let mut cluster = Cluster::new(2);
+    assert_eq!(cluster.send(1, CONN, "DBSIZE"), None);
+    cluster.pass(1, 0);
+    assert!(cluster.shards[0].keyspace().is_none());
+    let a = cluster.key(0, "a");
+    assert_eq!(cluster.send(0, CONN, &format!("SET {a} 1")), None);
+    cluster.shards[0].run_later(CONN, ATOMIC, None, Unit::default());
+    cluster.shards[0].settle(&mut cluster.told[0]);
+    assert!(cluster.told[0].replies.is_empty());
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["+OK\r\n", "*0\r\n"]);
+    assert_eq!(cluster.replies(1), [":0\r\n"]);
+}
+
+/// A transaction of the home that cuts the stream here.
+fn cut(cluster: &mut Cluster) {
+    let action = |everything: &mut Everything<'_>| {
+        everything.slices.iter_mut().for_each(|slice| slice.stream = true);
+        *everything.mark = Some(Mark::Cut(1));
+    };
+    cluster.shards[0].begin(None, Work::Action(Box::new(action)));
+    cluster.shards[0].settle(&mut cluster.told[0]);
+}
+
+#[test]
+fn law5_cut_what_follows_in_the_same_tick_is_behind_the_mark() {
+    let mut cluster = Cluster::new(2);
+    cut(&mut cluster);
+    // Waits for the cut to return the slice, and then runs in the tick that made the cut.
+    let a = cluster.key(0, "a");
+    assert_eq!(cluster.send(0, CONN, &format!("SET {a} 1")), None);
+    cluster.pass(0, 1);
+    cluster.pass(1, 0);
+    assert_eq!(cluster.replies(0), ["+OK\r\n"]);
+    cluster.end_tick(0);
+    let segments = &cluster.told[0].segments;
+    assert_eq!(segments[0], (0, String::new(), Some(Mark::Cut(1))));
+    assert_eq!((segments[1].0, segments[1].2), (1, None));
+    assert!(segments[1].1.contains("SET"));
+    cluster.rest();
+}
+
+#[test]
+fn law4_one_stream_a_coordinator_whose_slice_is_not_back_from_the_cut_has_effects() {
+    let mut cluster = Cluster::new(4);
+    cut(&mut cluster);
+    cluster.end_tick(0);
+    for owner in 1..4 {
+        cluster.deliver(0, owner);
+        cluster.pass(owner, 0);
+    }
+    cluster.end_tick(0);
+    // The slice of shard 1, which coordinates, stays on its way back; the others are home.
+    cluster.deliver(0, 2);
+    cluster.deliver(0, 3);
+    let (c, d) = (cluster.key(2, "c"), cluster.key(3, "d"));
+    assert_eq!(cluster.send(1, CONN, &format!("MSET {c} 1 {d} 1")), None);
+    cluster.end_tick(1);
+    for owner in [2, 3] {
+        cluster.deliver(1, owner);
+        cluster.pass(owner, 1);
+    }
+    assert!(cluster.shards[1].keyspace().is_none());
+    assert_eq!(cluster.replies(1), ["+OK\r\n"]);
+    cluster.rest();
+    assert!(cluster.told[0].segments.iter().any(|(_, bytes, _)| bytes.contains("MSET")));
+}
+
+#[test]
+fn an_abort_waits_for_the_slice_and_does_not_hit_another_snapshot() {
+    let mut cluster = Cluster::new(2);
+    let a = cluster.key(1, "a");
+    cluster.ask(&format!("SET {a} 1"));
+    let options = braid_core::rdb::WriterOptions { version: 10, compress: false, checksum: true };
+    let begin = |cluster: &mut Cluster, snapshot: u64| {
+        let keyspace = cluster.shards[1].keyspace.as_mut().unwrap();
+        keyspace.begin_snapshot(options).unwrap();
+        keyspace.snapshot_id = snapshot;
+    };
+    let walk =
+        |cluster: &mut Cluster| cluster.shards[1].walk_snapshot(1 << 20, 1 << 20, false).unwrap().piece;
+    begin(&mut cluster, 5);
+    cluster.shards[1].abort_snapshot(4);
+    assert!(walk(&mut cluster).is_some_and(|piece| piece.is_last && !piece.bytes.is_empty()));
+    begin(&mut cluster, 6);
+    assert_eq!(cluster.send(0, CONN, "DBSIZE"), None);
+    cluster.pass(0, 1);
+    cluster.shards[1].abort_snapshot(6);
+    cluster.rest();
+    assert!(walk(&mut cluster).is_none());
+    assert!(!cluster.shards[1].keyspace().unwrap().has_snapshot());
+}
+
+#[test]
+fn a_full_ring_delays_and_loses_nothing() {
+    struct Full;
+    impl Outlet for Full {
+        fn deliver(&mut self, _: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
+            Err(parcel)
+        }
+    }
+    let mut cluster = Cluster::new(2);
+    let a = cluster.key(1, "a");
+    assert_eq!(cluster.send(0, CONN, &format!("SET {a} 1")), None);
+    cluster.shards[0].end_tick(&mut Full, &mut cluster.told[0]);
+    assert!(cluster.shards[0].has_outgoing());
+    assert_eq!(cluster.send(0, ConnId(8), &format!("GET {a}")), None);
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["+OK\r\n", "$1\r\n1\r\n"]);
+}
