@@ -256,13 +256,13 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          PING v v
          ECHO v
          HELLO [2|3]
-         HELLO (1|4|X|3 SETNAME v)
-         HELLO 3 SETNAME m
+         HELLO (1|4|X|3 SETNAME name)
+         HELLO 3 SETNAME name
          SELECT db
          RESET
          NOSUCH v...
          CLIENT GETNAME
-         CLIENT SETNAME m
+         CLIENT SETNAME name
          GET",
     ),
     (

@@ -25,6 +25,8 @@ enum Kind {
     Count,
     /// How many elements to draw: no more than Redis has memory for when it draws with repetition.
     Draws,
+    /// A client's name. Redis takes it to end at a zero byte, so none is in it.
+    Name,
     /// An offset in bits, not so large that it makes strings of many megabytes.
     BitOffset,
     /// A type of `BITFIELD`: `u7`.
@@ -51,6 +53,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("i", Kind::Index),
     ("n", Kind::Count),
     ("draws", Kind::Draws),
+    ("name", Kind::Name),
     ("bit", Kind::BitOffset),
     ("bittype", Kind::BitType),
     ("f", Kind::Float),
@@ -108,6 +111,10 @@ impl Template {
         expand(&self.node, rng, keys, &mut words);
         if rng.u8(..) < 20 {
             distort(&mut words, keys.exclusive, rng);
+            if ["HELLO", "CLIENT"].contains(&self.name.as_str()) {
+                // See Kind::Name.
+                words.retain(|word| !word.contains(&0));
+            }
         }
         if rng.u8(..) < 30 {
             let at = rng.usize(..words.len());
@@ -288,6 +295,7 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
             0 => pick(rng, &["9223372036854775807", "4611686018427387904", "-9223372036854775808", "x", ""]),
             _ => text(rng.i32(-9..12)),
         },
+        Kind::Name => pick(rng, &["me", "a-b", "", "a b", "x\n", "\u{e9}", "~", "\u{7f}"]),
         Kind::BitOffset => match rng.u8(..40) {
             0 => pick(rng, &["-1", "4294967296", "x", "99999999999999999999", "#-1"]),
             1 => text(rng.u32(..100_000)),
