@@ -422,7 +422,10 @@ fn law9_who_does_not_read_is_not_read_and_resumes() {
         let mut left = expected;
         let mut piece = vec![0; 1 << 20];
         while left > 0 {
-            let len = reader.read(&mut piece).unwrap();
+            let len = reader.read(&mut piece).unwrap_or_else(|error| {
+                let clients = call(&mut other, &["CLIENT", "LIST"]).text();
+                panic!("{error} with {left} of {expected} bytes missing, {shards} shards:\n{clients}")
+            });
             assert!(len > 0, "closed with {left} of {expected} bytes missing");
             left = left.checked_sub(len).expect("no more replies than requests");
         }

@@ -282,7 +282,10 @@ impl Front {
         } else if conn.eof && !conn.waiting && conn.input.is_empty() {
             self.ring.close(token);
         }
-        self.limit_input(&mut conn);
+        // Where input is left it goes on in this very tick, and only then is it known whether there is room for more.
+        if conn.waiting || conn.input.is_empty() {
+            self.limit_input(&mut conn);
+        }
         self.put_conn(conn);
     }
 

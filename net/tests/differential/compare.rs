@@ -69,8 +69,12 @@ fn same(rule: Rule, left: &Value, right: &Value) -> bool {
     match rule {
         Rule::Bytes => identical(left, right),
         Rule::Scores => {
-            let unsigned =
-                |value: &Value| format!("{value:?}").replace("\"-0\"", "\"0\"").replace(",-0", ",0");
+            let unsigned = |value: &Value| {
+                let text = format!("{value:?};").replace("\"-0\"", "\"0\"");
+                [",", "]", ";"]
+                    .iter()
+                    .fold(text, |text, end| text.replace(&format!(",-0{end}"), &format!(",0{end}")))
+            };
             canonical(unsigned(left).as_bytes()) == canonical(unsigned(right).as_bytes())
         }
         Rule::Errors => true,
