@@ -10,7 +10,6 @@
 
 pub mod cli;
 pub mod directives;
-pub mod glob;
 pub mod parse;
 pub mod rewrite;
 pub mod runtime;
@@ -22,6 +21,7 @@ pub use directives::Config;
 pub use runtime::{Asker, Change, Shared};
 pub use table::{Apply, Directive};
 
+use braid_core::glob;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

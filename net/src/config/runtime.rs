@@ -1,9 +1,9 @@
 //! `CONFIG GET` and `CONFIG SET`, as functions from a [`Config`] to a [`Config`], and the place where the current one is.
 
 use super::directives::Config;
-use super::glob;
 use super::table::{self, Apply, Directive, Mutability, Support, directives};
 use super::values::Permission;
+use braid_core::glob;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub fn get(config: &Config, patterns: &[&[u8]]) -> Vec<(&'static str, String)> {
     let shown = directives().filter(|directive| !matches!(directive.support, Support::Refused(_)));
     let names = shown.flat_map(|directive| directive.names().map(move |name| (name, directive)));
-    let wanted =
-        names.filter(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    let wanted = names.filter(|(name, _)| {
+        patterns.iter().any(|pattern| glob::matches_ignoring_case(pattern, name.as_bytes()))
+    });
     wanted.map(|(name, directive)| (name, directive.get(config))).collect()
 }
 
