@@ -436,7 +436,10 @@ impl Engine {
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
         // A half-closed connection still gets the answers to what it sent, of which some may not have been run yet.
-        if conn.waiting || (!conn.input.is_empty() && (conn.sending || conn.is_full())) {
+        if conn.waiting || !conn.input.is_empty() {
+            // The end of a send may have been taken from the ring just before this, and have made room for more.
+            let id = conn.id;
+            self.front.ready.push(id);
             return;
         }
         if !conn.sending && conn.out.is_empty() {
