@@ -1,5 +1,6 @@
 //! Shards, the mailboxes between them, program order and multi-shard transactions.
 
+pub mod flight;
 pub mod locks;
 pub mod parcel;
 pub mod pipeline;

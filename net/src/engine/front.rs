@@ -307,13 +307,23 @@ impl Front {
 }
 
 impl Host for Front {
-    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         let mut buffer = self.buffer();
-        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token))
-        else {
+        let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
             return self.recycle(buffer);
         };
+        if !is_last {
+            // The replies of a pipeline leave together.
+            assert!(!conn.muted, "what is muted is under way alone");
+            if conn.out.buf.capacity() == 0 {
+                std::mem::swap(&mut conn.out.buf, &mut buffer);
+            }
+            conn.out.append_encoded(bytes, pieces);
+            return self.recycle(buffer);
+        }
+        let token = conn.token;
+        let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);

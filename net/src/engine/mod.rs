@@ -39,7 +39,7 @@ const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
 /// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
-const ANSWER_PATIENCE: Duration = Duration::from_micros(5);
+const ANSWER_PATIENCE: Duration = Duration::from_micros(0);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
