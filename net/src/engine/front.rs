@@ -3,6 +3,7 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
+use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -46,6 +47,7 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
+    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -84,6 +86,7 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
+            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
