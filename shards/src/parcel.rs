@@ -1,6 +1,8 @@
 //! What one shard sends another in one tick.
 
+use crate::epoch::EpochMsg;
 use crate::flight::{FlightId, Leg, Pieces};
+use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
@@ -64,6 +66,10 @@ pub enum Msg {
     /// Forget what a connection watches here.
     Unwatch(WatcherId),
     Tx(Box<TxMsg>),
+    /// The master's stream at work, see [`crate::epoch`].
+    Epoch(Box<EpochMsg>),
+    /// A dataset being loaded, see [`crate::load`].
+    Load(Box<LoadMsg>),
     /// A tick's effects for the merge stage.
     Segment {
         ticket: u64,
@@ -93,6 +99,12 @@ pub enum TxMsg {
         watch_until_ms: Option<u64>,
     },
     Refuse {
+        token: u64,
+        id: TxId,
+    },
+    /// Owner to coordinator: if you have not got everything yet, return what you have and start over. See
+    /// [`crate::epoch`].
+    Recall {
         token: u64,
         id: TxId,
     },
