@@ -53,7 +53,7 @@ pub fn rules(config: &Config) -> Rules {
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
-            is_diskless: true,
+            is_diskless: config.repl_diskless_sync,
             delay_ms: u64::from(config.repl_diskless_sync_delay_s) * 1000,
             max_replicas: config.repl_diskless_sync_max_replicas as usize,
         },
