@@ -295,7 +295,7 @@ impl Shard {
         for (shard, loan) in loans {
             self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
         }
-        host.reply(conn, &reply.buf, reply.pieces);
+        host.reply(conn, &reply.buf, reply.pieces, true);
     }
 
     /// Runs `body` as a transaction's frame: the array around its replies, MULTI and EXEC around its effects.
@@ -370,7 +370,7 @@ impl Shard {
             self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
         }
         if let Some((conn, reply)) = answer {
-            host.reply(conn, &reply.buf, reply.pieces);
+            host.reply(conn, &reply.buf, reply.pieces, true);
         }
     }
 

@@ -4,6 +4,7 @@
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::loading::Loads;
+use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -48,6 +49,7 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
+    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -89,6 +91,7 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
+            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
@@ -314,13 +317,23 @@ impl Front {
 }
 
 impl Host for Front {
-    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         let mut buffer = self.buffer();
-        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token))
-        else {
+        let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
             return self.recycle(buffer);
         };
+        if !is_last {
+            // The replies of a pipeline leave together.
+            assert!(!conn.muted, "what is muted is under way alone");
+            if conn.out.buf.capacity() == 0 {
+                std::mem::swap(&mut conn.out.buf, &mut buffer);
+            }
+            conn.out.append_encoded(bytes, pieces);
+            return self.recycle(buffer);
+        }
+        let token = conn.token;
+        let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);
