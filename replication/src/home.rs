@@ -217,6 +217,11 @@ impl Home {
         std::mem::take(&mut self.actions)
     }
 
+    /// Whether the stream is kept, for replicas that are there or may come back.
+    pub fn is_followed(&self) -> bool {
+        self.log.is_active()
+    }
+
     pub fn end_offset(&self) -> u64 {
         self.log.end_offset()
     }
@@ -493,7 +498,8 @@ impl Home {
     fn regulate(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
         let unwritten = snapshot.file.as_ref().map_or(0, |file| file.unwritten_bytes);
-        let queued = snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
+        let queued =
+            snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
         let pause = queued > SNAPSHOT_WINDOW_BYTES;
         if snapshot.is_paused && !pause {
             self.actions.push(Action::Resume { snapshot: snapshot.id });

@@ -866,7 +866,10 @@ fn a_file_is_written_once_and_sent_to_all_who_came_in_time() {
                     }
                     world.write("after");
                     world.drain();
-                    assert!(world.received[&second].ends_with(&world.received[&first][world.received[&first].len() - 5..]));
+                    assert!(
+                        world.received[&second]
+                            .ends_with(&world.received[&first][world.received[&first].len() - 5..])
+                    );
                     return;
                 }
                 step => panic!("{step:?}"),
@@ -891,7 +894,9 @@ fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     world.home.file_done(snapshot, Err("disk full".into()), world.now_ms);
     let actions = world.home.take_actions();
     let why = "its snapshot failed: disk full".to_owned();
-    assert!(actions.contains(&Action::Abort { snapshot }) && actions.contains(&Action::Close { replica, why }));
+    assert!(
+        actions.contains(&Action::Abort { snapshot }) && actions.contains(&Action::Close { replica, why })
+    );
     world.home.detach(replica);
     world.attach();
     make_file(&mut world, false);
