@@ -301,7 +301,9 @@ mod tests {
             let (sender, chunks) = unbounded();
             let reader = FileReader::open(&target, move || {
                 let _ = sender.send(());
-            }).unwrap().unwrap();
+            })
+            .unwrap()
+            .unwrap();
             assert_eq!(reader.len_bytes, all.len() as u64);
             let mut read = Vec::new();
             loop {
