@@ -4,6 +4,8 @@
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::loading::Loads;
+use super::restoring::Restoring;
+use super::saving::Saving;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -76,6 +78,8 @@ pub struct Front {
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
+    pub(super) saving: Saving,
+    pub(super) restoring: Option<Box<Restoring>>,
     /// See [`Front::take_load_outcome`].
     pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
@@ -112,6 +116,8 @@ impl Front {
             next_report_ms: 0,
             reported_replicas: 0,
             loads: Loads::default(),
+            saving: Saving::default(),
+            restoring: None,
             load_outcome: None,
         }
     }

@@ -57,7 +57,7 @@ pub fn rules(config: &Config) -> Rules {
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
-            is_diskless: true,
+            is_diskless: config.repl_diskless_sync,
             delay_ms: u64::from(config.repl_diskless_sync_delay_s) * 1000,
             max_replicas: config.repl_diskless_sync_max_replicas as usize,
         },
@@ -91,6 +91,7 @@ impl Engine {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
+                Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -108,8 +109,11 @@ impl Engine {
     fn begin_snapshot(&mut self, snapshot: u64, with_data: bool) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
-        log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        // A save alone makes no history that anybody could follow.
+        let streams = home.is_followed() && !self.shard.replica;
+        log_notice!("Starting snapshot number {snapshot}");
         let busy = Rc::clone(&self.front.cut_refused);
+        let dirty_at_cut = Rc::clone(&self.front.saving.dirty_at_cut);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
@@ -117,8 +121,9 @@ impl Engine {
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
+                dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
-                    slice.stream = true;
+                    slice.stream |= streams;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;

@@ -1,5 +1,7 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
+use crate::disk::Told;
+use crate::engine::{Asker, LastSave};
 use braid_shards::ConnId;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -16,6 +18,14 @@ pub enum Order {
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     ActiveExpire(bool),
+    /// Home: write the snapshot that was admitted, and answer who asks.
+    Save(Option<Asker>),
+    /// Home: write a snapshot and end.
+    SaveAndStop(LastSave),
+    /// Home: a snapshot's file has something to tell.
+    File(u64, Told),
+    /// Look whether there is something to do.
+    Look,
     /// `MEMORY PURGE`.
     Purge,
     /// Listen on these sockets from now on, and no longer on the TCP ports so far.
