@@ -113,7 +113,8 @@ impl Peer {
 
 /// A piece of a shard's slice.
 pub struct Piece {
-    pub bytes: Bytes,
+    /// What it consists of, one after the other.
+    pub chunks: Vec<Bytes>,
     pub checksum: Checksum,
     /// The slice is complete.
     pub is_last: bool,
@@ -425,10 +426,8 @@ impl Home {
         }
         snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        if !piece.bytes.is_empty() {
-            snapshot.writer.append_piece(&piece.checksum);
-            self.spread(piece.bytes);
-        }
+        snapshot.writer.append_piece(&piece.checksum);
+        piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
         if is_complete {
             self.finish_snapshot();
         } else {

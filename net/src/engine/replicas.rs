@@ -142,11 +142,11 @@ impl Engine {
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
         self.front.held_back = paused;
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
-            return false;
-        };
-        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
-            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+        let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
+        let Some(walked) = walked else { return false };
+        if let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece {
+            let chunks = chunks.into_iter().map(Bytes::from).collect();
+            let piece = Piece { chunks, checksum, is_last };
             let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);

@@ -151,7 +151,7 @@ impl World {
         let snapshot = self.cut();
         (0..self.home.shards).for_each(|_| {
             self.home
-                .piece(snapshot, Piece { bytes: Bytes::new(), checksum: Checksum::default(), is_last: true })
+                .piece(snapshot, Piece { chunks: Vec::new(), checksum: Checksum::default(), is_last: true })
         });
         self.drain();
         self.ack(id, self.home.end_offset());
@@ -176,7 +176,7 @@ fn piece(home: &Home, key: &str, is_last: bool) -> Piece {
         writer.string(b"value");
     }
     let (bytes, checksum) = writer.take_piece();
-    Piece { bytes: bytes.into(), checksum, is_last }
+    Piece { chunks: vec![bytes.into()], checksum, is_last }
 }
 
 /// Takes `+FULLRESYNC id offset` off; returns the offset.
