@@ -1,5 +1,8 @@
 //! What one shard sends another in one tick.
 
+use crate::epoch::EpochMsg;
+use crate::flight::{FlightId, Leg, Pieces};
+use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
@@ -40,21 +43,33 @@ pub enum Mark {
 pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
     Run {
+        leg: Leg,
         conn: ConnId,
         flags: RunFlags,
         watcher: Option<WatcherId>,
         bytes: Range<usize>,
         shared: Range<usize>,
     },
-    /// The answer to a run or to a transaction.
+    /// The answer to a run, from which the next leg of its flight may run if that belongs to the receiver.
     Reply {
-        conn: ConnId,
+        flight: FlightId,
+        number: u16,
         bytes: Range<usize>,
-        pieces: Vec<(usize, Bytes)>,
+        pieces: Pieces,
+    },
+    /// A leg of a flight may run: the one before it has.
+    Go {
+        coordinator: ShardId,
+        flight: FlightId,
+        number: u16,
     },
     /// Forget what a connection watches here.
     Unwatch(WatcherId),
     Tx(Box<TxMsg>),
+    /// The master's stream at work, see [`crate::epoch`].
+    Epoch(Box<EpochMsg>),
+    /// A dataset being loaded, see [`crate::load`].
+    Load(Box<LoadMsg>),
     /// A tick's effects for the merge stage.
     Segment {
         ticket: u64,
@@ -84,6 +99,12 @@ pub enum TxMsg {
         watch_until_ms: Option<u64>,
     },
     Refuse {
+        token: u64,
+        id: TxId,
+    },
+    /// Owner to coordinator: if you have not got everything yet, return what you have and start over. See
+    /// [`crate::epoch`].
+    Recall {
         token: u64,
         id: TxId,
     },

@@ -23,6 +23,7 @@ mod load;
 mod lzf;
 #[cfg(test)]
 pub(crate) mod sample;
+mod skip;
 mod stretch;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use cursor::{Cursor, Fault, FaultKind, Limits, Stop};
 pub use decoder::{Decoder, Event, KeyHeader};
 pub use input::Input;
 pub use load::{ValueLoader, load_value};
+pub use skip::ValueSkipper;
 pub use stretch::{Stretches, is_huge};
 pub use value::{kind_of, save_effort_bytes, save_key, save_value};
 pub use writer::{Writer, WriterOptions};

@@ -3,6 +3,8 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
+use super::loading::Loads;
+use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -14,7 +16,8 @@ use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::Home;
-use braid_shards::{ConnId, Host, Mark, ShardId};
+use braid_replication::loader::LoadedInfo;
+use braid_shards::{ConnId, Host, LoadAnswer, LoadFault, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
 use std::cell::Cell;
@@ -46,6 +49,7 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
+    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -69,6 +73,9 @@ pub struct Front {
     pub(super) cut_refused: Rc<Cell<bool>>,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
+    pub(super) loads: Loads,
+    /// See [`Front::take_load_outcome`].
+    pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
 
 impl Front {
@@ -84,6 +91,7 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
+            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
@@ -100,6 +108,8 @@ impl Front {
             cut_refused: Rc::default(),
             next_report_ms: 0,
             reported_replicas: 0,
+            loads: Loads::default(),
+            load_outcome: None,
         }
     }
 
@@ -307,13 +317,23 @@ impl Front {
 }
 
 impl Host for Front {
-    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         let mut buffer = self.buffer();
-        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token))
-        else {
+        let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
             return self.recycle(buffer);
         };
+        if !is_last {
+            // The replies of a pipeline leave together.
+            assert!(!conn.muted, "what is muted is under way alone");
+            if conn.out.buf.capacity() == 0 {
+                std::mem::swap(&mut conn.out.buf, &mut buffer);
+            }
+            conn.out.append_encoded(bytes, pieces);
+            return self.recycle(buffer);
+        }
+        let token = conn.token;
+        let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);
@@ -355,6 +375,10 @@ impl Host for Front {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
+
+    fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
+        self.load_answered(from, answer);
     }
 
     #[inline]

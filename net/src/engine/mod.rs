@@ -6,8 +6,10 @@
 mod clients;
 mod conn;
 mod front;
+mod loading;
 pub mod mailbox;
 mod replicas;
+pub mod tasks;
 
 pub use conn::Conn;
 pub use front::Front;
@@ -39,7 +41,7 @@ const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
 /// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
-const ANSWER_PATIENCE: Duration = Duration::from_micros(5);
+const ANSWER_PATIENCE: Duration = Duration::from_micros(2);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -110,7 +112,7 @@ impl Engine {
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
             rounds += 1;
-            if rounds % ROUNDS_PER_YIELD == 0 {
+            if rounds % ROUNDS_PER_YIELD == 0 && !self.front.tasks.is_empty() {
                 glommio::executor().yield_task_queue_now().await;
             }
             if worked || self.shard.has_outgoing() {
@@ -125,7 +127,8 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, .. }) = (&self.mailboxes, &mut self.front);
+            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+                (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
                 !mailboxes.is_empty()
@@ -133,7 +136,9 @@ impl Engine {
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
             };
-            if ring.prepare_sleep(deadline, has_work)? {
+            if tasks.is_empty() {
+                ring.wait(deadline, has_work)?;
+            } else if ring.prepare_sleep(deadline, has_work)? {
                 sleeper.sleep().await?;
             }
         }
@@ -157,6 +162,7 @@ impl Engine {
             let received = self.receive_parcels();
             if turn == 0 {
                 worked |= self.background();
+                worked |= self.load();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
@@ -195,8 +201,7 @@ impl Engine {
     }
 
     fn background(&mut self) -> bool {
-        let has_trash = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_trash());
-        if !has_trash && self.front.now < self.next_sweep {
+        if !self.shard.has_trash() && self.front.now < self.next_sweep {
             return false;
         }
         self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
