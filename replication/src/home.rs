@@ -3,7 +3,10 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
-use crate::acks::{Acks, ReplicaId};
+mod upkeep;
+mod waits;
+
+use crate::acks::{Acks, ReplicaId, Resolved};
 use crate::framing::{EofMark, KEEPALIVE, bulk_header};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
@@ -15,6 +18,7 @@ use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use upkeep::{Protection, Retention};
 
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
 pub const RDB_VERSION: u32 = 10;
@@ -27,6 +31,8 @@ const SEND_MAX_PIECES: usize = 512;
 const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
 const TICK_MS: u64 = 1000;
+/// The mark of the ticket from which on the shards collect no effects.
+pub const STOP_MARK: u64 = u64::MAX;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
 const EARLY_TICKETS_MAX: usize = 1 << 24;
 
@@ -34,6 +40,10 @@ const EARLY_TICKETS_MAX: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub backlog_bytes: u64,
+    /// How long the stream is kept after the last replica left; 0: for ever.
+    pub backlog_ttl_ms: u64,
+    /// `protected-restart`: a master that started empty does not replace datasets of other histories.
+    pub protects: bool,
     pub ping_period_ms: u64,
     pub timeout_ms: u64,
     pub sharing: Policy,
@@ -54,6 +64,9 @@ pub enum Action {
     Resume { snapshot: u64 },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
+    /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
+    StopStream,
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -75,6 +88,10 @@ pub struct Report {
     pub first_byte: u64,
     pub histlen_bytes: u64,
     pub replicas: Vec<ReplicaLine>,
+    /// What the replicas that are online have acknowledged.
+    pub acked_offsets: Vec<u64>,
+    /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
+    pub is_protected: bool,
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub refused_partial_syncs: u64,
@@ -128,6 +145,7 @@ struct Snapshot {
     mark: Option<EofMark>,
     /// Collected for replicas that want to know the length first.
     spool: Vec<Bytes>,
+    spool_bytes: u64,
     shards_left: usize,
     /// Pieces that came before the cut's ticket could be merged.
     early: Vec<Piece>,
@@ -155,6 +173,12 @@ pub struct Home {
     /// When a cut that could not be made is asked for again.
     retry_cut_ms: Option<u64>,
     rng: fastrand::Rng,
+    /// Clients whose wait is over.
+    resolved: Vec<Resolved>,
+    /// Where the stream ended when replicas were last asked for their offsets.
+    asked_at: Option<u64>,
+    retention: Retention,
+    protection: Protection,
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
@@ -181,6 +205,10 @@ impl Home {
             last_ping_ms: 0,
             retry_cut_ms: None,
             rng,
+            resolved: Vec::new(),
+            asked_at: None,
+            retention: Retention::default(),
+            protection: Protection::default(),
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
@@ -215,8 +243,10 @@ impl Home {
             return;
         }
         for marked in std::mem::take(&mut self.marked) {
-            if let Mark::Cut(snapshot) = marked.mark {
-                self.cut(snapshot, marked.offset);
+            match marked.mark {
+                Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
+                Mark::Offset(STOP_MARK) => self.stream_stopped(),
+                Mark::Offset(_) => {}
             }
         }
     }
@@ -235,12 +265,13 @@ impl Home {
         psync: Option<&[&[u8]]>,
         now_ms: u64,
     ) -> Result<ReplicaId, String> {
+        self.admit(psync)?;
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
             upstream: Upstream::None,
             is_failing_over: false,
-            is_protected: false,
+            is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
         let outcome = match psync {
@@ -331,7 +362,7 @@ impl Home {
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
-            self.acks.ack(id, offset, durable_offset, now_ms, &mut Vec::new());
+            self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
         }
     }
 
@@ -340,6 +371,7 @@ impl Home {
         if !self.log.is_active() {
             // A history that nobody has followed so far: it gets a name of its own.
             self.ids.renew(&mut self.rng);
+            self.protection.add(self.ids.current());
             self.log.activate();
             self.merge.forget_db();
         }
@@ -353,6 +385,7 @@ impl Home {
             writer: Writer::new(self.writer_options()),
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
             spool: Vec::new(),
+            spool_bytes: 0,
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
@@ -410,7 +443,7 @@ impl Home {
     fn spread(&mut self, bytes: Bytes) {
         let snapshot = self.snapshot.as_mut().expect("in the making");
         if snapshot.mark.is_none() {
-            return snapshot.spool.push(bytes);
+            return self.spool(bytes);
         }
         for member in &snapshot.members {
             self.peers.get_mut(member).expect("members are attached").push(bytes.clone());
@@ -536,6 +569,8 @@ impl Home {
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
         self.last_tick_ms = now_ms;
+        self.acks.expire(now_ms, &mut self.resolved);
+        self.keep_or_stop_stream(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -585,7 +620,8 @@ impl Home {
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        start.into_iter().chain(period).chain(self.retry_cut_ms).min()
+        let others = [self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
     pub fn replicas(&self) -> usize {
@@ -614,6 +650,8 @@ impl Home {
                     }
                 })
                 .collect(),
+            acked_offsets: self.acked_offsets(),
+            is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,
             refused_partial_syncs: self.refused_partial_syncs,

@@ -50,6 +50,8 @@ pub fn rules(config: &Config) -> Rules {
     let replica = &config.client_output_buffer_limit.replica;
     Rules {
         backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        backlog_ttl_ms: u64::from(config.repl_backlog_ttl_s) * 1000,
+        protects: config.protected_restart,
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {

@@ -9,6 +9,8 @@ const SECOND_MS: u64 = 1000;
 fn rules() -> Rules {
     Rules {
         backlog_bytes: 1 << 20,
+        backlog_ttl_ms: 0,
+        protects: false,
         ping_period_ms: 10 * SECOND_MS,
         timeout_ms: 60 * SECOND_MS,
         sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
@@ -710,3 +712,5 @@ fn a_cut_that_was_refused_is_asked_for_again_after_a_pause() {
     world.piece(snapshot, "a", true);
     assert!(world.take(id).starts_with(b"+FULLRESYNC"));
 }
+
+mod upkeep;
