@@ -143,9 +143,10 @@ impl Acks {
         None
     }
 
-    /// The client is gone or was unblocked.
-    pub fn cancel(&mut self, waiter: WaiterId) {
-        self.waiters.remove(&waiter);
+    /// The client is gone or was unblocked. Returns what it got to, if it was still waiting.
+    pub fn cancel(&mut self, waiter: WaiterId) -> Option<Resolved> {
+        let Waiter { level, offset, .. } = self.waiters.remove(&waiter)?;
+        Some(Resolved { waiter, replicas: self.count(offset, level), level })
     }
 
     /// Releases whose time is over, with the count they got to.

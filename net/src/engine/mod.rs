@@ -9,6 +9,7 @@ mod front;
 mod loading;
 pub mod mailbox;
 mod replicas;
+pub mod stream;
 pub mod tasks;
 
 pub use conn::Conn;
@@ -127,7 +128,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -135,6 +136,7 @@ impl Engine {
                     || orders.any()
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
+                    || Front::may_catch_up(node, stream)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
@@ -177,6 +179,7 @@ impl Engine {
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas();
+        worked |= self.front.catch_up();
         Ok(worked)
     }
 

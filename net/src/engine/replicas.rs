@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules, STOP_MARK};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
@@ -75,6 +75,14 @@ impl Engine {
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
         let now_ms = self.front.now_ms();
+        for message in self.front.take_messages_home() {
+            if self.front.home.is_none() {
+                self.shard.send_upper(HOME, message);
+            } else {
+                let taken = self.front.stream_message(message);
+                assert!(taken.is_ok(), "nothing else is sent home this way");
+            }
+        }
         let Some(home) = &mut self.front.home else { return more };
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
@@ -83,12 +91,17 @@ impl Engine {
             home.cut_refused(now_ms);
         }
         let actions = home.take_actions();
+        for resolved in home.take_resolved() {
+            self.front.answer_wait(resolved);
+        }
+        let home = self.front.home.as_ref().expect("checked above");
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
+                Action::StopStream => self.stop_stream(),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -123,6 +136,21 @@ impl Engine {
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
+            })),
+        );
+    }
+
+    /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
+    fn stop_stream(&mut self) {
+        log_notice!(
+            "Replication backlog freed after {} seconds without connected replicas.",
+            self.front.config.repl_backlog_ttl_s
+        );
+        self.shard.begin(
+            None,
+            Work::Action(Box::new(|everything: &mut Everything<'_>| {
+                everything.slices.iter_mut().for_each(|slice| slice.stream = false);
+                *everything.mark = Some(Mark::Offset(STOP_MARK));
             })),
         );
     }
@@ -205,6 +233,7 @@ impl Front {
                 self.take_over(*handover);
                 Ok(())
             }
+            Err(other) if self.home.is_some() => self.stream_message(other),
             Err(other) => Err(other),
         }
     }
@@ -279,8 +308,8 @@ impl Front {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
+        self.publish_stream();
         let Some(home) = &self.home else { return };
-        self.node.set_end_offset(home.end_offset());
         let paused = home.is_snapshot_paused();
         if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
             self.node.wake_all();

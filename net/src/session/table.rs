@@ -1,7 +1,7 @@
 //! Which function implements which command of the connection or the server.
 
 use super::{
-    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog,
+    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog, waits,
 };
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
@@ -33,6 +33,8 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("psync", replication::psync),
     ("sync", replication::sync),
     ("role", replication::role),
+    ("wait", waits::wait),
+    ("waitaof", waits::waitaof),
     ("client", client::client),
     ("command", command::command),
     ("config", config::config),

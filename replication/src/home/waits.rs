@@ -33,9 +33,9 @@ impl Home {
         }
     }
 
-    /// The client is gone.
-    pub fn cancel_wait(&mut self, waiter: WaiterId) {
-        self.acks.cancel(waiter);
+    /// The client is gone, or is to wait no longer. Returns what it got to, if it was still waiting.
+    pub fn cancel_wait(&mut self, waiter: WaiterId) -> Option<Resolved> {
+        self.acks.cancel(waiter)
     }
 
     /// Waits that are over since this was last asked.
