@@ -57,6 +57,14 @@ pub struct Node {
     /// `INFO replication` and `ROLE`, as the home shard last published them.
     pub replication: Mutex<Report>,
     end_offset: AtomicU64,
+    /// The stream is being collected.
+    pub has_stream: AtomicBool,
+    /// The ticket that is merged next: `end_offset` has all before it.
+    pub next_ticket: AtomicU64,
+    /// Connections of all shards that wait for the merge.
+    pub behind: AtomicUsize,
+    /// Replicas in step (`min-replicas-max-lag`).
+    pub good_replicas: AtomicUsize,
     /// The shards' walks for a snapshot are to wait: a replica reads slowly.
     pub snapshot_paused: AtomicBool,
     /// Set once: every shard leaves its loop.
@@ -92,6 +100,10 @@ impl Node {
             used_memory_bytes: AtomicU64::new(0),
             replication: Mutex::default(),
             end_offset: AtomicU64::new(0),
+            has_stream: AtomicBool::new(false),
+            next_ticket: AtomicU64::new(0),
+            behind: AtomicUsize::new(0),
+            good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }

@@ -11,6 +11,7 @@ pub mod mailbox;
 mod replicas;
 mod restoring;
 mod saving;
+pub mod stream;
 pub mod tasks;
 
 pub use conn::Conn;
@@ -134,7 +135,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -142,6 +143,7 @@ impl Engine {
                     || orders.any()
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
+                    || Front::may_catch_up(node, stream)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
@@ -186,6 +188,7 @@ impl Engine {
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas(worked);
+        worked |= self.front.catch_up();
         Ok(worked)
     }
 

@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules, STOP_MARK};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
@@ -54,6 +54,8 @@ pub fn rules(config: &Config) -> Rules {
     let replica = &config.client_output_buffer_limit.replica;
     Rules {
         backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        backlog_ttl_ms: u64::from(config.repl_backlog_ttl_s) * 1000,
+        protects: config.protected_restart,
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
@@ -77,6 +79,14 @@ impl Engine {
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
         let now_ms = self.front.now_ms();
+        for message in self.front.take_messages_home() {
+            if self.front.home.is_none() {
+                self.shard.send_upper(HOME, message);
+            } else {
+                let taken = self.front.stream_message(message);
+                assert!(taken.is_ok(), "nothing else is sent home this way");
+            }
+        }
         let Some(home) = &mut self.front.home else { return more };
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
@@ -85,6 +95,10 @@ impl Engine {
             home.cut_refused(now_ms);
         }
         let actions = home.take_actions();
+        for resolved in home.take_resolved() {
+            self.front.answer_wait(resolved);
+        }
+        let home = self.front.home.as_ref().expect("checked above");
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
@@ -92,6 +106,7 @@ impl Engine {
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
+                Action::StopStream => self.stop_stream(),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -134,6 +149,21 @@ impl Engine {
         );
     }
 
+    /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
+    fn stop_stream(&mut self) {
+        log_notice!(
+            "Replication backlog freed after {} seconds without connected replicas.",
+            self.front.config.repl_backlog_ttl_s
+        );
+        self.shard.begin(
+            None,
+            Work::Action(Box::new(|everything: &mut Everything<'_>| {
+                everything.slices.iter_mut().for_each(|slice| slice.stream = false);
+                *everything.mark = Some(Mark::Offset(STOP_MARK));
+            })),
+        );
+    }
+
     fn abort_snapshot(&mut self, snapshot: u64) {
         for to in 0..self.front.node.map.shards() as ShardId {
             if to == self.front.id {
@@ -151,11 +181,11 @@ impl Engine {
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
         self.front.held_back = paused;
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
-            return false;
-        };
-        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
-            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+        let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
+        let Some(walked) = walked else { return false };
+        if let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece {
+            let chunks = chunks.into_iter().map(Bytes::from).collect();
+            let piece = Piece { chunks, checksum, is_last };
             let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
@@ -212,6 +242,7 @@ impl Front {
                 self.take_over(*handover);
                 Ok(())
             }
+            Err(other) if self.home.is_some() => self.stream_message(other),
             Err(other) => Err(other),
         }
     }
@@ -292,8 +323,8 @@ impl Front {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
+        self.publish_stream();
         let Some(home) = &self.home else { return };
-        self.node.set_end_offset(home.end_offset());
         let paused = home.is_snapshot_paused();
         if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
             self.node.wake_all();

@@ -14,6 +14,8 @@ pub enum Order {
     Close(ConnId),
     /// The reply of a command that another thread carried out.
     Answer(ConnId, Vec<u8>),
+    /// `CLIENT UNBLOCK`. `error`: it is told so instead of what its command got to.
+    Unblock { conn: ConnId, error: bool },
     /// `DEBUG SLEEP`.
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.

@@ -123,6 +123,9 @@ impl Engine {
             return Flow::Later;
         }
         if is_session || conn.session.multi.is_some() {
+            if self.front().is_behind(conn, command) {
+                return Flow::Later;
+            }
             return self.session_command(conn, id, command, args);
         }
         let map = self.front().node.map;
@@ -241,6 +244,9 @@ impl Front {
         }
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
+        }
+        if self.config.min_replicas_to_write > 0 && self.lacks_replicas(conn, command) {
+            return Err(Error::text("NOREPLICAS Not enough good replicas to write."));
         }
         Ok(())
     }

@@ -430,6 +430,10 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     let report = node.replication.lock().unwrap_or_else(PoisonError::into_inner);
     page.field("role", if node.is_replica() { "slave" } else { "master" });
     page.field("connected_slaves", report.replicas.len());
+    let config = &call.front.config;
+    if config.min_replicas_to_write > 0 && config.min_replicas_max_lag_s > 0 {
+        page.field("min_slaves_good_slaves", node.good_replicas.load(Ordering::Relaxed));
+    }
     for line in &report.replicas {
         let _ = write!(page.0, "{}\r\n", line.info);
     }
@@ -438,6 +442,7 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("master_replid2", &report.former_id);
     page.field("master_repl_offset", node.end_offset());
     page.field("second_repl_offset", report.fork_byte);
+    page.field("protected_restart", u8::from(report.is_protected));
     page.field("repl_backlog_active", u8::from(report.is_backlog_active));
     page.field("repl_backlog_size", call.front.config.repl_backlog_size_bytes);
     page.field("repl_backlog_first_byte_offset", report.first_byte);
