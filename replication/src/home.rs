@@ -373,6 +373,7 @@ impl Home {
             self.ids.renew(&mut self.rng);
             self.protection.add(self.ids.current());
             self.log.activate();
+            self.begin_history();
             self.merge.forget_db();
         }
         let id = self.next_snapshot;

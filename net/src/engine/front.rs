@@ -74,6 +74,8 @@ pub struct Front {
     pub(super) cut_refused: Rc<Cell<bool>>,
     pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
+    /// The published numbers may be old, and are to be published anew at this time.
+    pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
     /// See [`Front::take_load_outcome`].
@@ -110,6 +112,7 @@ impl Front {
             cut_refused: Rc::default(),
             stream: Stream::default(),
             next_report_ms: 0,
+            stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
             load_outcome: None,

@@ -221,7 +221,8 @@ impl Engine {
     /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
-        let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
+        let due_ms = self.front.next_home_tick_ms.into_iter().chain(self.front.stale_report_ms).min();
+        let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
         expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).min()

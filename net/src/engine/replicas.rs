@@ -320,6 +320,9 @@ impl Front {
             self.reported_replicas = replicas;
             *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 home.report(now_ms);
+            self.stale_report_ms = None;
+        } else {
+            self.stale_report_ms = Some(self.next_report_ms);
         }
     }
 }
