@@ -4,6 +4,7 @@ pub mod acks;
 pub mod framing;
 pub mod home;
 pub mod ids;
+pub mod link;
 pub mod log;
 pub mod merge;
 pub mod psync;
