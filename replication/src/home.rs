@@ -3,17 +3,20 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+pub mod relay;
+
 use crate::acks::{Acks, ReplicaId};
 use crate::framing::{EofMark, KEEPALIVE, bulk_header};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
-use crate::psync::{self, Replconf, Replica, State, Sync, Upstream};
+use crate::psync::{self, Replconf, Replica, State, Sync};
 use crate::sharing::{Placement, Policy, Request, Sharing};
 use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
@@ -54,6 +57,8 @@ pub enum Action {
     Resume { snapshot: u64 },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -157,6 +162,9 @@ pub struct Home {
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    /// This node follows a master.
+    relay: Option<Relay>,
+    turn: Option<Turn>,
 }
 
 impl Home {
@@ -183,6 +191,8 @@ impl Home {
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            relay: None,
+            turn: None,
         }
     }
 
@@ -214,8 +224,10 @@ impl Home {
             return;
         }
         for marked in std::mem::take(&mut self.marked) {
-            if let Mark::Cut(snapshot) = marked.mark {
-                self.cut(snapshot, marked.offset);
+            match marked.mark {
+                Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
+                Mark::Role => self.turned(marked.offset),
+                Mark::Offset(_) => {}
             }
         }
     }
@@ -237,7 +249,7 @@ impl Home {
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
-            upstream: Upstream::None,
+            upstream: self.upstream(),
             is_failing_over: false,
             is_protected: false,
             has_pending_output: false,
@@ -305,14 +317,22 @@ impl Home {
         self.sharing.cancel(id);
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
-            if snapshot.members.is_empty() && snapshot.is_cut {
-                self.actions.push(Action::Abort { snapshot: snapshot.id });
-                self.snapshot = None;
-                self.sharing.finish();
-            }
         }
+        self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
         self.regulate();
+    }
+
+    /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
+    fn drop_unwanted_snapshot(&mut self) {
+        if let Some(snapshot) = &self.snapshot
+            && snapshot.members.is_empty()
+            && snapshot.is_cut
+        {
+            self.actions.push(Action::Abort { snapshot: snapshot.id });
+            self.snapshot = None;
+            self.sharing.finish();
+        }
     }
 
     /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
@@ -374,7 +394,9 @@ impl Home {
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        snapshot.writer.aux(b"repl-stream-db", b"0");
+        // A master selects the database anew behind the cut; what is relayed cannot be added to.
+        let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+        snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
         snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
         snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
         for member in &snapshot.members {
@@ -548,7 +570,10 @@ impl Home {
         }
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
-            if self.log.is_active() && self.peers.values().any(|peer| peer.handshake.is_streaming()) {
+            if self.relay.is_none()
+                && self.log.is_active()
+                && self.peers.values().any(|peer| peer.handshake.is_streaming())
+            {
                 self.merge.ping(&mut self.log);
             }
             for peer in self.peers.values_mut() {

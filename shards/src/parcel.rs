@@ -34,6 +34,8 @@ pub enum Mark {
     /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
     /// be merged in the same call, before the asker could say so.
     Cut(u64),
+    /// The node becomes a replica here, or a master: the next effect is preceded by `SELECT`, for the same reason.
+    Role,
 }
 
 /// One message. Bytes it refers to lie in its parcel's arena.

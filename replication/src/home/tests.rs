@@ -710,3 +710,5 @@ fn a_cut_that_was_refused_is_asked_for_again_after_a_pause() {
     world.piece(snapshot, "a", true);
     assert!(world.take(id).starts_with(b"+FULLRESYNC"));
 }
+
+mod relay;

@@ -128,6 +128,7 @@ impl Replicas {
                 Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
                 Action::Resume { .. } => {}
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
+                Action::Turned(_) => panic!("nobody changes roles here"),
             }
         }
         aborted
