@@ -1,5 +1,7 @@
 //! Shards, the mailboxes between them, program order and multi-shard transactions.
 
+pub mod epoch;
+pub mod load;
 pub mod locks;
 pub mod parcel;
 pub mod pipeline;
@@ -12,6 +14,8 @@ pub mod tx;
 pub mod unit;
 pub mod walk;
 
+pub use epoch::{EpochBuilder, EpochError, FROM_MASTER, Fit, MASTER_CONN, Part};
+pub use load::{LoadAnswer, LoadBatch, LoadFault};
 pub use locks::LockKey;
 pub use parcel::{ConnId, Mark, Parcel, RunFlags};
 pub use pipeline::{Admit, Pipeline, Place, Plan, Target, place};

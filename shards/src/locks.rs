@@ -53,26 +53,65 @@ pub struct Locks {
     held: HashMap<LockKey, TxId>,
     /// Holder of the whole slice.
     exclusive: Option<TxId>,
+    /// An epoch of the master's stream is being applied: clients get nothing.
+    holding: bool,
 }
 
 impl Locks {
-    /// The one branch of the fast path: nothing is on loan.
+    /// The one branch of the fast path: nothing is on loan or held back.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.exclusive.is_none()
+        self.held.is_empty() && self.exclusive.is_none() && !self.holding
+    }
+
+    /// Whether nothing at all may run here now.
+    pub fn blocks_all(&self) -> bool {
+        self.exclusive.is_some() || self.holding
     }
 
     pub fn is_exclusive(&self) -> bool {
         self.exclusive.is_some()
     }
 
+    /// Something is on loan.
+    pub fn has_loans(&self) -> bool {
+        !self.held.is_empty() || self.exclusive.is_some()
+    }
+
+    pub fn exclusive_holder(&self) -> Option<TxId> {
+        self.exclusive
+    }
+
+    /// Who has this key on loan.
+    pub fn holder(&self, key: &[u8]) -> Option<TxId> {
+        self.exclusive.or_else(|| self.held.get(key).copied())
+    }
+
+    /// From now on nothing runs and nothing is lent; what is on loan stays so until it is returned.
+    pub fn hold(&mut self) {
+        assert!(!self.holding, "one epoch at a time");
+        self.holding = true;
+    }
+
+    pub fn release_hold(&mut self) {
+        assert!(self.holding, "held before");
+        self.holding = false;
+    }
+
+    pub fn is_holding(&self) -> bool {
+        self.holding
+    }
+
     /// Whether a single-shard command may not touch this key now.
     pub fn blocks(&self, key: &[u8]) -> bool {
-        self.exclusive.is_some() || self.held.contains_key(key)
+        self.blocks_all() || self.held.contains_key(key)
     }
 
     /// Takes all of a claim, or nothing of it.
     pub fn acquire(&mut self, id: TxId, claim: &Claim) -> Verdict {
+        if self.holding {
+            return Verdict::Wait;
+        }
         let youngest = match claim {
             Claim::Everything => self.held.values().chain(self.exclusive.as_ref()).max().copied(),
             Claim::Keys(keys) => self

@@ -1,5 +1,7 @@
 //! What one shard sends another in one tick.
 
+use crate::epoch::EpochMsg;
+use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
@@ -57,6 +59,10 @@ pub enum Msg {
     /// Forget what a connection watches here.
     Unwatch(WatcherId),
     Tx(Box<TxMsg>),
+    /// The master's stream at work, see [`crate::epoch`].
+    Epoch(Box<EpochMsg>),
+    /// A dataset being loaded, see [`crate::load`].
+    Load(Box<LoadMsg>),
     /// A tick's effects for the merge stage.
     Segment {
         ticket: u64,
@@ -86,6 +92,12 @@ pub enum TxMsg {
         watch_until_ms: Option<u64>,
     },
     Refuse {
+        token: u64,
+        id: TxId,
+    },
+    /// Owner to coordinator: if you have not got everything yet, return what you have and start over. See
+    /// [`crate::epoch`].
+    Recall {
         token: u64,
         id: TxId,
     },

@@ -4,6 +4,8 @@
 //! commands ([`Shard::run`], [`Shard::dispatch`], [`Shard::begin`]), and ends every tick with [`Shard::end_tick`],
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
+use crate::epoch::{EpochError, EpochMsg, Outstanding, WaitingPart};
+use crate::load::{LoadAnswer, LoadMsg, Successor};
 use crate::locks::{Locks, TxId};
 use crate::parcel::{ConnId, Mark, Msg, Parcel, RunFlags, TxMsg};
 use crate::slots::{ShardId, SlotMap};
@@ -49,6 +51,17 @@ pub trait Host {
 
     /// Effects for the merge stage, which lives on this shard.
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
+
+    /// On the home shard: an epoch that [`Shard::apply_epoch`] began is applied by every shard concerned, and its effects
+    /// may be seen. With an error the commands that failed did nothing; all others took effect.
+    fn epoch_applied(&mut self, _epoch: u64, _outcome: Result<(), EpochError>) {
+        unreachable!("only who begins epochs hears of their ends");
+    }
+
+    /// On the home shard: what a shard says about the dataset being loaded.
+    fn load_answer(&mut self, _from: ShardId, _answer: LoadAnswer) {
+        unreachable!("only who begins to load hears of it");
+    }
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_ns: u64, args: Args<'_>);
@@ -107,6 +120,8 @@ pub(crate) enum Waiting {
 pub(crate) enum Loopback {
     Tx(TxMsg),
     Run(Box<ParkedRun>),
+    Epoch(EpochMsg),
+    Load(LoadMsg),
 }
 
 /// See the module's documentation.
@@ -129,10 +144,21 @@ pub struct Shard {
     pub(crate) mark: Option<Mark>,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
+    /// Who has something of this shard on loan: the coordinator, and its name for the attempt.
+    pub(crate) borrowers: HashMap<TxId, (ShardId, u64)>,
+    /// At the home shard: the epoch under way.
+    pub(crate) outstanding: Option<Outstanding>,
+    /// A part of an epoch that waits for keys on loan.
+    pub(crate) part: Option<Box<WaitingPart>>,
+    /// A dataset being loaded beside the slice.
+    pub(crate) successor: Option<Successor>,
+    /// Datasets to be freed when the slice is not on loan.
+    #[allow(clippy::vec_box)]
+    pub(crate) dropped: Vec<Box<Keyspace>>,
     pub(crate) counters: Arc<Counters>,
     pub settings: Arc<Settings>,
     pub rng: fastrand::Rng,
-    time: Time,
+    pub(crate) time: Time,
     home: ShardId,
     /// A snapshot was given up while the slice was on loan.
     pub(crate) aborted_snapshot: Option<u64>,
@@ -167,6 +193,11 @@ impl Shard {
             mark: None,
             txs: HashMap::new(),
             next_token: 0,
+            borrowers: HashMap::new(),
+            outstanding: None,
+            part: None,
+            successor: None,
+            dropped: Vec::new(),
             counters: config.counters,
             settings: config.settings,
             rng: fastrand::Rng::with_seed(config.seed),
@@ -201,7 +232,7 @@ impl Shard {
 
     /// Another shard is about to answer: its message is likely to come within microseconds.
     pub fn awaits_answers(&self) -> bool {
-        self.unanswered > 0 || !self.txs.is_empty()
+        self.unanswered > 0 || !self.txs.is_empty() || self.outstanding.is_some() || self.locks.is_holding()
     }
 
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
@@ -214,7 +245,7 @@ impl Shard {
         if self.locks.is_empty() {
             return false;
         }
-        self.locks.is_exclusive()
+        self.locks.blocks_all()
             || command
                 .find_keys(args)
                 .is_some_and(|keys| keys.iter().any(|key| self.locks.blocks(args[key.index])))
@@ -372,7 +403,7 @@ impl Shard {
                 }
             }
             // A watched key on loan may have been changed already, though that is not known here before it is back.
-            if self.locks.is_exclusive() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
+            if self.locks.blocks_all() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
                 return false;
             }
             if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
@@ -480,8 +511,10 @@ impl Shard {
         }
         match message {
             Msg::Tx(message) => self.loopback.push_back(Loopback::Tx(*message)),
+            Msg::Epoch(message) => self.loopback.push_back(Loopback::Epoch(*message)),
+            Msg::Load(message) => self.loopback.push_back(Loopback::Load(*message)),
             Msg::Unwatch(watcher) => self.unwatch_here(watcher),
-            _ => unreachable!("only transactions and watches address their own shard"),
+            _ => unreachable!("other messages address other shards"),
         }
     }
 
@@ -554,6 +587,8 @@ impl Shard {
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
                 Msg::Tx(message) => self.receive_tx(from, *message, host),
+                Msg::Epoch(message) => self.receive_epoch(from, *message, host),
+                Msg::Load(message) => self.receive_load(from, *message, host),
                 Msg::Segment { ticket, segment, mark } => host.segment(ticket, segment, mark),
                 Msg::Upper(message) => host.upper(from, message),
             }
@@ -569,6 +604,8 @@ impl Shard {
             match message {
                 Loopback::Tx(message) => self.receive_tx(self.id, message, host),
                 Loopback::Run(run) => self.try_run(*run, host),
+                Loopback::Epoch(message) => self.receive_epoch(self.id, message, host),
+                Loopback::Load(message) => self.receive_load(self.id, message, host),
             }
         }
     }
@@ -605,6 +642,9 @@ impl Shard {
 
     /// Tries again what waits, in the order of arrival. To be called whenever something was returned.
     pub(crate) fn retry_waiting(&mut self, host: &mut impl Host) {
+        if self.locks.is_holding() {
+            return;
+        }
         for _ in 0..self.waiting.len() {
             match self.waiting.pop_front().expect("counted") {
                 Waiting::Claim(claim) => self.try_claim(claim),
@@ -641,6 +681,9 @@ impl Shard {
     /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.
     pub fn background(&mut self, budget: usize) -> bool {
         let Some(keyspace) = &mut self.keyspace else { return false };
+        for dropped in self.dropped.drain(..) {
+            keyspace.bury(*dropped);
+        }
         let mut more = keyspace.free_some(budget);
         if !self.replica && !self.holds_expiry && self.locks.is_empty() {
             more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
@@ -692,6 +735,10 @@ impl Shard {
             parcel.clear();
             self.pool.push(parcel);
         }
+    }
+
+    pub(crate) fn home(&self) -> ShardId {
+        self.home
     }
 
     pub(crate) fn next_tx_id(&self) -> TxId {

@@ -1,5 +1,7 @@
 //! Shards whose messages a test delivers one by one.
 
+use crate::epoch::EpochError;
+use crate::load::LoadAnswer;
 use crate::locks::LockKey;
 use crate::parcel::{ConnId, Mark, Parcel, RunFlags};
 use crate::pipeline::{Place, place};
@@ -21,6 +23,9 @@ pub struct Told {
     pub replies: Vec<(ConnId, String)>,
     /// Ticket, effects, mark.
     pub segments: Vec<(u64, String, Option<Mark>)>,
+    /// Epochs that ended.
+    pub epochs: Vec<(u64, Result<(), EpochError>)>,
+    pub loads: Vec<(ShardId, LoadAnswer)>,
 }
 
 impl Host for Told {
@@ -36,6 +41,14 @@ impl Host for Told {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.segments.push((ticket, String::from_utf8(segment.bytes.to_vec()).unwrap(), mark));
+    }
+
+    fn epoch_applied(&mut self, epoch: u64, outcome: Result<(), EpochError>) {
+        self.epochs.push((epoch, outcome));
+    }
+
+    fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
+        self.loads.push((from, answer));
     }
 
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}
@@ -151,6 +164,20 @@ impl Cluster {
     pub fn deliver(&mut self, from: usize, to: usize) {
         let parcel = self.rings[from][to].pop_front().expect("something is on its way");
         self.shards[to].receive(from as ShardId, parcel, &mut self.told[to]);
+    }
+
+    /// Takes a parcel off its way, to be given back later.
+    pub fn take(&mut self, from: usize, to: usize) -> Box<Parcel> {
+        self.end_tick(from);
+        self.rings[from][to].pop_front().expect("something is on its way")
+    }
+
+    pub fn give(&mut self, from: usize, to: usize, parcel: Box<Parcel>) {
+        self.shards[to].receive(from as ShardId, parcel, &mut self.told[to]);
+    }
+
+    pub fn is_on_its_way(&self, from: usize, to: usize) -> bool {
+        !self.rings[from][to].is_empty()
     }
 
     /// As `end_tick` of the sender, then `deliver`.

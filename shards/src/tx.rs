@@ -133,10 +133,22 @@ impl Shard {
                 tx.refused = true;
                 self.answered(token, host);
             }
+            TxMsg::Recall { token, id } => self.recalled(token, id),
             TxMsg::Return { id, loan } => {
                 self.take_back(id, loan);
+                self.try_part(host);
                 self.retry_waiting(host);
             }
+        }
+    }
+
+    /// Coordinator: an owner needs what it lent. If the transaction has not begun it starts over; its other loans go back
+    /// as well, for the transaction now waits for answers that may take long.
+    fn recalled(&mut self, token: u64, id: TxId) {
+        let Some(tx) = self.txs.get_mut(&token).filter(|tx| tx.id == id) else { return };
+        tx.refused = true;
+        for (shard, loan) in std::mem::take(&mut tx.loans) {
+            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
         }
     }
 
@@ -156,6 +168,7 @@ impl Shard {
             }
             Verdict::Granted => {
                 let WaitingClaim { from, token, id, claim, watcher } = request;
+                self.borrowers.insert(id, (from, token));
                 // The watch is judged now: from here to the end nothing but time can change what is watched.
                 let now_ms = self.time().ms();
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
@@ -175,6 +188,7 @@ impl Shard {
 
     /// Owner: puts back what was on loan.
     fn take_back(&mut self, id: TxId, loan: Loan) {
+        self.borrowers.remove(&id);
         match loan {
             Loan::Everything(keyspace) => {
                 self.effects.set_enabled(keyspace.stream);

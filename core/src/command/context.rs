@@ -43,6 +43,15 @@ impl AccessClock {
         }
     }
 
+    /// The field of a key that came from outside with its idle time or its access counter, if it came with one.
+    pub fn loaded(self, now_ms: u64, idle_s: Option<u64>, frequency: Option<u8>) -> u32 {
+        match (self, idle_s, frequency) {
+            (AccessClock::Lru, Some(idle_s), _) => (now_ms / 1000).saturating_sub(idle_s) as u32 & CLOCK_MASK,
+            (AccessClock::Lfu { .. }, _, Some(count)) => minutes(now_ms) << 8 | u32::from(count),
+            _ => self.fresh(now_ms),
+        }
+    }
+
     /// Notes an access.
     #[inline]
     pub fn touch(self, entry: &mut EntryMut<'_, Object>, now_ms: u64) {

@@ -120,6 +120,11 @@ impl Keyspace {
         Self { changes: Some(Vec::new()), ..Self::new(databases, hash) }
     }
 
+    /// Another one, empty, for the same node.
+    pub fn successor(&self) -> Self {
+        Self::new(self.databases(), self.hash)
+    }
+
     pub fn databases(&self) -> usize {
         self.dbs.len()
     }

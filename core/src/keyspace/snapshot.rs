@@ -238,6 +238,36 @@ impl Keyspace {
         flushed.map(|(_, drain)| drain.len()).sum()
     }
 
+    /// Puts another dataset in this one's place, in constant time. What was here is freed in slices; a snapshot of it that
+    /// is under way is given up. Whoever watches any key sees a change.
+    ///
+    /// # Panics
+    /// If the other has another number of databases, or a snapshot of its own.
+    pub fn replace_with(&mut self, mut successor: Keyspace) {
+        assert_eq!(self.databases(), successor.databases(), "datasets of one node");
+        assert!(successor.snapshot.is_none(), "nobody has seen the successor");
+        if let Some(snapshot) = self.snapshot.take() {
+            self.trash.extend(snapshot.flushed.into_iter().map(|(_, drain)| Trash::Table(drain)));
+        }
+        std::mem::swap(&mut self.dbs, &mut successor.dbs);
+        // Its entries carry its own mark, and no snapshot is under way that would need another.
+        self.epoch = successor.epoch;
+        self.bury(successor);
+        for db in 0..self.databases() as u16 {
+            self.watches.touch_where(db, |_| true);
+        }
+    }
+
+    /// Frees another dataset in slices.
+    pub fn bury(&mut self, mut other: Keyspace) {
+        self.trash.append(&mut other.trash);
+        for db in Vec::from(std::mem::take(&mut other.dbs)) {
+            if !db.table.is_empty() {
+                self.trash.push_back(Trash::Table(db.table.into_drain()));
+            }
+        }
+    }
+
     /// Every entry that a snapshot does not owe carries the epoch's mark. For assertions: a key about to be reported as
     /// changed must not be owed any more.
     pub(super) fn is_preserved(&self, db: u16, key: &[u8]) -> bool {

@@ -52,6 +52,8 @@ pub enum FaultKind {
     Checksum(u64, u64),
     /// A value's body is wrong; for who decodes values.
     Value(&'static str),
+    /// Something that the format allows and the reader lacks, in words.
+    Unsupported(String),
 }
 
 impl fmt::Display for Fault {
@@ -71,6 +73,7 @@ impl fmt::Display for Fault {
             FaultKind::Checksum(expected, computed) => {
                 write!(f, "Wrong RDB checksum expected: ({expected:016x}) but got ({computed:016x})")?
             }
+            FaultKind::Unsupported(what) => write!(f, "{what}")?,
             FaultKind::Value(what) => write!(f, "{what}")?,
         }
         write!(f, " at byte {}", self.position)
@@ -227,6 +230,23 @@ impl<'a> Cursor<'a> {
                     Cow::Owned(itoa::Buffer::new().format(number).as_bytes().to_vec())
                 }
             })
+        })
+    }
+
+    /// Passes a string, whichever way it is encoded.
+    pub fn skip_string(&mut self) -> Result<(), Stop> {
+        self.atomically(|c| {
+            let start = c.clone();
+            match c.len_or_form()? {
+                Length::Plain(len) => drop(c.bytes(start.bounded(len)?)?),
+                Length::Special(string_form::LZF) => {
+                    let packed_len = start.bounded(c.length()?)?;
+                    c.length()?;
+                    c.bytes(packed_len)?;
+                }
+                Length::Special(form) => drop(c.special_integer(form, &start)?),
+            }
+            Ok(())
         })
     }
 

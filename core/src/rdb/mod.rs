@@ -23,6 +23,7 @@ mod load;
 mod lzf;
 #[cfg(test)]
 pub(crate) mod sample;
+mod skip;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -35,6 +36,7 @@ pub use cursor::{Cursor, Fault, FaultKind, Limits, Stop};
 pub use decoder::{Decoder, Event, KeyHeader};
 pub use input::Input;
 pub use load::{ValueLoader, load_value};
+pub use skip::ValueSkipper;
 pub use value::{kind_of, save_effort_bytes, save_key, save_value};
 pub use writer::{Writer, WriterOptions};
 

@@ -3,6 +3,7 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
+use super::loading::Loads;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -14,7 +15,8 @@ use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::Home;
-use braid_shards::{ConnId, Host, Mark, ShardId};
+use braid_replication::loader::LoadedInfo;
+use braid_shards::{ConnId, Host, LoadAnswer, LoadFault, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
 use std::cell::Cell;
@@ -69,6 +71,9 @@ pub struct Front {
     pub(super) cut_refused: Rc<Cell<bool>>,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
+    pub(super) loads: Loads,
+    /// See [`Front::take_load_outcome`].
+    pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
 
 impl Front {
@@ -100,6 +105,8 @@ impl Front {
             cut_refused: Rc::default(),
             next_report_ms: 0,
             reported_replicas: 0,
+            loads: Loads::default(),
+            load_outcome: None,
         }
     }
 
@@ -355,6 +362,10 @@ impl Host for Front {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
+
+    fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
+        self.load_answered(from, answer);
     }
 
     #[inline]

@@ -6,6 +6,7 @@
 mod clients;
 mod conn;
 mod front;
+mod loading;
 pub mod mailbox;
 mod replicas;
 
@@ -157,6 +158,7 @@ impl Engine {
             let received = self.receive_parcels();
             if turn == 0 {
                 worked |= self.background();
+                worked |= self.load();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
@@ -195,8 +197,7 @@ impl Engine {
     }
 
     fn background(&mut self) -> bool {
-        let has_trash = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_trash());
-        if !has_trash && self.front.now < self.next_sweep {
+        if !self.shard.has_trash() && self.front.now < self.next_sweep {
             return false;
         }
         self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();

@@ -1,0 +1,359 @@
+//! A replica applies its master's stream in epochs: a stretch of commands, split by the shards that own their keys.
+//!
+//! The home shard cuts the stream into epochs ([`EpochBuilder`]) and sends each shard its part ([`Shard::apply_epoch`]). A
+//! shard applies its part at once and says so; no command is answered on its own. If an epoch concerns several shards, each
+//! of them holds until all have applied their parts: it runs no client command and lends nothing. So whoever reads here
+//! sees the state between two epochs and nothing else, which is law 2 and the atomicity of the master's transactions.
+//!
+//! A part may find keys on loan to a client's transaction. That transaction may wait for a shard that holds, so the part
+//! cannot simply wait for it: the owner recalls the loan, and a coordinator that has not got all its loans yet returns those
+//! it has and starts over. One that has them all runs at once and returns them anyway. Hence an epoch waits for nothing but
+//! messages under way, and since a hold ends only when every part is applied, while a loan taken before a part arrived
+//! keeps that part back, transactions and epochs are serializable (both are strictly two-phase).
+
+use crate::locks::TxId;
+use crate::parcel::{ConnId, Msg, RunFlags, TxMsg};
+use crate::pipeline::{Place, place};
+use crate::shard::{Host, Shard};
+use crate::slots::{ShardId, SlotMap};
+use crate::unit::Unit;
+use braid_core::command::{Args, Command, CommandId, Handler, registry};
+use braid_core::resp::Reply;
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// The connection that the master's commands count as. No real one has this name.
+pub const MASTER_CONN: ConnId = ConnId(u64::MAX);
+
+/// How commands of the master's stream run.
+pub const FROM_MASTER: RunFlags =
+    RunFlags { resp3: false, atomic: false, no_touch: false, from_master: true };
+
+/// One shard's commands of an epoch.
+#[derive(Default)]
+pub struct Part {
+    unit: Unit,
+    /// Of each command, its number within the epoch.
+    indexes: Vec<u32>,
+}
+
+impl Part {
+    pub fn unit(&self) -> &Unit {
+        &self.unit
+    }
+}
+
+/// Commands of an epoch that failed: on a faithful replica none does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochError {
+    /// The first that failed, by its number within the epoch.
+    pub index: u32,
+    /// The shard that it failed on.
+    pub shard: ShardId,
+    /// Its error reply, without the `-` and the line's end.
+    pub text: String,
+    /// How many failed.
+    pub count: u32,
+}
+
+/// What became of a command offered to an [`EpochBuilder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    Added,
+    /// It works on several shards at once and has to run as a transaction of its own, between epochs.
+    Alone,
+    /// It is about a connection or the server, not about keys, or it is a cursor's step.
+    Unfit,
+}
+
+/// Splits commands by the shards that own their keys.
+pub struct EpochBuilder {
+    map: SlotMap,
+    parts: Vec<Part>,
+    commands: u32,
+    len_bytes: usize,
+}
+
+impl EpochBuilder {
+    pub fn new(map: SlotMap) -> Self {
+        Self { map, parts: (0..map.shards()).map(|_| Part::default()).collect(), commands: 0, len_bytes: 0 }
+    }
+
+    /// Commands added since the last [`EpochBuilder::take`].
+    pub fn commands(&self) -> u32 {
+        self.commands
+    }
+
+    /// Bytes of their arguments.
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.commands == 0
+    }
+
+    /// Whether a command could be added.
+    pub fn fit(&self, id: CommandId, args: Args<'_>) -> Fit {
+        let command = registry().get(id).resolve(args);
+        match self.place(command, args) {
+            None => Fit::Unfit,
+            Some(Place::One(_)) => Fit::Added,
+            Some(Place::Several(_)) if stride(command).is_some() => Fit::Added,
+            Some(_) => Fit::Alone,
+        }
+    }
+
+    fn place(&self, command: &Command, args: Args<'_>) -> Option<Place> {
+        match command.handler {
+            Handler::Session | Handler::Cursor(_) => None,
+            Handler::Keys(_) | Handler::Whole(_) => Some(place(command, args, self.map, 0)),
+        }
+    }
+
+    /// Adds a command if it fits.
+    pub fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> Fit {
+        let command = registry().get(id).resolve(args);
+        let Some(place) = self.place(command, args) else { return Fit::Unfit };
+        match (place, stride(command)) {
+            (Place::One(to), _) => self.add(to, id, db, args),
+            (Place::Several(_), Some(stride)) => self.split(id, db, args, stride),
+            (Place::Several(_) | Place::Everywhere, _) => return Fit::Alone,
+        }
+        self.commands += 1;
+        self.len_bytes += args.iter().map(|arg| arg.len()).sum::<usize>();
+        Fit::Added
+    }
+
+    /// Adds the commands of one transaction, all or none of them. They count as one command each.
+    pub fn push_all(&mut self, unit: &Unit) -> Fit {
+        let worst = |all, fit| match (all, fit) {
+            (Fit::Unfit, _) | (_, Fit::Unfit) => Fit::Unfit,
+            (Fit::Alone, _) | (_, Fit::Alone) => Fit::Alone,
+            _ => Fit::Added,
+        };
+        let fit = unit.commands().map(|command| self.fit(command.id, command.args())).fold(Fit::Added, worst);
+        if fit == Fit::Added {
+            for command in unit.commands() {
+                self.push(command.id, command.db, command.args());
+            }
+        }
+        fit
+    }
+
+    fn add(&mut self, to: ShardId, id: CommandId, db: u16, args: Args<'_>) {
+        let part = &mut self.parts[usize::from(to)];
+        part.unit.push(id, db, args);
+        part.indexes.push(self.commands);
+    }
+
+    /// Splits a command that does the same to each of its keys, each with the `stride - 1` arguments behind it.
+    fn split(&mut self, id: CommandId, db: u16, args: Args<'_>, stride: usize) {
+        for to in 0..self.map.shards() as ShardId {
+            let mut list: SmallVec<[&[u8]; 16]> = SmallVec::new();
+            let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
+            list.push(args[0]);
+            for at in (1..args.len()).step_by(stride).filter(|at| self.map.shard_of(args[*at]) == to) {
+                for index in at..(at + stride).min(args.len()) {
+                    if let Some(value) = args.shared(index) {
+                        shared.push((list.len() as u32, value.clone()));
+                    }
+                    list.push(args[index]);
+                }
+            }
+            if list.len() > 1 {
+                self.add(to, id, db, Args::new(&list, &shared));
+            }
+        }
+    }
+
+    /// The parts, by shard; the builder is empty again.
+    pub fn take(&mut self) -> Vec<(ShardId, Part)> {
+        self.commands = 0;
+        self.len_bytes = 0;
+        let taken = self.parts.iter_mut().map(std::mem::take).zip(0..);
+        taken.filter(|(part, _)| part.unit.count > 0).map(|(part, shard)| (shard, part)).collect()
+    }
+}
+
+/// For commands that do the same to each key on its own: after how many arguments the next key comes.
+fn stride(command: &Command) -> Option<usize> {
+    match command.name {
+        "del" | "unlink" => Some(1),
+        "mset" => Some(2),
+        _ => None,
+    }
+}
+
+/// Messages about an epoch.
+pub enum EpochMsg {
+    /// Home to owner: apply this. `holds`: and let nobody see it before the release.
+    Apply { epoch: u64, holds: bool, part: Part },
+    /// Owner to home: it is applied.
+    Applied { epoch: u64, error: Option<EpochError> },
+    /// Home to owner: everybody has applied it.
+    Release { epoch: u64 },
+}
+
+/// An epoch under way, at the home shard.
+pub(crate) struct Outstanding {
+    epoch: u64,
+    shards: SmallVec<[ShardId; 8]>,
+    left: usize,
+    error: Option<EpochError>,
+}
+
+/// A part that came and waits for keys on loan.
+pub(crate) struct WaitingPart {
+    epoch: u64,
+    holds: bool,
+    part: Part,
+}
+
+impl Shard {
+    /// Home shard: begins an epoch; its end is told by [`Host::epoch_applied`]. The caller then calls [`Shard::settle`].
+    ///
+    /// # Panics
+    /// If the epoch before is not over, or there is nothing to apply.
+    pub fn apply_epoch(&mut self, epoch: u64, parts: Vec<(ShardId, Part)>) {
+        assert!(self.outstanding.is_none(), "one epoch at a time");
+        assert!(!parts.is_empty(), "an epoch concerns somebody");
+        let holds = parts.len() > 1;
+        let shards: SmallVec<[ShardId; 8]> = parts.iter().map(|(shard, _)| *shard).collect();
+        self.outstanding = Some(Outstanding { epoch, left: shards.len(), shards, error: None });
+        for (to, part) in parts {
+            self.send(to, Msg::Epoch(Box::new(EpochMsg::Apply { epoch, holds, part })));
+        }
+    }
+
+    /// Home shard: whether an epoch is under way.
+    pub fn has_epoch(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    pub(crate) fn receive_epoch(&mut self, from: ShardId, message: EpochMsg, host: &mut impl Host) {
+        match message {
+            EpochMsg::Apply { epoch, holds, part } => {
+                assert!(self.part.is_none() && !self.locks.is_holding(), "released before the next");
+                // From here on nothing new is lent, so that what the part waits for can only become less.
+                self.locks.hold();
+                self.recall_loans(&part);
+                self.part = Some(Box::new(WaitingPart { epoch, holds, part }));
+                self.try_part(host);
+            }
+            EpochMsg::Applied { epoch, error } => self.part_applied(from, epoch, error, host),
+            EpochMsg::Release { .. } => self.release_hold(host),
+        }
+    }
+
+    /// Asks for the loans back that a part needs.
+    fn recall_loans(&mut self, part: &Part) {
+        if !self.locks.has_loans() {
+            return;
+        }
+        let mut holders: SmallVec<[TxId; 4]> = self.locks.exclusive_holder().into_iter().collect();
+        for command in part.unit.commands() {
+            let args = command.args();
+            let keys = registry().get(command.id).resolve(args).find_keys(args).unwrap_or_default();
+            holders.extend(keys.iter().filter_map(|key| self.locks.holder(args[key.index])));
+        }
+        holders.sort_unstable();
+        holders.dedup();
+        for id in holders {
+            let (coordinator, token) = self.borrowers[&id];
+            self.send(coordinator, Msg::Tx(Box::new(TxMsg::Recall { token, id })));
+        }
+    }
+
+    /// Applies the part that waits, if nothing of it is on loan any more. To be called whenever something was returned.
+    pub(crate) fn try_part(&mut self, host: &mut impl Host) {
+        let Some(waiting) = self.part.take_if(|waiting| {
+            // A command without keys that is not about the whole slice needs none of it.
+            let is_free = |args: Args<'_>, command: &Command| {
+                let keys = command.find_keys(args).unwrap_or_default();
+                keys.iter().all(|key| self.locks.holder(args[key.index]).is_none())
+                    && (!matches!(command.handler, Handler::Whole(_)) || !self.locks.has_loans())
+            };
+            self.keyspace.is_some()
+                && (!self.locks.has_loans()
+                    || waiting.part.unit.commands().all(|command| {
+                        is_free(command.args(), registry().get(command.id).resolve(command.args()))
+                    }))
+        }) else {
+            return;
+        };
+        let WaitingPart { epoch, holds, part } = *waiting;
+        let error = self.apply_part(&part, host);
+        self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::Applied { epoch, error })));
+        if !holds {
+            self.release_hold(host);
+        }
+    }
+
+    fn apply_part(&mut self, part: &Part, host: &mut impl Host) -> Option<EpochError> {
+        let mut keyspace = self.keyspace.take().expect("not on loan: checked before");
+        let mut out = Reply::default();
+        let mut error: Option<EpochError> = None;
+        for (command, index) in part.unit.commands().zip(&part.indexes) {
+            let mark = out.mark();
+            let (id, db) = (command.id, command.db);
+            self.run_on(
+                &mut keyspace,
+                MASTER_CONN,
+                FROM_MASTER,
+                None,
+                id,
+                db,
+                command.args(),
+                &mut out,
+                host,
+            );
+            if out.buf.first() == Some(&b'-') {
+                match &mut error {
+                    Some(error) => error.count += 1,
+                    None => {
+                        let text = String::from_utf8_lossy(&out.buf[1..]).trim_end().to_owned();
+                        error = Some(EpochError { index: *index, shard: self.id, text, count: 1 });
+                    }
+                }
+            }
+            out.truncate(mark);
+        }
+        self.keyspace = Some(keyspace);
+        error
+    }
+
+    fn release_hold(&mut self, host: &mut impl Host) {
+        self.locks.release_hold();
+        self.retry_waiting(host);
+    }
+
+    /// Home: a shard has applied its part.
+    fn part_applied(&mut self, from: ShardId, epoch: u64, error: Option<EpochError>, host: &mut impl Host) {
+        let outstanding = self.outstanding.as_mut().expect("an epoch is under way");
+        assert_eq!(outstanding.epoch, epoch, "one epoch at a time");
+        assert!(outstanding.shards.contains(&from), "only who was asked answers");
+        outstanding.left -= 1;
+        outstanding.error = match (outstanding.error.take(), error) {
+            (Some(one), Some(other)) => {
+                let count = one.count + other.count;
+                let first = if one.index <= other.index { one } else { other };
+                Some(EpochError { count, ..first })
+            }
+            (one, other) => one.or(other),
+        };
+        if outstanding.left > 0 {
+            return;
+        }
+        let Outstanding { shards, error, .. } = self.outstanding.take().expect("just used");
+        if shards.len() > 1 {
+            for to in shards {
+                self.send(to, Msg::Epoch(Box::new(EpochMsg::Release { epoch })));
+            }
+        }
+        host.epoch_applied(epoch, error.map_or(Ok(()), Err));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use super::*;
+use crate::testing::{CONN, Cluster};
+use braid_core::rdb::{Writer, WriterOptions, kind};
+
+fn header(key: &str) -> KeyHeader {
+    KeyHeader { kind: kind::STRING, key: key.as_bytes().to_vec(), ..KeyHeader::default() }
+}
+
+fn value(text: &str) -> Vec<u8> {
+    let mut writer = Writer::new(WriterOptions::default());
+    writer.string(text.as_bytes());
+    writer.take()
+}
+
+fn settle(cluster: &mut Cluster) {
+    cluster.shards[0].settle(&mut cluster.told[0]);
+}
+
+/// Sends every shard the key that is its own, and lets them decode.
+fn load(cluster: &mut Cluster, keys: &[String], number: u64) {
+    cluster.shards[0].begin_load(number);
+    for (shard, key) in (0..).zip(keys) {
+        let mut batch = LoadBatch::new(10);
+        batch.push_key(0, header(key), 0, &value("new"), true);
+        cluster.shards[0].send_load_batch(number, shard, batch);
+    }
+    cluster.shards[0].finish_load(number);
+    settle(cluster);
+    cluster.rest();
+    for shard in &mut cluster.shards {
+        while shard.load_some() {}
+        shard.load_some();
+    }
+    settle(cluster);
+    cluster.rest();
+}
+
+fn successors(cluster: &mut Cluster) -> Vec<Box<Keyspace>> {
+    let mut whole: Vec<_> = cluster.told[0]
+        .loads
+        .drain(..)
+        .filter_map(|(from, answer)| match answer {
+            LoadAnswer::Whole { successor, .. } => Some((from, successor)),
+            LoadAnswer::Batch { outcome, .. } => {
+                assert_eq!(outcome, Ok(1));
+                None
+            }
+        })
+        .collect();
+    whole.sort_by_key(|(from, _)| *from);
+    whole.into_iter().map(|(_, successor)| successor).collect()
+}
+
+#[test]
+fn no_loss_the_old_dataset_serves_until_the_new_one_takes_its_place_in_one_step() {
+    let mut cluster = Cluster::new(3);
+    let old: Vec<String> = (0..3).map(|shard| cluster.key(shard, "old")).collect();
+    let new: Vec<String> = (0..3).map(|shard| cluster.key(shard, "new")).collect();
+    for key in &old {
+        cluster.ask(&format!("SET {key} old"));
+    }
+    load(&mut cluster, &new, 1);
+    assert_eq!(cluster.ask(&format!("MGET {} {}", old[1], new[1])), "*2\r\n$3\r\nold\r\n$-1\r\n");
+    let watcher = braid_core::keyspace::WatcherId { shard: 2, conn: CONN.0 };
+    cluster.shards[1].keyspace.as_mut().unwrap().watches.watch(watcher, 0, new[1].as_bytes(), false);
+    let successors = successors(&mut cluster);
+    let called = std::rc::Rc::new(std::cell::Cell::new(0));
+    let seen = std::rc::Rc::clone(&called);
+    cluster.shards[0].begin_swap(successors, move |everything| {
+        seen.set(everything.slices.iter().map(|slice| slice.len()).sum::<usize>());
+    });
+    settle(&mut cluster);
+    cluster.rest();
+    assert_eq!(called.get(), 3);
+    for at in 0..3 {
+        assert_eq!(cluster.ask(&format!("MGET {} {}", old[at], new[at])), "*2\r\n$-1\r\n$3\r\nnew\r\n");
+        assert_eq!(cluster.shards[at].keyspace().unwrap().trash_len(), 1);
+        while cluster.shards[at].background(10) {}
+        assert!(!cluster.shards[at].has_trash());
+    }
+    assert!(cluster.shards[1].keyspace().unwrap().watch_is_dirty(watcher, 0));
+}
+
+#[test]
+fn no_loss_what_is_dropped_leaves_the_old_dataset_and_the_next_attempt_works() {
+    let mut cluster = Cluster::new(2);
+    let keys: Vec<String> = (0..2).map(|shard| cluster.key(shard, "k")).collect();
+    for key in &keys {
+        cluster.ask(&format!("SET {key} old"));
+    }
+    load(&mut cluster, &keys, 1);
+    let mut late = successors(&mut cluster);
+    late.truncate(1);
+    cluster.shards[0].drop_load(1, late);
+    settle(&mut cluster);
+    cluster.rest();
+    assert!(cluster.shards[0].has_trash());
+    assert_eq!(cluster.ask(&format!("MGET {} {}", keys[0], keys[1])), "*2\r\n$3\r\nold\r\n$3\r\nold\r\n");
+    load(&mut cluster, &keys, 2);
+    let whole = successors(&mut cluster);
+    cluster.shards[0].begin_swap(whole, |_| {});
+    settle(&mut cluster);
+    cluster.rest();
+    assert_eq!(cluster.ask(&format!("MGET {} {}", keys[0], keys[1])), "*2\r\n$3\r\nnew\r\n$3\r\nnew\r\n");
+}
+
+#[test]
+fn a_snapshot_under_way_is_given_up_by_the_swap_and_the_next_is_complete() {
+    let options = WriterOptions { version: 10, compress: false, checksum: true };
+    let mut cluster = Cluster::new(2);
+    let keys: Vec<String> = (0..2).map(|shard| cluster.key(shard, "k")).collect();
+    for key in &keys {
+        cluster.ask(&format!("SET {key} old"));
+    }
+    load(&mut cluster, &keys, 1);
+    for shard in &mut cluster.shards {
+        shard.keyspace.as_mut().unwrap().begin_snapshot(options).unwrap();
+    }
+    // Part of it is emptied and owed to the snapshot.
+    cluster.ask("FLUSHALL");
+    let whole = successors(&mut cluster);
+    cluster.shards[0].begin_swap(whole, |_| {});
+    settle(&mut cluster);
+    cluster.rest();
+    for (shard, key) in cluster.shards.iter_mut().zip(&keys) {
+        let keyspace = shard.keyspace.as_mut().unwrap();
+        assert!(!keyspace.has_snapshot());
+        keyspace.begin_snapshot(options).unwrap();
+        keyspace.snapshot_slice(1 << 20, 1 << 20);
+        let piece = keyspace.take_snapshot_output().unwrap();
+        let text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        assert!(piece.is_last && text.contains(key.as_str()) && text.contains("new"));
+    }
+}
+
+#[test]
+fn a_value_in_pieces_is_read_as_one_and_what_is_wrong_has_its_position() {
+    let mut cluster = Cluster::new(1);
+    let mut writer = Writer::new(WriterOptions::default());
+    writer.length(3);
+    for member in ["a", "b", "c"] {
+        writer.string(member.as_bytes());
+    }
+    let set = writer.take();
+    let set_header = |key: &str| KeyHeader { kind: kind::SET, ..header(key) };
+    cluster.shards[0].begin_load(1);
+    let mut batch = LoadBatch::new(10);
+    batch.push_key(0, set_header("s"), 100, &set[..3], false);
+    cluster.shards[0].send_load_batch(1, 0, batch);
+    let mut batch = LoadBatch::new(10);
+    batch.push_rest(103, &set[3..], true);
+    batch.push_key(0, header("t"), 120, &value("text"), true);
+    let bytes = batch.len_bytes();
+    cluster.shards[0].send_load_batch(1, 0, batch);
+    let mut batch = LoadBatch::new(10);
+    batch.push_key(0, set_header("u"), 200, &[1, 0x40], true);
+    cluster.shards[0].send_load_batch(1, 0, batch);
+    settle(&mut cluster);
+    while cluster.shards[0].load_some() {}
+    settle(&mut cluster);
+    let outcomes: Vec<_> = cluster.told[0]
+        .loads
+        .iter()
+        .map(|(_, answer)| match answer {
+            LoadAnswer::Batch { outcome, len_bytes, .. } => (outcome.clone(), *len_bytes),
+            LoadAnswer::Whole { .. } => panic!("not finished"),
+        })
+        .collect();
+    assert_eq!(outcomes[0].0, Ok(0));
+    assert_eq!(outcomes[1], (Ok(2), bytes));
+    let fault = outcomes[2].0.clone().unwrap_err();
+    assert_eq!(fault.to_string(), "Unexpected end of RDB at byte 202");
+    cluster.rest();
+}
