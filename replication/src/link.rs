@@ -120,8 +120,6 @@ pub struct LinkReport {
     pub down_since_ms: Option<u64>,
     /// Length and received part of the snapshot under way; a length of 0 is unknown.
     pub sync: Option<(u64, u64)>,
-    /// Offset behind what was received.
-    pub read_offset: Option<u64>,
 }
 
 /// The replies of the handshake, in their order.
@@ -262,10 +260,14 @@ impl Link {
             last_io_ms: is_connected.then(|| now_ms.saturating_sub(self.last_io_ms)),
             down_since_ms: self.down_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms)),
             sync,
-            read_offset: match &self.state {
-                State::Streaming(stream) => Some(stream.read_offset()),
-                _ => None,
-            },
+        }
+    }
+
+    /// The offset behind what was received of the stream, while the link is up.
+    pub fn read_offset(&self) -> Option<u64> {
+        match &self.state {
+            State::Streaming(stream) => Some(stream.read_offset()),
+            _ => None,
         }
     }
 

@@ -83,9 +83,11 @@ pub enum TxMsg {
         watcher: Option<WatcherId>,
     },
     /// Owner to coordinator. `watch_until_ms`: until when the watch holds over the owner's slice; None: it does not.
-    /// `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]).
+    /// `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]); `replica`: it follows a master
+    /// ([`Keyspace::replica`]).
     Grant {
         stream: bool,
+        replica: bool,
         token: u64,
         id: TxId,
         loan: Loan,

@@ -4,6 +4,8 @@ use crate::command::{Command, Flags, Handler};
 
 const PROTOCOL: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI);
 
+const ROLE: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::STALE).or(Flags::NO_ASYNC_LOADING);
+
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
     Command::new("psync", -3, Handler::Session).flags(PROTOCOL.or(Flags::NO_ASYNC_LOADING)).doc(
@@ -21,6 +23,18 @@ pub const COMMANDS: &[Command] = &[
     Command::new("replconf", -1, Handler::Session)
         .flags(PROTOCOL.or(Flags::LOADING).or(Flags::STALE).or(Flags::ALLOW_BUSY))
         .doc("server", "3.0.0", "Configures the replication stream, and acknowledges it.", "O(1)"),
+    Command::new("replicaof", 3, Handler::Session).flags(ROLE).doc(
+        "server",
+        "5.0.0",
+        "Makes the server follow a master, or a master itself.",
+        "O(1)",
+    ),
+    Command::new("slaveof", 3, Handler::Session).flags(ROLE).doc(
+        "server",
+        "1.0.0",
+        "Makes the server follow a master, or a master itself.",
+        "O(1)",
+    ),
     Command::new("role", 1, Handler::Session)
         .flags(Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST))
         .doc("server", "2.8.12", "Returns the replication role.", "O(1)"),

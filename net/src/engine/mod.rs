@@ -5,7 +5,9 @@
 
 mod clients;
 mod conn;
+pub mod follower;
 mod front;
+mod link_socket;
 mod loading;
 pub mod mailbox;
 mod replicas;
@@ -80,7 +82,7 @@ impl Engine {
         own.commands.set(Arc::clone(&shard.stats)).ok().expect("a shard starts once");
         let mut front = Front::new(id, node, ring, config);
         front.refresh_thresholds();
-        Self {
+        let mut engine = Self {
             shard,
             front,
             mailboxes,
@@ -89,7 +91,9 @@ impl Engine {
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
             tcp_listeners: Vec::new(),
-        }
+        };
+        engine.begin_role();
+        engine
     }
 
     /// Listens on a socket; the connections it accepts are spread over all shards.
@@ -156,6 +160,7 @@ impl Engine {
         // many times for every time that it is received and sent.
         for turn in 0..TICKS_PER_ROUND {
             let received = self.receive_parcels();
+            worked |= self.follow();
             if turn == 0 {
                 worked |= self.background();
                 worked |= self.load();
@@ -215,6 +220,8 @@ impl Engine {
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
         let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
+        let link_ms = self.front.next_link_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
+        let tick_ms = tick_ms.into_iter().chain(link_ms).min();
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
         expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).min()
@@ -236,6 +243,10 @@ impl Engine {
             self.config_version = version;
             self.front.config = self.front.node.config.snapshot();
             self.shard.settings = Arc::new(settings(&self.front.config));
+            self.shard.is_read_only = self.front.config.replica_read_only;
+            if let Some(follower) = &mut self.front.follower {
+                follower.set_rules(&self.front.config);
+            }
             self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
                 home.set_rules(replicas::rules(&self.front.config));
@@ -244,6 +255,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        let Some(event) = self.link_event(event) else { return };
         match event {
             Event::Accepted { socket, .. } => {
                 if let Some((to, socket)) = self.front.place(socket) {

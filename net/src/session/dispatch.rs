@@ -230,6 +230,34 @@ impl Front {
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
         }
+        if self.node.is_replica() {
+            self.role_admits(conn, command)?;
+        }
+        Ok(())
+    }
+}
+
+impl Front {
+    /// Whether a replica lets a client's command run.
+    #[cold]
+    fn role_admits(&self, conn: &Conn, command: &Command) -> Result<(), Error> {
+        // Of a transaction its commands count.
+        let queued = conn.session.multi.as_ref().filter(|_| command.name == "exec");
+        let any = |matches: fn(&Command) -> bool| {
+            queued.is_some_and(|multi| {
+                multi.unit.commands().any(|queued| matches(registry().get(queued.id).resolve(queued.args())))
+            })
+        };
+        if self.config.replica_read_only && (command.is_write() || any(Command::is_write)) {
+            return Err(Error::ReadOnly);
+        }
+        let is_stale = !self.config.replica_serve_stale_data && !self.node.is_link_up.load(Ordering::Relaxed);
+        let needs_fresh = |command: &Command| !command.flags.has(Flags::STALE);
+        if is_stale && (needs_fresh(command) || any(needs_fresh)) {
+            return Err(Error::text(
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            ));
+        }
         Ok(())
     }
 }
