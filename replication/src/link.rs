@@ -315,8 +315,10 @@ impl Link {
         }
         self.down_since_ms.get_or_insert(now_ms);
         self.input.clear();
-        // A link that worked is made again at once; what failed to come up is not tried more often than each second.
-        self.state = State::Waiting { until_ms: if was_up { now_ms } else { now_ms + RETRY_MS } };
+        // A link that worked is made again at once; what failed to come up, or will cost a full sync, is not tried more
+        // often than each second.
+        let delay_ms = if was_up && !self.distrusts_position { 0 } else { RETRY_MS };
+        self.state = State::Waiting { until_ms: now_ms + delay_ms };
     }
 
     /// Time passes. `applied`: the offset up to which everything has been applied.
@@ -438,7 +440,7 @@ impl Link {
                 }
                 self.actions
                     .push(LinkAction::Notice("Master replied to PING, replication can continue...".into()));
-                self.introduce(position);
+                self.introduce();
             }
             Step::Auth if is_error => {
                 return self.fail(&format!("Unable to AUTH to MASTER: {line}"), now_ms);
@@ -454,6 +456,10 @@ impl Link {
         }
         let step = self.next_step(step);
         self.state = State::Handshake { step, position };
+        // A master takes it only when it owes no other answer.
+        if step == Step::Psync {
+            self.ask(position);
+        }
     }
 
     /// The step whose reply comes behind that of `step`.
@@ -468,8 +474,8 @@ impl Link {
         }
     }
 
-    /// Says who we are and what we want.
-    fn introduce(&mut self, position: Option<Position>) {
+    /// Says who we are.
+    fn introduce(&mut self) {
         let LinkRules { user, password, listening_port, announced_ip, version, .. } = self.rules.clone();
         if !password.is_empty() {
             let words: Vec<&[u8]> =
@@ -482,6 +488,10 @@ impl Link {
         }
         self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
         self.send(&[b"REPLCONF", b"version", version.as_bytes()]);
+    }
+
+    /// Says what we want.
+    fn ask(&mut self, position: Option<Position>) {
         match position {
             Some(Position { id, offset, .. }) => {
                 let next_byte = (offset + 1).to_string();
