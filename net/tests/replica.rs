@@ -28,9 +28,9 @@ const SPREAD: usize = 5;
 fn node(kind: &Kind, shards: usize) -> Builder {
     match kind {
         Kind::Braid(_) => {
-            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes"])
+            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
         }
-        _ => Peer::builder(kind.clone()),
+        _ => Peer::builder(kind.clone()).args(["--repl-backlog-size", "64mb"]),
     }
 }
 

@@ -160,13 +160,14 @@ impl Engine {
         // many times for every time that it is received and sent.
         for turn in 0..TICKS_PER_ROUND {
             let received = self.receive_parcels();
-            worked |= self.follow();
             if turn == 0 {
                 worked |= self.background();
                 worked |= self.load();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
+            // Behind what the home asks for, part of which is for it to do.
+            worked |= self.follow();
             self.publish();
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
