@@ -193,8 +193,8 @@ fn law6_braid_stands_between_redis_and_valkey() {
 }
 
 #[test]
-fn law6_braid_stands_below_valkey_that_follows_redis_8() {
-    chain([(&Kind::Redis8, 1), (&Kind::Valkey, 1), (&braid(), 2)]);
+fn law6_braid_stands_below_valkey_that_follows_redis_7() {
+    chain([(&Kind::Redis7, 1), (&Kind::Valkey, 1), (&braid(), 2)]);
 }
 
 #[test]
@@ -251,6 +251,32 @@ fn law6_a_promoted_braid_keeps_its_siblings_of_its_own_kind() {
 #[test]
 fn law6_braid_follows_a_promoted_valkey() {
     take_over((&Kind::Valkey, 1), (&braid(), 2), (&braid(), 3));
+}
+
+/// A master hands over to Braid, which takes its place without a full sync.
+fn hand_over(kind: &Kind, shards: usize) {
+    let (master, heir) = (start(node(kind, 1)), replica(shards));
+    follow(&heir, master.port());
+    assert_equal(&master, &heir);
+    let mut client = connect(&master);
+    call(&mut client, &cmd!["FAILOVER", "TO", "127.0.0.1", heir.port()]);
+    wait_until("the roles are exchanged", || {
+        field(&mut connect(&heir), "replication", "role") == "master" && is_linked(&master)
+    });
+    call(&mut connect(&heir), &["SET", "reign", "new"]);
+    assert_equal(&heir, &master);
+    assert_eq!(number(&mut connect(&heir), "stats", "sync_full"), 0);
+    assert_eq!(error(&mut client, &["SET", "a", "1"]), READONLY);
+}
+
+#[test]
+fn law6_redis_7_hands_over_to_braid() {
+    hand_over(&Kind::Redis7, 3);
+}
+
+#[test]
+fn law6_valkey_hands_over_to_braid() {
+    hand_over(&Kind::Valkey, 1);
 }
 
 /// The error of a command that must fail.

@@ -14,17 +14,16 @@ mod replicas;
 
 use braid_bench::client::Client;
 use braid_bench::cmd;
-use braid_bench::dataset::{self, Dataset};
+use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::probe::Probe;
-use braid_bench::wait;
 use common::{braid_builder, call, connect, is_closed, key_per_shard, number_from_env};
 use fake::{Fake, Item};
 use load::{Load, State};
 use proxy::Proxy;
 use replicas::{
-    TIMEOUT, assert_clients_equal, assert_equal, enough, field, first_replica, follow, is_linked, number,
-    start, wait_until,
+    assert_clients_equal, assert_equal, enough, field, first_replica, follow, is_linked, number, start,
+    wait_until,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;

@@ -1,6 +1,7 @@
 //! Shards, the mailboxes between them, program order and multi-shard transactions.
 
 pub mod epoch;
+pub mod flight;
 pub mod load;
 pub mod locks;
 pub mod parcel;

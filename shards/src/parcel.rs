@@ -1,6 +1,7 @@
 //! What one shard sends another in one tick.
 
 use crate::epoch::EpochMsg;
+use crate::flight::{FlightId, Leg, Pieces};
 use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
@@ -44,17 +45,25 @@ pub enum Mark {
 pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
     Run {
+        leg: Leg,
         conn: ConnId,
         flags: RunFlags,
         watcher: Option<WatcherId>,
         bytes: Range<usize>,
         shared: Range<usize>,
     },
-    /// The answer to a run or to a transaction.
+    /// The answer to a run, from which the next leg of its flight may run if that belongs to the receiver.
     Reply {
-        conn: ConnId,
+        flight: FlightId,
+        number: u16,
         bytes: Range<usize>,
-        pieces: Vec<(usize, Bytes)>,
+        pieces: Pieces,
+    },
+    /// A leg of a flight may run: the one before it has.
+    Go {
+        coordinator: ShardId,
+        flight: FlightId,
+        number: u16,
     },
     /// Forget what a connection watches here.
     Unwatch(WatcherId),

@@ -1,23 +1,24 @@
-//! From a connection's commands to the shards that run them: where a command's keys are, and program order (law 2).
-//!
-//! The rule: the commands of one connection go to one shard at a time. Consecutive commands for the same shard go
-//! together; the next one for another shard waits until those are answered.
+//! From a connection's commands to the shards that run them: where a command's keys are, and what program order (law 2)
+//! lets be under way together. How the order is kept is told in [`crate::flight`].
 
-use crate::locks::LockKey;
+use crate::flight::FlightId;
+use crate::locks::{LockKey, LockKeys};
 use crate::slots::{ShardId, SlotMap};
 use crate::unit::Unit;
 use braid_core::command::{Args, Command, Handler, registry};
 
-/// Most commands of one connection that travel as one run; it bounds the receiver's tick.
-pub const RUN_MAX_COMMANDS: u32 = 256;
+/// Most commands of one connection that are under way together; it bounds what their answers take.
+pub const FLIGHT_MAX_COMMANDS: u32 = 256;
 
 /// Where a command is to take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Here and now, or as a transaction that this shard coordinates.
+    /// On the connection's shard.
     Here,
     /// On another shard.
     Shard(ShardId),
+    /// On several shards, as a transaction, or in the connection itself.
+    Alone,
 }
 
 /// What program order says about a command.
@@ -25,25 +26,28 @@ pub enum Target {
 pub enum Admit {
     /// Nothing of this connection is under way: run it.
     Run,
-    /// Send it; more may follow.
+    /// Send it with [`crate::Shard::submit`]; more may follow.
     Send,
     /// It has to wait for the answer to what was sent before.
     Later,
 }
 
-/// Commands on their way to one shard: which, and how many.
+/// The flight that a batch of commands opened, as far as it goes.
 #[derive(Debug, Clone, Copy)]
-struct OpenRun {
-    to: ShardId,
-    commands: u32,
+pub(crate) struct OpenFlight {
+    pub id: FlightId,
+    /// The shard of its last leg, and where that stands among the messages to it.
+    pub to: ShardId,
+    pub message: usize,
+    pub commands: u32,
 }
 
-/// Program order within one batch of a connection's commands. When the batch is through and a run is open, the
-/// connection waits for its answer before the next batch begins.
+/// Program order within one batch of a connection's commands. When the batch is through and a flight is open, the
+/// connection waits for its answers before the next batch begins.
 #[derive(Debug)]
 pub struct Pipeline {
-    open: Option<OpenRun>,
-    is_ordered: bool,
+    pub(crate) open: Option<OpenFlight>,
+    pub(crate) is_ordered: bool,
 }
 
 impl Default for Pipeline {
@@ -54,7 +58,7 @@ impl Default for Pipeline {
 }
 
 impl Pipeline {
-    /// Without the rule: everything goes at once. It exists to prove that the tests of law 2 notice.
+    /// Without order: every leg runs at once. It exists to prove that the tests of law 2 notice.
     pub fn unordered() -> Self {
         Self { open: None, is_ordered: false }
     }
@@ -67,20 +71,14 @@ impl Pipeline {
 
     /// Whether the next command may go where it has to go.
     #[inline]
-    pub fn admit(&mut self, target: Target) -> Admit {
-        match (target, &mut self.open) {
-            (Target::Here, None) => Admit::Run,
-            (Target::Shard(to), open @ None) => {
-                *open = Some(OpenRun { to, commands: 1 });
-                Admit::Send
-            }
-            (Target::Shard(to), Some(open)) if open.to == to && open.commands < RUN_MAX_COMMANDS => {
-                open.commands += 1;
-                Admit::Send
-            }
-            (_, Some(_)) if self.is_ordered => Admit::Later,
-            (Target::Here, Some(_)) => Admit::Run,
-            (Target::Shard(_), Some(_)) => Admit::Send,
+    pub fn admit(&self, target: Target) -> Admit {
+        match (target, &self.open) {
+            (Target::Here | Target::Alone, None) => Admit::Run,
+            (Target::Shard(_), None) => Admit::Send,
+            (Target::Alone, Some(_)) => Admit::Later,
+            (_, Some(open)) if open.commands >= FLIGHT_MAX_COMMANDS => Admit::Later,
+            (Target::Here, Some(_)) if !self.is_ordered => Admit::Run,
+            (_, Some(_)) => Admit::Send,
         }
     }
 }
@@ -117,7 +115,7 @@ pub fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> 
     if owners.all(|owner| owner == first) {
         return Place::One(first);
     }
-    Place::Several(keys.iter().map(|key| args[key.index].into()).collect())
+    Place::Several(keys.iter().map(|key| args[key.index]).collect::<LockKeys>().finish())
 }
 
 /// What a transaction's commands need.
@@ -134,6 +132,14 @@ pub struct Plan {
 impl Plan {
     pub fn of<'a>(unit: &Unit, watched: impl IntoIterator<Item = &'a [u8]>, map: SlotMap) -> Self {
         let mut plan = Plan::default();
+        let mut all = LockKeys::default();
+        let mut add = |plan: &mut Plan, key: &[u8]| {
+            let owner = map.shard_of(key);
+            if !plan.owners.contains(&owner) {
+                plan.owners.push(owner);
+            }
+            all.push(key);
+        };
         for command in unit.commands() {
             let args = command.args();
             let declared = registry().get(command.id).resolve(args);
@@ -142,23 +148,16 @@ impl Plan {
                 Handler::Whole(_) | Handler::Cursor(_) => plan.everywhere = true,
                 Handler::Keys(_) => {
                     for key in declared.find_keys(args).unwrap_or_default() {
-                        plan.add(args[key.index], map);
+                        add(&mut plan, args[key.index]);
                     }
                 }
             }
         }
         for key in watched {
-            plan.add(key, map);
+            add(&mut plan, key);
         }
+        plan.keys = all.finish();
         plan
-    }
-
-    fn add(&mut self, key: &[u8], map: SlotMap) {
-        let owner = map.shard_of(key);
-        if !self.owners.contains(&owner) {
-            self.owners.push(owner);
-        }
-        self.keys.push(key.into());
     }
 }
 
@@ -167,26 +166,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn law2_one_shard_at_a_time() {
+    fn law2_what_concerns_several_shards_waits_for_what_is_under_way() {
         let mut pipeline = Pipeline::default();
         assert_eq!(pipeline.admit(Target::Here), Admit::Run);
+        assert_eq!(pipeline.admit(Target::Alone), Admit::Run);
         assert_eq!(pipeline.admit(Target::Shard(3)), Admit::Send);
-        assert!(pipeline.is_open());
-        assert_eq!(pipeline.admit(Target::Shard(3)), Admit::Send);
-        assert_eq!(pipeline.admit(Target::Here), Admit::Later);
+        pipeline.open = Some(OpenFlight { id: 0, to: 3, message: 0, commands: 1 });
+        // What belongs here follows what was sent before.
+        assert_eq!(pipeline.admit(Target::Here), Admit::Send);
+        assert_eq!(pipeline.admit(Target::Shard(2)), Admit::Send);
+        assert_eq!(pipeline.admit(Target::Alone), Admit::Later);
+        pipeline.open = Some(OpenFlight { id: 0, to: 3, message: 0, commands: FLIGHT_MAX_COMMANDS });
         assert_eq!(pipeline.admit(Target::Shard(2)), Admit::Later);
-        let mut unordered = Pipeline::unordered();
-        let targets = [Target::Shard(3), Target::Here, Target::Shard(2)];
-        assert_eq!(targets.map(|target| unordered.admit(target)), [Admit::Send, Admit::Run, Admit::Send]);
-    }
-
-    #[test]
-    fn a_run_is_bounded() {
-        let mut pipeline = Pipeline::default();
-        for _ in 0..RUN_MAX_COMMANDS {
-            assert_eq!(pipeline.admit(Target::Shard(1)), Admit::Send);
-        }
-        assert_eq!(pipeline.admit(Target::Shard(1)), Admit::Later);
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 use crate::epoch::{EpochError, EpochMsg, Outstanding, WaitingPart};
+use crate::flight::{FlightId, Flights, Leg, Pieces, WaitingLeg, WaitingLegs};
 use crate::load::{LoadAnswer, LoadMsg, Successor};
 use crate::locks::{Locks, TxId};
 use crate::parcel::{ConnId, Mark, Msg, Parcel, RunFlags, TxMsg};
+use crate::pipeline::{OpenFlight, Pipeline};
 use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
@@ -18,7 +20,6 @@ use braid_core::command::{
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
-use bytes::Bytes;
 use smallvec::SmallVec;
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -37,8 +38,8 @@ pub struct Counters {
 
 /// What a shard needs of the layer above while it works.
 pub trait Host {
-    /// The answer to a dispatched run or a transaction of this shard's connection `conn`.
-    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>);
+    /// A part of the answer to what this shard's connection `conn` has under way, in order. `is_last`: all is answered.
+    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Pieces, is_last: bool);
 
     /// Executes a command of the connection or the server ([`Handler::Session`]) within a transaction.
     ///
@@ -104,6 +105,8 @@ pub(crate) struct ParkedRun {
     conn: ConnId,
     flags: RunFlags,
     watcher: Option<WatcherId>,
+    /// None: it is all that the connection, which is one of this shard's, has under way.
+    leg: Option<Leg>,
     unit: Unit,
     /// Replies to what ran before.
     done: Reply,
@@ -162,8 +165,11 @@ pub struct Shard {
     home: ShardId,
     /// A snapshot was given up while the slice was on loan.
     pub(crate) aborted_snapshot: Option<u64>,
-    /// Runs sent to other shards and not answered yet.
-    unanswered: usize,
+    /// What this shard's connections have under way.
+    flights: Flights,
+    waiting_legs: WaitingLegs,
+    /// For the answers to this shard's own legs.
+    spare: Vec<u8>,
     /// This node follows a master. That of the slice ([`Keyspace::replica`]), as of when it was last here.
     pub replica: bool,
     /// As a replica, clients may not change anything (`replica-read-only`).
@@ -176,6 +182,17 @@ pub struct Shard {
     pub stats: Arc<CommandStats>,
 }
 
+/// A leg whose turn has come.
+struct NextLeg {
+    coordinator: ShardId,
+    flight: FlightId,
+    number: u16,
+    /// Otherwise it may be another shard's, or there may be none.
+    is_certain: bool,
+}
+
+/// Runs whose keys are fetched ahead at a time.
+const AHEAD: usize = 16;
 /// Parcels kept for reuse.
 const POOL_LEN: usize = 64;
 
@@ -208,7 +225,9 @@ impl Shard {
             time: Time::default(),
             home: config.home,
             aborted_snapshot: None,
-            unanswered: 0,
+            flights: Flights::default(),
+            waiting_legs: WaitingLegs::default(),
+            spare: Vec::new(),
             replica: false,
             is_read_only: true,
             stream_fault: None,
@@ -238,12 +257,16 @@ impl Shard {
 
     /// Another shard is about to answer: its message is likely to come within microseconds.
     pub fn awaits_answers(&self) -> bool {
-        self.unanswered > 0 || !self.txs.is_empty() || self.outstanding.is_some() || self.locks.is_holding()
+        !self.flights.is_empty()
+            || !self.txs.is_empty()
+            || self.outstanding.is_some()
+            || self.locks.is_holding()
     }
 
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
     pub fn is_quiet(&self) -> bool {
-        self.locks.is_empty() && self.waiting.is_empty() && self.txs.is_empty()
+        let nothing_waits = self.waiting.is_empty() && self.waiting_legs.is_empty();
+        self.locks.is_empty() && nothing_waits && self.txs.is_empty() && self.flights.is_empty()
     }
 
     /// Whether a command must wait for a transaction to return one of its keys.
@@ -279,6 +302,7 @@ impl Shard {
                 conn,
                 flags,
                 watcher: None,
+                leg: None,
                 unit,
                 done: Reply::new(flags.resp3),
             });
@@ -292,7 +316,7 @@ impl Shard {
     /// With [`RunFlags::atomic`] they are a transaction whose keys all live here.
     pub fn run_later(&mut self, conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, unit: Unit) {
         let done = Reply::new(flags.resp3);
-        let run = ParkedRun { from: self.id, conn, flags, watcher, unit, done };
+        let run = ParkedRun { from: self.id, conn, flags, watcher, leg: None, unit, done };
         self.loopback.push_back(Loopback::Run(Box::new(run)));
     }
 
@@ -480,11 +504,12 @@ impl Shard {
         }
     }
 
-    /// Sends a command to the shard that owns its keys. Commands of one connection that follow each other within a tick
-    /// travel as one run. The answer to all of them comes through [`Host::reply`].
+    /// Sends a command to the shard that owns its keys, as part of what a pipeline has under way. Commands for the same
+    /// shard that follow each other travel together. The answers come through [`Host::reply`].
     #[allow(clippy::too_many_arguments)]
-    pub fn dispatch(
+    pub fn submit(
         &mut self,
+        pipeline: &mut Pipeline,
         to: ShardId,
         conn: ConnId,
         flags: RunFlags,
@@ -493,23 +518,41 @@ impl Shard {
         db: u16,
         args: Args<'_>,
     ) {
-        assert_ne!(to, self.id, "own commands run at once");
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
         let start = (arena.len(), shared.len());
         unit::encode(arena, shared, id, db, args);
         let end = (arena.len(), shared.len());
-        match msgs.last_mut() {
-            Some(Msg::Run { conn: last, bytes, shared, flags: RunFlags { atomic: false, .. }, .. })
-                if *last == conn && !flags.atomic && bytes.end == start.0 =>
-            {
-                bytes.end = end.0;
-                shared.end = end.1;
-            }
-            _ => {
-                self.unanswered += 1;
-                msgs.push(Msg::Run { conn, flags, watcher, bytes: start.0..end.0, shared: start.1..end.1 });
+        if let Some(open) = &mut pipeline.open {
+            open.commands += 1;
+            if open.to == to {
+                let Msg::Run { bytes, shared, .. } = &mut msgs[open.message] else {
+                    unreachable!("the last leg's message")
+                };
+                assert_eq!((bytes.end, shared.end), start, "nothing comes between a pipeline's commands");
+                (bytes.end, shared.end) = end;
+                return;
             }
         }
+        let (message, bytes, shared) = (msgs.len(), start.0..end.0, start.1..end.1);
+        let flight = match pipeline.open {
+            Some(before) => {
+                let Msg::Run { leg, .. } = &mut self.outgoing[usize::from(before.to)].msgs[before.message]
+                else {
+                    unreachable!("the last leg's message")
+                };
+                leg.next = pipeline.is_ordered.then_some(to);
+                before.id
+            }
+            None => {
+                assert_ne!(to, self.id, "own commands run at once");
+                self.flights.begin(conn)
+            }
+        };
+        let number = self.flights.add_leg(flight);
+        let leg = Leg { flight, number, waits: number > 0 && pipeline.is_ordered, next: None };
+        self.outgoing[usize::from(to)].msgs.push(Msg::Run { leg, conn, flags, watcher, bytes, shared });
+        let commands = pipeline.open.map_or(1, |open| open.commands);
+        pipeline.open = Some(OpenFlight { id: flight, to, message, commands });
     }
 
     /// Sends a whole transaction to the one shard that owns all of its keys.
@@ -523,14 +566,15 @@ impl Shard {
     ) {
         assert_ne!(to, self.id, "own commands run at once");
         let flags = RunFlags { atomic: true, ..flags };
+        let flight = self.flights.begin(conn);
+        let leg = Leg { flight, number: self.flights.add_leg(flight), waits: false, next: None };
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
         let (start, shared_start) = (arena.len(), shared.len());
         for command in unit.commands() {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
         let (bytes, shared) = (start..arena.len(), shared_start..shared.len());
-        self.unanswered += 1;
-        msgs.push(Msg::Run { conn, flags, watcher, bytes, shared });
+        msgs.push(Msg::Run { leg, conn, flags, watcher, bytes, shared });
     }
 
     /// Adds a message for another shard, or for this one.
@@ -584,35 +628,55 @@ impl Shard {
 
     /// Handles everything another shard sent in one of its ticks.
     pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
-        /// Runs whose keys are fetched ahead at a time.
-        const AHEAD: usize = 16;
         let mut msgs = std::mem::take(&mut parcel.msgs);
-        let runs: SmallVec<[Range<usize>; 64]> = msgs
-            .iter()
-            .filter_map(|message| match message {
-                Msg::Run { bytes, .. } => Some(bytes.clone()),
-                _ => None,
-            })
-            .collect();
-        let mut run = 0;
+        let at_once = msgs.iter().filter_map(|message| match message {
+            Msg::Run { leg: Leg { waits: false, .. }, bytes, .. } => Some(bytes.clone()),
+            _ => None,
+        });
+        let at_once: SmallVec<[Range<usize>; 64]> = at_once.collect();
+        let mut started = 0;
+        // Where the parcel is kept if a leg in it has to wait.
+        let mut place = None;
+        let mut next_legs: SmallVec<[NextLeg; 64]> = SmallVec::new();
         for message in msgs.drain(..) {
-            if matches!(message, Msg::Run { .. }) {
-                if run % AHEAD == 0 {
-                    let ahead = &runs[run..runs.len().min(run + AHEAD)];
-                    let keys = ahead.iter().flat_map(|range| unit::likely_keys(&parcel.arena[range.clone()]));
-                    self.prefetch(0, keys);
-                }
-                run += 1;
-            }
             match message {
-                Msg::Run { conn, flags, watcher, bytes, shared } => {
-                    let bytes = &parcel.arena[bytes];
-                    let shared = &parcel.shared[shared];
-                    self.run_for(from, conn, flags, watcher, Commands::new(bytes, shared), host);
+                Msg::Run { leg, conn, flags, watcher, bytes, shared } => {
+                    if !leg.waits {
+                        if started % AHEAD == 0 {
+                            let ahead = &at_once[started..at_once.len().min(started + AHEAD)];
+                            let commands = ahead.iter().map(|range| &parcel.arena[range.clone()]);
+                            self.prefetch(0, commands.flat_map(unit::likely_keys));
+                        }
+                        started += 1;
+                    }
+                    if self.waiting_legs.may_run(from, leg) {
+                        let commands = Commands::new(&parcel.arena[bytes], &parcel.shared[shared]);
+                        self.run_for(from, conn, flags, watcher, leg, commands, host);
+                    } else {
+                        let parcel = *place.get_or_insert_with(|| self.waiting_legs.reserve());
+                        let waiting = WaitingLeg { parcel, conn, flags, watcher, bytes, shared, leg };
+                        self.waiting_legs.wait(from, waiting);
+                    }
                 }
-                Msg::Reply { conn, bytes, pieces } => {
-                    self.unanswered -= 1;
-                    host.reply(conn, &parcel.arena[bytes], pieces);
+                Msg::Reply { flight, number, bytes, pieces } => {
+                    self.flights.answered(
+                        flight,
+                        number,
+                        &parcel.arena[bytes],
+                        pieces,
+                        |conn, bytes, pieces, is_last| {
+                            host.reply(conn, bytes, pieces, is_last);
+                        },
+                    );
+                    next_legs.push(NextLeg {
+                        coordinator: self.id,
+                        flight,
+                        number: number + 1,
+                        is_certain: false,
+                    });
+                }
+                Msg::Go { coordinator, flight, number } => {
+                    next_legs.push(NextLeg { coordinator, flight, number, is_certain: true });
                 }
                 Msg::Unwatch(watcher) => self.unwatch_here(watcher),
                 Msg::Tx(message) => self.receive_tx(from, *message, host),
@@ -623,8 +687,35 @@ impl Shard {
             }
         }
         parcel.msgs = msgs;
-        self.recycle(parcel);
+        match place {
+            Some(place) => self.waiting_legs.keep(place, parcel),
+            None => self.recycle(parcel),
+        }
+        self.run_next_legs(&next_legs, host);
         self.settle(host);
+    }
+
+    /// Runs the legs whose turn has come, as far as they are here.
+    fn run_next_legs(&mut self, next_legs: &[NextLeg], host: &mut impl Host) {
+        for ahead in next_legs.chunks(AHEAD) {
+            let commands = ahead
+                .iter()
+                .filter_map(|next| self.waiting_legs.commands_of(next.coordinator, next.flight, next.number));
+            self.prefetch(0, commands.flat_map(unit::likely_keys));
+            for NextLeg { coordinator, flight, number, is_certain } in ahead {
+                let Some((waiting, parcel)) =
+                    self.waiting_legs.go(*coordinator, *flight, *number, *is_certain)
+                else {
+                    continue;
+                };
+                let WaitingLeg { parcel: place, conn, flags, watcher, bytes, shared, leg } = waiting;
+                let commands = Commands::new(&parcel.arena[bytes], &parcel.shared[shared]);
+                self.run_for(*coordinator, conn, flags, watcher, leg, commands, host);
+                if let Some(parcel) = self.waiting_legs.put_back(place, parcel) {
+                    self.recycle(parcel);
+                }
+            }
+        }
     }
 
     /// Handles what the shard sent to itself. To be called after [`Shard::begin`].
@@ -639,34 +730,73 @@ impl Shard {
         }
     }
 
-    /// Runs another shard's commands; the answer goes into the parcel back to it.
+    /// Runs a leg; the answer goes into the parcel back to its coordinator.
+    #[allow(clippy::too_many_arguments)]
     fn run_for(
         &mut self,
         from: ShardId,
         conn: ConnId,
         flags: RunFlags,
         watcher: Option<WatcherId>,
+        leg: Leg,
         mut commands: Commands<'_>,
         host: &mut impl Host,
     ) {
         let mut out = Reply::new(flags.resp3);
-        out.buf = std::mem::take(&mut self.outgoing[usize::from(from)].arena);
+        let is_own = from == self.id;
+        let home = if is_own { &mut self.spare } else { &mut self.outgoing[usize::from(from)].arena };
+        out.buf = std::mem::take(home);
         let start = out.buf.len();
         let all_done = self.run_commands(conn, flags, watcher, &mut commands, &mut out, host);
-        if all_done {
-            let end = out.buf.len();
-            let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
-            let back = &mut self.outgoing[usize::from(from)];
-            back.arena = out.buf;
-            back.msgs.push(Msg::Reply { conn, bytes: start..end, pieces });
-            return;
+        let end = out.buf.len();
+        let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
+        if !all_done {
+            let mut done = Reply::new(flags.resp3);
+            done.buf.extend_from_slice(&out.buf[start..]);
+            done.pieces = pieces;
+            self.park(ParkedRun {
+                from,
+                conn,
+                flags,
+                watcher,
+                leg: Some(leg),
+                unit: commands.into_unit(),
+                done,
+            });
+            out.buf.truncate(start);
+        } else if is_own {
+            self.leg_answered(leg, &out.buf, pieces, host);
+            out.buf.clear();
+        } else {
+            let (flight, number) = (leg.flight, leg.number);
+            self.outgoing[usize::from(from)].msgs.push(Msg::Reply {
+                flight,
+                number,
+                bytes: start..end,
+                pieces,
+            });
+            self.let_go(from, leg);
         }
-        let mut done = Reply::new(flags.resp3);
-        done.buf.extend_from_slice(&out.buf[start..]);
-        done.pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
-        out.buf.truncate(start);
-        self.outgoing[usize::from(from)].arena = out.buf;
-        self.park(ParkedRun { from, conn, flags, watcher, unit: commands.into_unit(), done });
+        let home = if is_own { &mut self.spare } else { &mut self.outgoing[usize::from(from)].arena };
+        *home = out.buf;
+    }
+
+    /// A leg of this shard's own flight ran here.
+    fn leg_answered(&mut self, leg: Leg, bytes: &[u8], pieces: Pieces, host: &mut impl Host) {
+        self.flights.answered(leg.flight, leg.number, bytes, pieces, |conn, bytes, pieces, is_last| {
+            host.reply(conn, bytes, pieces, is_last);
+        });
+        self.let_go(self.id, leg);
+    }
+
+    /// A leg ran: the next may.
+    fn let_go(&mut self, coordinator: ShardId, leg: Leg) {
+        if let Some(next) = leg.next
+            && next != coordinator
+        {
+            let (flight, number) = (leg.flight, leg.number + 1);
+            self.outgoing[usize::from(next)].msgs.push(Msg::Go { coordinator, flight, number });
+        }
     }
 
     /// Tries again what waits, in the order of arrival. To be called whenever something was returned.
@@ -685,26 +815,32 @@ impl Shard {
 
     /// Runs commands that own their bytes as far as nothing blocks them.
     fn try_run(&mut self, run: ParkedRun, host: &mut impl Host) {
-        let ParkedRun { from, conn, flags, watcher, unit, mut done } = run;
+        let ParkedRun { from, conn, flags, watcher, leg, unit, mut done } = run;
         let mut commands = unit.commands();
         if self.run_commands(conn, flags, watcher, &mut commands, &mut done, host) {
-            self.answer(from, conn, done, host);
+            self.answer(from, conn, leg, done, host);
         } else {
             let unit = commands.into_unit();
-            self.park(ParkedRun { from, conn, flags, watcher, unit, done });
+            self.park(ParkedRun { from, conn, flags, watcher, leg, unit, done });
         }
     }
 
-    /// Delivers a finished reply to the shard of the connection.
-    pub(crate) fn answer(&mut self, to: ShardId, conn: ConnId, reply: Reply, host: &mut impl Host) {
+    /// Delivers the answer to what owned its bytes.
+    fn answer(&mut self, to: ShardId, conn: ConnId, leg: Option<Leg>, reply: Reply, host: &mut impl Host) {
+        let Some(leg) = leg else {
+            assert_eq!(to, self.id, "what another shard sends is a leg");
+            return host.reply(conn, &reply.buf, reply.pieces, true);
+        };
         if to == self.id {
-            return host.reply(conn, &reply.buf, reply.pieces);
+            return self.leg_answered(leg, &reply.buf, reply.pieces, host);
         }
         let back = &mut self.outgoing[usize::from(to)];
         let start = back.arena.len();
         back.arena.extend_from_slice(&reply.buf);
         let bytes = start..back.arena.len();
-        back.msgs.push(Msg::Reply { conn, bytes, pieces: reply.pieces });
+        let (flight, number) = (leg.flight, leg.number);
+        back.msgs.push(Msg::Reply { flight, number, bytes, pieces: reply.pieces });
+        self.let_go(to, leg);
     }
 
     /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.
@@ -739,6 +875,7 @@ impl Shard {
     pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
         debug_assert!(self.loopback.is_empty(), "a tick ends settled");
         self.take_ticket(host);
+        self.keep_own_legs();
         for to in 0..self.outgoing.len() {
             if self.outgoing[to].is_empty() {
                 continue;
@@ -752,6 +889,26 @@ impl Shard {
                 self.pool.push(fresh);
             }
         }
+    }
+
+    /// What this shard sent itself are legs that wait.
+    fn keep_own_legs(&mut self) {
+        let own = usize::from(self.id);
+        if self.outgoing[own].is_empty() {
+            return;
+        }
+        let fresh = self.pool.pop().unwrap_or_default();
+        let mut parcel = std::mem::replace(&mut self.outgoing[own], fresh);
+        let place = self.waiting_legs.reserve();
+        for message in parcel.msgs.drain(..) {
+            let Msg::Run { leg, conn, flags, watcher, bytes, shared } = message else {
+                unreachable!("only legs are sent to oneself")
+            };
+            assert!(leg.waits, "own commands run at once");
+            let waiting = WaitingLeg { parcel: place, conn, flags, watcher, bytes, shared, leg };
+            self.waiting_legs.wait(self.id, waiting);
+        }
+        self.waiting_legs.keep(place, parcel);
     }
 
     /// Something could not be delivered at the end of the last tick.

@@ -4,7 +4,7 @@ use crate::epoch::EpochError;
 use crate::load::LoadAnswer;
 use crate::locks::LockKey;
 use crate::parcel::{ConnId, Mark, Parcel, RunFlags};
-use crate::pipeline::{Place, place};
+use crate::pipeline::{Admit, Pipeline, Place, Target, place};
 use crate::shard::{Host, Outlet, Ran, Shard, ShardConfig};
 use crate::slots::{ShardId, SlotMap};
 use crate::tx::Work;
@@ -29,7 +29,7 @@ pub struct Told {
 }
 
 impl Host for Told {
-    fn reply(&mut self, conn: ConnId, bytes: &[u8], _: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, conn: ConnId, bytes: &[u8], _: Vec<(usize, Bytes)>, _: bool) {
         self.replies.push((conn, String::from_utf8(bytes.to_vec()).unwrap()));
     }
 
@@ -133,11 +133,37 @@ impl Cluster {
                 let ran = shard.run(conn, RunFlags::default(), id, 0, args, &mut out, told);
                 return (ran == Ran::Done).then(|| String::from_utf8(out.to_wire()).unwrap());
             }
-            Place::One(to) => shard.dispatch(to, conn, RunFlags::default(), None, id, 0, args),
+            Place::One(to) => {
+                shard.submit(&mut Pipeline::default(), to, conn, RunFlags::default(), None, id, 0, args);
+            }
             Place::Several(keys) => self.begin(at, conn, RunFlags::default(), None, Some(keys), line),
             Place::Everywhere => self.begin(at, conn, RunFlags::default(), None, None, line),
         }
         None
+    }
+
+    /// A connection of shard `at` sends commands that each have one key, in one go. Gives what is answered at once.
+    pub fn pipeline(&mut self, at: usize, conn: ConnId, lines: &[String]) -> String {
+        let (shard, told) = (&mut self.shards[at], &mut self.told[at]);
+        let mut pipeline = Pipeline::default();
+        let mut out = Reply::default();
+        for line in lines {
+            let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            let args = Args::new(&args, &[]);
+            let (id, command) = registry().find(args[0]).unwrap();
+            let Place::One(to) = place(command, args, shard.map, shard.id) else { panic!("one key") };
+            let target = if to == shard.id { Target::Here } else { Target::Shard(to) };
+            match pipeline.admit(target) {
+                Admit::Run => {
+                    assert_eq!(shard.run(conn, RunFlags::default(), id, 0, args, &mut out, told), Ran::Done);
+                }
+                Admit::Send => {
+                    shard.submit(&mut pipeline, to, conn, RunFlags::default(), None, id, 0, args);
+                }
+                Admit::Later => panic!("too many commands"),
+            }
+        }
+        String::from_utf8(out.to_wire()).unwrap()
     }
 
     /// A transaction of several shards.

@@ -337,7 +337,7 @@ impl Engine {
         for order in self.front.public().orders.take() {
             match order {
                 Order::Close(id) => self.close_client(id),
-                Order::Answer(id, bytes) => self.front.reply(id, &bytes, Vec::new()),
+                Order::Answer(id, bytes) => self.front.reply(id, &bytes, Vec::new(), true),
                 Order::SleepUntil(end) => std::thread::sleep(end.saturating_duration_since(Instant::now())),
                 Order::ActiveExpire(on) => match self.shard.keyspace_mut() {
                     Some(keyspace) => keyspace.active_expire = on,

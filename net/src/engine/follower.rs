@@ -38,7 +38,16 @@ pub struct RoleRequest {
     /// None: no master.
     pub master: Option<MasterAddress>,
     /// Who waits for the answer.
-    pub answer: Option<(ShardId, ConnId)>,
+    pub answer: Option<Asker>,
+}
+
+/// Who asked for another role.
+pub enum Asker {
+    /// A client, on this shard.
+    Client(ShardId, ConnId),
+    /// The master, which wants this node in its place, on a connection of the home shard; with the words of the `PSYNC`
+    /// that it wants answered then.
+    Heir(ConnId, Vec<Vec<u8>>),
 }
 
 /// An epoch that is being applied.
@@ -492,8 +501,12 @@ impl Engine {
         });
         changed.expect("cannot fail");
         node.wake_all();
-        if let Some((shard, conn)) = answer {
-            node.order(shard, Order::Answer(conn, b"+OK\r\n".to_vec()));
+        match answer {
+            None => {}
+            Some(Asker::Client(shard, conn)) => {
+                node.order(shard, Order::Answer(conn, b"+OK\r\n".to_vec()));
+            }
+            Some(Asker::Heir(id, words)) => self.front.serve_former_master(id, words),
         }
     }
 
@@ -520,6 +533,20 @@ impl Engine {
 }
 
 impl Front {
+    /// Answers the `PSYNC` of who was this node's master.
+    fn serve_former_master(&mut self, id: ConnId, words: Vec<Vec<u8>>) {
+        let Some(mut conn) = self.take_conn_by_id(id) else { return };
+        conn.waiting = false;
+        if let Err(error) = self.attach_replica(&mut conn, Some(words)) {
+            conn.out.error(&error.to_string());
+            self.list(&mut conn);
+        }
+        if !conn.input.is_empty() {
+            self.ready.push(id);
+        }
+        self.put_conn(conn);
+    }
+
     /// Home: an epoch is over.
     pub(super) fn note_applied(&mut self, outcome: Result<(), EpochError>) {
         let former = self.applied.replace(outcome);

@@ -5,6 +5,7 @@ use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::follower::Follower;
 use super::loading::Loads;
+use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -50,6 +51,7 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
+    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -78,6 +80,8 @@ pub struct Front {
     pub(super) held_back: bool,
     /// A cut that met the remains of an earlier snapshot.
     pub(super) cut_refused: Rc<Cell<bool>>,
+    /// Until when replicas may wait for more.
+    pub(super) next_feed: Instant,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
@@ -99,6 +103,7 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
+            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
@@ -117,6 +122,7 @@ impl Front {
             aborted: None,
             held_back: false,
             cut_refused: Rc::default(),
+            next_feed: Instant::now(),
             next_report_ms: 0,
             reported_replicas: 0,
             loads: Loads::default(),
@@ -334,16 +340,26 @@ impl Front {
 }
 
 impl Host for Front {
-    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         if id == MASTER_CONN {
             return self.note_applied(Ok(()));
         }
         let mut buffer = self.buffer();
-        let Some(mut conn) = self.by_id(id).map(|conn| conn.token).and_then(|token| self.take_conn(token))
-        else {
+        let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
             return self.recycle(buffer);
         };
+        if !is_last {
+            // The replies of a pipeline leave together.
+            assert!(!conn.muted, "what is muted is under way alone");
+            if conn.out.buf.capacity() == 0 {
+                std::mem::swap(&mut conn.out.buf, &mut buffer);
+            }
+            conn.out.append_encoded(bytes, pieces);
+            return self.recycle(buffer);
+        }
+        let token = conn.token;
+        let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);

@@ -11,6 +11,7 @@ mod link_socket;
 mod loading;
 pub mod mailbox;
 mod replicas;
+pub mod tasks;
 
 pub use conn::Conn;
 pub use front::Front;
@@ -42,7 +43,7 @@ const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
 /// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
-const ANSWER_PATIENCE: Duration = Duration::from_micros(5);
+const ANSWER_PATIENCE: Duration = Duration::from_micros(2);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -115,7 +116,7 @@ impl Engine {
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
             rounds += 1;
-            if rounds % ROUNDS_PER_YIELD == 0 {
+            if rounds % ROUNDS_PER_YIELD == 0 && !self.front.tasks.is_empty() {
                 glommio::executor().yield_task_queue_now().await;
             }
             if worked || self.shard.has_outgoing() {
@@ -130,7 +131,8 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, .. }) = (&self.mailboxes, &mut self.front);
+            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+                (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
                 !mailboxes.is_empty()
@@ -138,7 +140,9 @@ impl Engine {
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
             };
-            if ring.prepare_sleep(deadline, has_work)? {
+            if tasks.is_empty() {
+                ring.wait(deadline, has_work)?;
+            } else if ring.prepare_sleep(deadline, has_work)? {
                 sleeper.sleep().await?;
             }
         }
@@ -178,7 +182,7 @@ impl Engine {
         }
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
-        self.front.feed_replicas();
+        self.front.feed_replicas(worked);
         Ok(worked)
     }
 

@@ -8,9 +8,8 @@
 //!
 //! ```no_run
 //! # use braid_net::ring::{Event, Ring, RingConfig};
-//! # async fn drive() -> std::io::Result<()> {
+//! # fn drive() -> std::io::Result<()> {
 //! let mut ring = Ring::new(&RingConfig::default())?;
-//! let sleeper = ring.sleeper()?;
 //! loop {
 //!     ring.poll()?;
 //!     while let Some(event) = ring.next() {
@@ -21,12 +20,9 @@
 //!             _ => {}
 //!         }
 //!     }
-//!     // Other inputs, such as messages from other shards, are handled here. Every few dozen rounds the task yields to
-//!     // the executor's others.
+//!     // Other inputs, such as messages from other shards, are handled here.
 //!     let mailboxes_hold_something = || false;
-//!     if ring.prepare_sleep(None, mailboxes_hold_something)? {
-//!         sleeper.sleep().await?;
-//!     }
+//!     ring.wait(None, mailboxes_hold_something)?;
 //! }
 //! # }
 //! ```
@@ -64,7 +60,7 @@ pub use wake::{Sleeper, Waker};
 use buffers::{BUFFER_GROUP, BufferPool};
 use send::InFlightSend;
 use slots::{Operation, Phase, Slots, Tag};
-use wake::WakeState;
+use wake::{Sleep, WakeState};
 
 mod connect;
 use connect::SocketAddress;
@@ -138,8 +134,8 @@ pub struct Ring {
     events: VecDeque<Event>,
     starved: Vec<Token>,
     wake: WakeState,
-    /// The sleep is announced and the eventfd enabled.
-    is_sleeping: bool,
+    /// As it was announced.
+    sleep: Sleep,
     timer_deadline: Option<Instant>,
     /// Boxed because the kernel reads it by pointer.
     timer_spec: Box<Timespec>,
@@ -176,7 +172,7 @@ impl Ring {
         }
         let wake = WakeState::new()?;
         // Not the "async" variant: that one is silent for deferred task work, which is how all completions begin here.
-        uring.submitter().register_eventfd(wake.eventfd().as_raw_fd())?;
+        uring.submitter().register_eventfd(wake.for_executor().as_raw_fd())?;
         let mut ring = Self {
             uring,
             pool,
@@ -190,11 +186,12 @@ impl Ring {
             events: VecDeque::new(),
             starved: Vec::new(),
             wake,
-            is_sleeping: false,
+            sleep: Sleep::Not,
             timer_deadline: None,
             timer_spec: Box::new(Timespec::new()),
         };
         ring.uring.completion().disable_eventfd();
+        ring.poll_wakes();
         Ok(ring)
     }
 
@@ -350,13 +347,31 @@ impl Ring {
         }
     }
 
-    /// Gets ready to sleep; when it returns true, await [`Sleeper::sleep`], which returns upon a completion, a
-    /// [`Waker::wake`], or at about `deadline`. When it returns false there is something to do. In both cases go on
-    /// with [`poll`](Self::poll). `has_work` looks at the inputs whose senders use the waker; it is called after the
-    /// sleep was announced, so that nothing they sent is missed.
+    /// Sleeps until a completion, a [`Waker::wake`], or about `deadline`; then go on with [`poll`](Self::poll). It may
+    /// return without a reason. Nothing else on this thread runs meanwhile. `has_work` looks at the inputs whose senders
+    /// use the waker; it is called after the sleep was announced, so that nothing they sent is missed.
     ///
     /// The deadline is kept by one timer of the ring that is set again only when it fired or came later than asked:
     /// sleeping often costs no timers, but may end without a reason.
+    ///
+    /// # Errors
+    /// As for [`poll`](Self::poll).
+    pub fn wait(&mut self, deadline: Option<Instant>, has_work: impl FnOnce() -> bool) -> io::Result<()> {
+        if !self.may_sleep(deadline)? {
+            return Ok(());
+        }
+        self.sleep = Sleep::InRing;
+        self.wake.announce(Sleep::InRing);
+        if !has_work() {
+            self.enter(1)?;
+        }
+        self.withdraw_sleep();
+        Ok(())
+    }
+
+    /// Gets ready to sleep through the executor; when it returns true, await [`Sleeper::sleep`], which ends as
+    /// [`wait`](Self::wait) does. When it returns false there is something to do. In both cases go on with
+    /// [`poll`](Self::poll).
     ///
     /// # Errors
     /// As for [`poll`](Self::poll).
@@ -365,22 +380,27 @@ impl Ring {
         deadline: Option<Instant>,
         has_work: impl FnOnce() -> bool,
     ) -> io::Result<bool> {
-        if let Some(deadline) = deadline {
-            self.arm_timer(deadline);
-        }
-        self.flush()?;
-        self.collect();
-        if self.has_events() || !self.uring.submission().is_empty() || !self.overflow.is_empty() {
+        if !self.may_sleep(deadline)? {
             return Ok(false);
         }
-        self.is_sleeping = true;
+        self.sleep = Sleep::InExecutor;
         self.uring.completion().enable_eventfd();
-        self.wake.announce();
+        self.wake.announce(Sleep::InExecutor);
         if has_work() || self.kernel_has_work()? {
             self.withdraw_sleep();
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Sets the timer and hands everything to the kernel. False if that brought something to do.
+    fn may_sleep(&mut self, deadline: Option<Instant>) -> io::Result<bool> {
+        if let Some(deadline) = deadline {
+            self.arm_timer(deadline);
+        }
+        self.flush()?;
+        self.collect();
+        Ok(!self.has_events() && self.uring.submission().is_empty() && self.overflow.is_empty())
     }
 
     /// Whether, after the eventfd was enabled, a completion is due that may have come before and so did not write it.
@@ -389,22 +409,32 @@ impl Ring {
         // The kernel queues task work, sets the flag and then looks whether the eventfd is enabled. On x86-64 setting
         // the flag is a full barrier. Elsewhere only the queueing is, and entering the kernel is how to look at that.
         if !cfg!(target_arch = "x86_64") {
-            self.enter()?;
+            self.enter(0)?;
         }
         let is_due = self.uring.submission().taskrun() || self.uring.submission().cq_overflow();
         Ok(is_due || !self.uring.completion().is_empty())
     }
 
     fn withdraw_sleep(&mut self) {
-        if self.is_sleeping {
-            self.is_sleeping = false;
-            self.wake.withdraw();
-            self.uring.completion().disable_eventfd();
+        match std::mem::replace(&mut self.sleep, Sleep::Not) {
+            Sleep::Not => {}
+            Sleep::InRing => self.wake.withdraw(),
+            Sleep::InExecutor => {
+                self.wake.withdraw();
+                self.uring.completion().disable_eventfd();
+            }
         }
     }
 
     fn has_events(&self) -> bool {
         !self.completions.is_empty() || !self.events.is_empty()
+    }
+
+    /// Starts to poll for what [`Waker`]s write. Nobody reads it: each write is an event of its own.
+    fn poll_wakes(&mut self) {
+        let eventfd = types::Fd(self.wake.for_ring().as_raw_fd());
+        let poll = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true).build();
+        self.push(poll.user_data(Tag::of_ring(Operation::Wake).encode()));
     }
 
     fn arm_timer(&mut self, deadline: Instant) {
@@ -512,7 +542,7 @@ impl Ring {
             !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
         };
         if must_enter {
-            self.enter()?;
+            self.enter(0)?;
         }
         while !self.overflow.is_empty() {
             let mut submission = self.uring.submission();
@@ -524,7 +554,7 @@ impl Ring {
                 self.overflow.pop_front();
             }
             drop(submission);
-            self.enter()?;
+            self.enter(0)?;
             if self.uring.submission().is_full() {
                 // The kernel takes no more before completions are collected.
                 break;
@@ -533,11 +563,13 @@ impl Ring {
         Ok(())
     }
 
-    fn enter(&mut self) -> io::Result<()> {
+    /// Enters the kernel, until at least `wait_for` completions are there.
+    fn enter(&mut self, wait_for: u32) -> io::Result<()> {
         let to_submit = self.uring.submission().len() as u32;
         let flags = EnterFlags::GETEVENTS.bits();
         // SAFETY: no argument is passed; the entries submitted are sound as `push` explains.
-        let entered = unsafe { self.uring.submitter().enter::<libc::sigset_t>(to_submit, 0, flags, None) };
+        let entered =
+            unsafe { self.uring.submitter().enter::<libc::sigset_t>(to_submit, wait_for, flags, None) };
         match entered {
             Ok(_) => Ok(()),
             // Interrupted, or short of memory or of completion space: what was not submitted stays queued for the
@@ -592,6 +624,12 @@ impl Ring {
             }
             // If it came too late, the timer has fired, and its completion says so.
             Operation::TimerUpdate => return None,
+            Operation::Wake => {
+                if !cqueue::more(flags) {
+                    self.poll_wakes();
+                }
+                return None;
+            }
             _ => {}
         }
         let has_more = cqueue::more(flags);
@@ -612,7 +650,7 @@ impl Ring {
                 let is_open = self.phase(token) == Phase::Open;
                 is_open.then(|| Event::Connected { token, result: io_result(result).map(drop) })
             }
-            Operation::Timer | Operation::TimerUpdate => unreachable!("handled above"),
+            Operation::Timer | Operation::TimerUpdate | Operation::Wake => unreachable!("handled above"),
         };
         self.finish(token);
         event

@@ -35,6 +35,8 @@ pub(super) enum Operation {
     /// Of the ring itself, not of a socket.
     Timer = 4,
     TimerUpdate = 5,
+    /// The poll of the eventfd by which other threads end a sleep.
+    Wake = 6,
 }
 
 impl Operation {
@@ -49,6 +51,7 @@ impl Operation {
             3 => Self::Connect,
             4 => Self::Timer,
             5 => Self::TimerUpdate,
+            6 => Self::Wake,
             _ => unreachable!("the ring never submitted operation {code}"),
         }
     }

@@ -145,14 +145,14 @@ impl Engine {
         };
         let flags = conn.session.flags;
         let target = match place {
-            Place::One(to) if to != here => Target::Shard(to),
-            _ => Target::Here,
+            Place::One(to) if to == here => Target::Here,
+            Place::One(to) => Target::Shard(to),
+            Place::Several(_) | Place::Everywhere => Target::Alone,
         };
-        if pipeline.admit(target) == Admit::Later {
-            return Flow::Later;
-        }
+        let admit = pipeline.admit(target);
         match place {
-            Place::One(to) if to == here => {
+            _ if admit == Admit::Later => Flow::Later,
+            Place::One(_) if admit == Admit::Run => {
                 let (shard, front) = self.parts();
                 match shard.run(conn.id, flags, id, conn.session.db, args, &mut conn.out, front) {
                     Ran::Done => Flow::Done,
@@ -160,7 +160,7 @@ impl Engine {
                 }
             }
             Place::One(to) => {
-                self.parts().0.dispatch(to, conn.id, flags, None, id, conn.session.db, args);
+                self.parts().0.submit(pipeline, to, conn.id, flags, None, id, conn.session.db, args);
                 Flow::Done
             }
             Place::Several(keys) => self.begin(conn, Some(keys), id, args),
@@ -208,7 +208,8 @@ impl Engine {
             unit.push(id, conn.session.db, args);
             shard.run_later(conn.id, Default::default(), watcher, unit);
         } else {
-            shard.dispatch(to, conn.id, Default::default(), watcher, id, conn.session.db, args);
+            let (mut alone, db) = (Pipeline::default(), conn.session.db);
+            shard.submit(&mut alone, to, conn.id, Default::default(), watcher, id, db, args);
         }
     }
 

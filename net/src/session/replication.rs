@@ -4,7 +4,7 @@
 use super::{Call, Session};
 use crate::config::values::MasterAddress;
 use crate::engine::Front;
-use crate::engine::follower::{RoleRequest, request_role};
+use crate::engine::follower::{Asker, RoleRequest, request_role};
 use braid_core::command::Error;
 use braid_core::resp::number::parse_i64;
 use braid_replication::acks::ReplicaId;
@@ -79,6 +79,9 @@ impl Front {
         words: Option<Vec<Vec<u8>>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
+        if self.takes_over(conn, words.as_deref()) {
+            return Ok(());
+        }
         let home = self.home.as_mut().expect("on the home shard");
         let replica = conn.session.replica.get_or_insert_default();
         let words: Option<Vec<&[u8]>> = words.as_ref().map(|words| words.iter().map(Vec::as_slice).collect());
@@ -89,6 +92,23 @@ impl Front {
         self.replicas.insert(id, conn.token);
         crate::log_notice!("Replica {ip}:{} asks for synchronization", replica.handshake.address("").1);
         Ok(())
+    }
+}
+
+impl Front {
+    /// Whether a `PSYNC` is our master's, which wants this node in its place. It is answered when this node is a master.
+    fn takes_over(&mut self, conn: &mut crate::engine::Conn, words: Option<&[Vec<u8>]>) -> bool {
+        let Some(words) = words else { return false };
+        let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let home = self.home.as_ref().expect("on the home shard");
+        if !home.is_asked_to_take_over(&list) {
+            return false;
+        }
+        crate::log_notice!("Failover request received from the master: taking over");
+        conn.waiting = true;
+        let words = words[..2].to_vec();
+        request_role(self, RoleRequest { master: None, answer: Some(Asker::Heir(conn.id, words)) });
+        true
     }
 }
 
@@ -141,7 +161,7 @@ pub fn replicaof(call: &mut Call<'_>) -> Result<(), Error> {
     }
     // Within a transaction there is no later.
     let is_later = !call.conn.waiting;
-    let answer = is_later.then_some((call.front.id, call.conn.id));
+    let answer = is_later.then_some(Asker::Client(call.front.id, call.conn.id));
     if is_later {
         call.conn.waiting = true;
     } else {

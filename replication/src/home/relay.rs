@@ -7,7 +7,7 @@
 use super::{Action, Home};
 use crate::ids::ReplId;
 use crate::link::Position;
-use crate::psync::Upstream;
+use crate::psync::{Master, Replica, Sync, Upstream};
 use bytes::Bytes;
 
 /// Which way the change of role under way goes.
@@ -79,6 +79,20 @@ impl Home {
         if let Some(relay) = &mut self.relay {
             relay.db = position.db;
         }
+    }
+
+    /// Whether these words of a `PSYNC` are our master's, which wants this node in its place: it becomes a master first, and
+    /// then answers them without their `FAILOVER`.
+    pub fn is_asked_to_take_over(&self, words: &[&[u8]]) -> bool {
+        let master = Master {
+            ids: &self.ids,
+            log: &self.log,
+            upstream: self.upstream(),
+            is_failing_over: false,
+            is_protected: false,
+            has_pending_output: false,
+        };
+        Replica::default().psync(words, &master) == Sync::Promote
     }
 
     /// The link to the master came up, or went down.

@@ -16,7 +16,7 @@ struct Told {
 }
 
 impl Host for Told {
-    fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>) {}
+    fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>, _: bool) {}
     fn session(&mut self, _: ConnId, _: CommandId, _: Args<'_>, _: &mut Reply) -> Outcome {
         Ok(())
     }

@@ -321,7 +321,7 @@ fn load_rdb(space: &mut Keyspace, rdb: &[u8]) {
 struct Nobody;
 
 impl Host for Nobody {
-    fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>) {}
+    fn reply(&mut self, _: ConnId, _: &[u8], _: Vec<(usize, Bytes)>, _: bool) {}
     fn session(&mut self, _: ConnId, _: u16, _: Args<'_>, _: &mut Reply) -> Outcome {
         Ok(())
     }

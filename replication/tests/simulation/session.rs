@@ -134,10 +134,9 @@ impl Node {
             true => Pipeline::unordered(),
             false => Pipeline::default(),
         };
-        let mut sent_to = BTreeSet::new();
         while self.front.conns[index].can_go_on() {
             let words = self.front.conns[index].input.pop_front().expect("it can go on");
-            match self.command(index, &words, &mut pipeline, &mut sent_to) {
+            match self.command(index, &words, &mut pipeline) {
                 Flow::Done => {}
                 Flow::Wait => self.front.conns[index].awaited += 1,
                 Flow::Later => {
@@ -146,17 +145,10 @@ impl Node {
                 }
             }
         }
-        assert_eq!(pipeline.is_open(), !sent_to.is_empty());
-        self.front.conns[index].awaited += sent_to.len();
+        self.front.conns[index].awaited += usize::from(pipeline.is_open());
     }
 
-    fn command(
-        &mut self,
-        index: usize,
-        words: &Words,
-        pipeline: &mut Pipeline,
-        sent_to: &mut BTreeSet<ShardId>,
-    ) -> Flow {
+    fn command(&mut self, index: usize, words: &Words, pipeline: &mut Pipeline) -> Flow {
         let Self { shard, front, .. } = self;
         let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
         let args = Args::new(&list, &[]);
@@ -174,14 +166,16 @@ impl Node {
         let (map, here) = (shard.map, shard.id);
         let place = place(command, args, map, here);
         let target = match place {
-            Place::One(to) if to != here => Target::Shard(to),
-            _ => Target::Here,
+            Place::One(to) if to == here => Target::Here,
+            Place::One(to) => Target::Shard(to),
+            Place::Several(_) | Place::Everywhere => Target::Alone,
         };
-        if pipeline.admit(target) == Admit::Later {
+        let admit = pipeline.admit(target);
+        if admit == Admit::Later {
             return Flow::Later;
         }
         let keys = match place {
-            Place::One(to) if to == here => {
+            Place::One(_) if admit == Admit::Run => {
                 let (conn_id, db) = (conn.id, conn.db);
                 let mut out = std::mem::take(&mut conn.out);
                 let ran = shard.run(conn_id, RunFlags::default(), id, db, args, &mut out, front);
@@ -189,8 +183,7 @@ impl Node {
                 return if ran == Ran::Done { Flow::Done } else { Flow::Wait };
             }
             Place::One(to) => {
-                shard.dispatch(to, conn.id, RunFlags::default(), None, id, conn.db, args);
-                sent_to.insert(to);
+                shard.submit(pipeline, to, conn.id, RunFlags::default(), None, id, conn.db, args);
                 return Flow::Done;
             }
             Place::Several(keys) => Some(keys),
@@ -277,7 +270,8 @@ impl Node {
             return self.shard.run_later(id, flags, watcher, unit);
         }
         let command = unit.commands().next().expect("one command");
-        self.shard.dispatch(to, id, flags, watcher, command.id, command.db, command.args());
+        let (step, db, args) = (command.id, command.db, command.args());
+        self.shard.submit(&mut Pipeline::default(), to, id, flags, watcher, step, db, args);
     }
 
     fn exec(&mut self, index: usize) -> Flow {
@@ -306,10 +300,10 @@ fn database(args: Args<'_>) -> u16 {
 }
 
 impl Host for Front {
-    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>) {
+    fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         let index = self.conns.iter().position(|other| other.id == conn).expect("a connection");
         let conn = &mut self.conns[index];
-        conn.awaited = conn.awaited.checked_sub(1).expect("an answer that was awaited");
+        conn.awaited = conn.awaited.checked_sub(usize::from(is_last)).expect("an answer that was awaited");
         if conn.steps.is_none() {
             conn.out.append_encoded(bytes, pieces);
         } else {

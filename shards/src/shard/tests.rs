@@ -27,15 +27,73 @@ fn law3_a_command_waits_for_a_key_on_loan() {
 fn law2_a_run_that_waits_keeps_its_order() {
     let (mut cluster, a, _) = borrowed();
     let c = cluster.key(0, "c");
-    for line in [format!("SET {c} 1"), format!("GET {a}"), format!("GET {c}"), format!("SET {c} 2")] {
-        assert_eq!(cluster.send(1, CONN, &line), None);
-    }
+    let lines = [format!("SET {c} 1"), format!("GET {a}"), format!("GET {c}"), format!("SET {c} 2")];
+    assert_eq!(cluster.pipeline(1, CONN, &lines), "");
     cluster.pass(1, 0);
     // What comes before the key on loan took effect, what comes behind did not.
     assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$1\r\n1\r\n".into()));
     cluster.rest();
     assert_eq!(cluster.replies(1), ["+OK\r\n$3\r\nnew\r\n$1\r\n1\r\n+OK\r\n"]);
     assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$1\r\n2\r\n".into()));
+}
+
+/// The commands of a pipeline that goes from shard 0 to 1, to 0, to 2, to 1 and to 0.
+fn crossing(cluster: &Cluster) -> Vec<String> {
+    let [x, y, z] = [0, 1, 2].map(|shard| cluster.key(shard, "x"));
+    [&y, &x, &z, &y, &x].iter().enumerate().map(|(n, key)| format!("SET {key} {n}")).collect()
+}
+
+#[test]
+fn law2_legs_run_one_after_another_whatever_comes_first() {
+    let mut cluster = Cluster::new(3);
+    let lines = crossing(&cluster);
+    let [x, y, z] = [0, 1, 2].map(|shard| cluster.key(shard, "x"));
+    let value = |cluster: &mut Cluster, at: usize, key: &str| {
+        cluster.send(at, ConnId(9), &format!("GET {key}")).expect("an own key")
+    };
+    assert_eq!(cluster.pipeline(0, CONN, &lines), "");
+    cluster.end_tick(0);
+    // The third leg arrives first, and waits; so does the second, which is here.
+    cluster.deliver(0, 2);
+    assert_eq!(value(&mut cluster, 2, &z), "$-1\r\n");
+    assert_eq!(value(&mut cluster, 0, &x), "$-1\r\n");
+    cluster.deliver(0, 1);
+    assert_eq!(value(&mut cluster, 1, &y), "$1\r\n0\r\n");
+    assert_eq!(value(&mut cluster, 0, &x), "$-1\r\n");
+    // The first one's tick ends: the second runs, but its own has not ended.
+    cluster.pass(1, 0);
+    assert_eq!(value(&mut cluster, 0, &x), "$1\r\n1\r\n");
+    assert_eq!(value(&mut cluster, 2, &z), "$-1\r\n");
+    cluster.pass(0, 2);
+    assert_eq!(value(&mut cluster, 2, &z), "$1\r\n2\r\n");
+    assert_eq!(value(&mut cluster, 1, &y), "$1\r\n0\r\n");
+    cluster.end_tick(2);
+    // The fourth may run, which shard 1 hears before the coordinator has the third's answer.
+    cluster.deliver(2, 1);
+    assert_eq!(value(&mut cluster, 1, &y), "$1\r\n3\r\n");
+    cluster.pass(1, 0);
+    assert_eq!(value(&mut cluster, 0, &x), "$1\r\n4\r\n");
+    assert_eq!(cluster.replies(0), ["+OK\r\n", "+OK\r\n"], "not what came before the third's");
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["+OK\r\n"; 3]);
+}
+
+#[test]
+fn law2_a_leg_that_waits_for_a_key_on_loan_holds_up_the_next() {
+    let (mut cluster, a, _) = borrowed();
+    let d = cluster.key(1, "d");
+    // From shard 2: to 0, where the key is on loan, to 1, and home.
+    let e = cluster.key(2, "e");
+    let lines = [format!("GET {a}"), format!("SET {d} 1"), format!("SET {e} 1")];
+    assert_eq!(cluster.pipeline(2, CONN, &lines), "");
+    cluster.pass(2, 0);
+    cluster.deliver(2, 1);
+    cluster.deliver(2, 1);
+    cluster.end_tick(0);
+    assert_eq!(cluster.send(1, CONN, &format!("GET {d}")), Some("$-1\r\n".into()));
+    assert_eq!(cluster.send(2, ConnId(9), &format!("GET {e}")), Some("$-1\r\n".into()));
+    cluster.rest();
+    assert_eq!(cluster.replies(2), ["+OK\r\n", "$3\r\nnew\r\n", "+OK\r\n", "+OK\r\n"]);
 }
 
 #[test]

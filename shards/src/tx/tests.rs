@@ -1,11 +1,12 @@
 use super::*;
+use crate::pipeline::Pipeline;
 use crate::testing::{ATOMIC, CONN, Cluster, unit};
 use braid_core::command::{Args, registry};
 
 const OTHER: ConnId = ConnId(8);
 
 fn keys(names: &[&String]) -> Option<Vec<LockKey>> {
-    Some(names.iter().map(|name| name.as_bytes().into()).collect())
+    Some(names.iter().map(|name| name.as_bytes()).collect::<crate::locks::LockKeys>().finish())
 }
 
 #[test]
@@ -74,7 +75,9 @@ fn watch(cluster: &mut Cluster, names: &[&String]) -> WatcherId {
         let args: [&[u8]; 2] = [b"watch|here", name.as_bytes()];
         let owner = cluster.shards[0].map.shard_of(name.as_bytes());
         let args = Args::new(&args, &[]);
-        cluster.shards[2].dispatch(owner, CONN, RunFlags::default(), Some(watcher), id, 0, args);
+        let mut alone = Pipeline::default();
+        let flags = RunFlags::default();
+        cluster.shards[2].submit(&mut alone, owner, CONN, flags, Some(watcher), id, 0, args);
     }
     cluster.rest();
     cluster.replies(2);
