@@ -3,6 +3,7 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+pub mod relay;
 mod upkeep;
 mod waits;
 
@@ -11,12 +12,13 @@ use crate::framing::{EofMark, KEEPALIVE, bulk_header};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
-use crate::psync::{self, Replconf, Replica, State, Sync, Upstream};
+use crate::psync::{self, Replconf, Replica, State, Sync};
 use crate::sharing::{Placement, Policy, Request, Sharing};
 use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
 use upkeep::{Protection, Retention};
 
@@ -27,6 +29,8 @@ const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes and pieces of the stream that one send carries.
 const SEND_MAX_BYTES: u64 = 1 << 20;
 const SEND_MAX_PIECES: usize = 512;
+/// So much of the stream is worth a send of its own.
+const PRESSING_BYTES: u64 = 64 << 10;
 /// How long a refused cut waits before it is tried again.
 const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
@@ -67,6 +71,8 @@ pub enum Action {
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -182,6 +188,9 @@ pub struct Home {
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    /// This node follows a master.
+    relay: Option<Relay>,
+    turn: Option<Turn>,
 }
 
 impl Home {
@@ -212,6 +221,8 @@ impl Home {
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            relay: None,
+            turn: None,
         }
     }
 
@@ -246,6 +257,7 @@ impl Home {
             match marked.mark {
                 Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
                 Mark::Offset(STOP_MARK) => self.stream_stopped(),
+                Mark::Role => self.turned(marked.offset),
                 Mark::Offset(_) => {}
             }
         }
@@ -269,7 +281,7 @@ impl Home {
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
-            upstream: Upstream::None,
+            upstream: self.upstream(),
             is_failing_over: false,
             is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
@@ -337,14 +349,22 @@ impl Home {
         self.sharing.cancel(id);
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
-            if snapshot.members.is_empty() && snapshot.is_cut {
-                self.actions.push(Action::Abort { snapshot: snapshot.id });
-                self.snapshot = None;
-                self.sharing.finish();
-            }
         }
+        self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
         self.regulate();
+    }
+
+    /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
+    fn drop_unwanted_snapshot(&mut self) {
+        if let Some(snapshot) = &self.snapshot
+            && snapshot.members.is_empty()
+            && snapshot.is_cut
+        {
+            self.actions.push(Action::Abort { snapshot: snapshot.id });
+            self.snapshot = None;
+            self.sharing.finish();
+        }
     }
 
     /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
@@ -409,7 +429,9 @@ impl Home {
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        snapshot.writer.aux(b"repl-stream-db", b"0");
+        // A master selects the database anew behind the cut; what is relayed cannot be added to.
+        let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+        snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
         snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
         snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
         for member in &snapshot.members {
@@ -513,6 +535,14 @@ impl Home {
         self.peers.iter().filter(|(_, peer)| !peer.is_sending).map(|(id, _)| *id)
     }
 
+    /// Whether a replica should be sent what there is for it though more is about to come.
+    pub fn is_pressing(&self, id: ReplicaId) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
+        // Who waits for acknowledgements waits for what is not sent, too.
+        !peer.queue.is_empty() || pending >= PRESSING_BYTES || (pending > 0 && self.acks.has_waiters())
+    }
+
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
     pub fn next_send(&mut self, id: ReplicaId, out: &mut Vec<Bytes>) -> bool {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return false };
@@ -583,7 +613,10 @@ impl Home {
         }
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
-            if self.log.is_active() && self.peers.values().any(|peer| peer.handshake.is_streaming()) {
+            if self.relay.is_none()
+                && self.log.is_active()
+                && self.peers.values().any(|peer| peer.handshake.is_streaming())
+            {
                 self.merge.ping(&mut self.log);
             }
             for peer in self.peers.values_mut() {

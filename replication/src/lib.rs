@@ -5,6 +5,7 @@ pub mod failover;
 pub mod framing;
 pub mod home;
 pub mod ids;
+pub mod link;
 pub mod loader;
 pub mod log;
 pub mod merge;

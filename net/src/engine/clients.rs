@@ -354,6 +354,12 @@ impl Engine {
                     // On loan to a transaction: as soon as it is back.
                     None => self.front.public().orders.push(Order::ActiveExpire(on)),
                 },
+                Order::Role(request) => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.request(request);
+                    }
+                }
+                Order::LookedUp { lookup, found } => self.looked_up(lookup, found),
                 Order::Purge => memory::purge_this_thread(),
                 Order::Listen(listeners) => {
                     for token in std::mem::take(&mut self.tcp_listeners) {
@@ -369,6 +375,9 @@ impl Engine {
     }
 
     fn close_client(&mut self, id: ConnId) {
+        if self.kill_link(id) {
+            return;
+        }
         if let Some(conn) = self.front.take_conn_by_id(id) {
             let token = conn.token;
             self.front.put_conn(conn);

@@ -14,9 +14,11 @@ use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
@@ -24,6 +26,9 @@ pub const HOME: ShardId = 0;
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 50 us of work.
 const WALK_SLICE_BYTES: usize = 32 << 10;
+
+/// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
+const FEED_PERIOD: Duration = Duration::from_micros(500);
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
@@ -98,7 +103,12 @@ impl Engine {
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
-                Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
+                Action::Cut { snapshot, with_data } => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_cut(snapshot, with_data);
+                    }
+                }
+                Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::StopStream => self.stop_stream(),
@@ -116,7 +126,8 @@ impl Engine {
 
     /// A transaction over everything that fixes the cut: before its ticket is what the snapshot holds, after it what the
     /// stream brings.
-    fn begin_snapshot(&mut self, snapshot: u64, with_data: bool) {
+    /// `done` is set when it was made, or refused.
+    pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
         log_notice!("Starting a snapshot for replicas, number {snapshot}");
@@ -124,12 +135,14 @@ impl Engine {
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
                 // What an aborted snapshot left behind is still being cleared away: the home tries again.
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
                 for slice in &mut *everything.slices {
-                    slice.stream = true;
+                    // A replica's log is fed by its master.
+                    slice.stream = !slice.replica;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;
@@ -254,12 +267,18 @@ impl Front {
         self.put_conn(conn);
     }
 
-    /// Feeds every replica that has nothing in flight. Called after the tick has ended.
-    pub(super) fn feed_replicas(&mut self) {
+    /// Feeds every replica that has nothing in flight. Called after the tick has ended. `is_busy`: more is about to be
+    /// written, so that little things may wait for it.
+    pub(super) fn feed_replicas(&mut self, is_busy: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        let idle: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().collect();
-        for id in idle {
+        let may_wait = is_busy && self.now < self.next_feed;
+        let is_due = |id: &ReplicaId| !may_wait || home.is_pressing(*id);
+        let due: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().filter(is_due).collect();
+        if !may_wait {
+            self.next_feed = self.now + FEED_PERIOD;
+        }
+        for id in due {
             let Some(token) = self.replicas.get(&id).copied() else { continue };
             let Some(mut conn) = self.take_conn(token) else { continue };
             if !conn.sending && conn.out.is_empty() {

@@ -1,6 +1,8 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
+use crate::engine::follower::RoleRequest;
 use braid_shards::ConnId;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +20,10 @@ pub enum Order {
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     ActiveExpire(bool),
+    /// `REPLICAOF`, for the home shard.
+    Role(RoleRequest),
+    /// What the system's resolver says about the master's name.
+    LookedUp { lookup: u64, found: Result<SocketAddr, String> },
     /// `MEMORY PURGE`.
     Purge,
     /// Listen on these sockets from now on, and no longer on the TCP ports so far.

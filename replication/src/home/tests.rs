@@ -713,4 +713,5 @@ fn a_cut_that_was_refused_is_asked_for_again_after_a_pause() {
     assert!(world.take(id).starts_with(b"+FULLRESYNC"));
 }
 
+mod relay;
 mod upkeep;

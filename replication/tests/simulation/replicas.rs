@@ -131,6 +131,7 @@ impl Replicas {
                 Action::Resume { .. } => {}
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
                 Action::StopStream => unreachable!("it is kept for ever"),
+                Action::Turned(_) => panic!("nobody changes roles here"),
             }
         }
         aborted

@@ -60,7 +60,7 @@ fn law8_transactions_wait_for_the_walk_too() {
         CONN,
         ATOMIC,
         None,
-        Some(vec![big.as_bytes().into(), other.as_bytes().into()]),
+        Some(vec![big.clone().into(), other.clone().into()]),
         &format!("SADD {big} x; SET {other} 1"),
     );
     cluster.pass(1, 0);
