@@ -4,6 +4,7 @@
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
 mod files;
+pub mod relay;
 mod upkeep;
 mod waits;
 
@@ -12,12 +13,13 @@ use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
-use crate::psync::{self, Replconf, Replica, State, Sync, Upstream};
+use crate::psync::{self, Replconf, Replica, State, Sync};
 use crate::sharing::{Placement, Policy, Request, Sharing};
 use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
 use upkeep::{Protection, Retention};
 
@@ -75,6 +77,8 @@ pub enum Action {
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -197,6 +201,9 @@ pub struct Home {
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    /// This node follows a master.
+    relay: Option<Relay>,
+    turn: Option<Turn>,
 }
 
 impl Home {
@@ -230,6 +237,8 @@ impl Home {
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            relay: None,
+            turn: None,
         }
     }
 
@@ -269,6 +278,7 @@ impl Home {
             match marked.mark {
                 Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
                 Mark::Offset(STOP_MARK) => self.stream_stopped(),
+                Mark::Role => self.turned(marked.offset),
                 Mark::Offset(_) => {}
             }
         }
@@ -292,7 +302,7 @@ impl Home {
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
-            upstream: Upstream::None,
+            upstream: self.upstream(),
             is_failing_over: false,
             is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
@@ -367,12 +377,20 @@ impl Home {
         self.sharing.cancel(id);
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
-            if !snapshot.is_wanted() && snapshot.is_cut {
-                self.abort_snapshot();
-            }
         }
+        self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
         self.regulate();
+    }
+
+    /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
+    fn drop_unwanted_snapshot(&mut self) {
+        if let Some(snapshot) = &self.snapshot
+            && !snapshot.is_wanted()
+            && snapshot.is_cut
+        {
+            self.abort_snapshot();
+        }
     }
 
     /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
@@ -402,6 +420,7 @@ impl Home {
             self.ids.renew(&mut self.rng);
             self.protection.add(self.ids.current());
             self.log.activate();
+            self.begin_history();
             self.merge.forget_db();
         }
         let id = self.next_snapshot;
@@ -461,7 +480,9 @@ impl Home {
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
         if self.log.is_active() {
-            snapshot.writer.aux(b"repl-stream-db", b"0");
+            // A master selects the database anew behind the cut; what is relayed cannot be added to.
+            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+            snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
             snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
             snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
         }
@@ -567,7 +588,8 @@ impl Home {
     pub fn is_pressing(&self, id: ReplicaId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
         let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
-        !peer.queue.is_empty() || pending >= PRESSING_BYTES
+        // Who waits for acknowledgements waits for what is not sent, too.
+        !peer.queue.is_empty() || pending >= PRESSING_BYTES || (pending > 0 && self.acks.has_waiters())
     }
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
@@ -643,7 +665,10 @@ impl Home {
         }
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
-            if self.log.is_active() && self.peers.values().any(|peer| peer.handshake.is_streaming()) {
+            if self.relay.is_none()
+                && self.log.is_active()
+                && self.peers.values().any(|peer| peer.handshake.is_streaming())
+            {
                 self.merge.ping(&mut self.log);
             }
             for peer in self.peers.values_mut() {

@@ -10,6 +10,7 @@ const fn wait(name: &'static str, arity: i16, since: &'static str, summary: &'st
         .categories(Category::CONNECTION)
         .doc("generic", since, summary, "O(1)")
 }
+const ROLE: Flags = Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::STALE).or(Flags::NO_ASYNC_LOADING);
 
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
@@ -30,6 +31,18 @@ pub const COMMANDS: &[Command] = &[
         .doc("server", "3.0.0", "Configures the replication stream, and acknowledges it.", "O(1)"),
     wait("wait", 3, "3.0.0", "Waits until replicas have applied the writes of the connection."),
     wait("waitaof", 4, "7.2.0", "Waits until replicas have made the writes of the connection durable."),
+    Command::new("replicaof", 3, Handler::Session).flags(ROLE).doc(
+        "server",
+        "5.0.0",
+        "Makes the server follow a master, or a master itself.",
+        "O(1)",
+    ),
+    Command::new("slaveof", 3, Handler::Session).flags(ROLE).doc(
+        "server",
+        "1.0.0",
+        "Makes the server follow a master, or a master itself.",
+        "O(1)",
+    ),
     Command::new("role", 1, Handler::Session)
         .flags(Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE).or(Flags::FAST))
         .doc("server", "2.8.12", "Returns the replication role.", "O(1)"),

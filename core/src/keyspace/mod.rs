@@ -92,6 +92,8 @@ pub struct Keyspace {
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
+    /// The dataset follows a master's. Travels with the data, so that a change of role holds for all of it at once.
+    pub replica: bool,
     /// The number that its owner gave the latest snapshot.
     pub snapshot_id: u64,
     /// Counts up whenever the reason for [`Keyspace::awaits_walk`] may have gone.
@@ -112,6 +114,7 @@ impl Keyspace {
             epoch: false,
             changes: None,
             stream: false,
+            replica: false,
             snapshot_id: 0,
             huge_values_written: 0,
             active_expire: true,

@@ -358,6 +358,12 @@ impl Engine {
                 Order::SaveAndStop(last) => self.save_and_stop(last),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
                 Order::Look => {}
+                Order::Role(request) => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.request(request);
+                    }
+                }
+                Order::LookedUp { lookup, found } => self.looked_up(lookup, found),
                 Order::Purge => memory::purge_this_thread(),
                 Order::Listen(listeners) => {
                     for token in std::mem::take(&mut self.tcp_listeners) {
@@ -373,6 +379,9 @@ impl Engine {
     }
 
     fn close_client(&mut self, id: ConnId) {
+        if self.kill_link(id) {
+            return;
+        }
         if let Some(conn) = self.front.take_conn_by_id(id) {
             let token = conn.token;
             self.front.put_conn(conn);

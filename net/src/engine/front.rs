@@ -3,6 +3,7 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
+use super::follower::Follower;
 use super::loading::Loads;
 use super::restoring::Restoring;
 use super::saving::Saving;
@@ -19,8 +20,9 @@ use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::Home;
+use braid_replication::home::relay::Turn;
 use braid_replication::loader::LoadedInfo;
-use braid_shards::{ConnId, Host, LoadAnswer, LoadFault, Mark, ShardId};
+use braid_shards::{ConnId, EpochError, Host, LoadAnswer, LoadFault, MASTER_CONN, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
 use std::cell::Cell;
@@ -68,6 +70,13 @@ pub struct Front {
     pub home: Option<Box<Home>>,
     pub replicas: BTreeMap<ReplicaId, Token>,
     pub(super) next_home_tick_ms: Option<u64>,
+    /// The replica role, on the home shard.
+    pub(super) follower: Option<Box<Follower>>,
+    /// What became of the epoch that was being applied.
+    pub(super) applied: Option<Result<(), EpochError>>,
+    /// The change of role that has just been completed.
+    pub(super) turned: Option<Turn>,
+    pub(super) next_link_tick_ms: Option<u64>,
     /// The snapshot is to be given up.
     pub(super) aborted: Option<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
@@ -78,6 +87,8 @@ pub struct Front {
     pub(super) next_feed: Instant,
     pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
+    /// The published numbers may be old, and are to be published anew at this time.
+    pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
     pub(super) saving: Saving,
@@ -89,6 +100,7 @@ pub struct Front {
 impl Front {
     pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, config: Arc<Config>) -> Self {
         let home = super::replicas::home(id, node.map.shards(), &config);
+        let follower = home.is_some().then(|| Box::new(Follower::new(node.map)));
         Self {
             id,
             node,
@@ -111,12 +123,17 @@ impl Front {
             home,
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
+            follower,
+            applied: None,
+            turned: None,
+            next_link_tick_ms: None,
             aborted: None,
             held_back: false,
             cut_refused: Rc::default(),
             next_feed: Instant::now(),
             stream: Stream::default(),
             next_report_ms: 0,
+            stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
             saving: Saving::default(),
@@ -177,13 +194,19 @@ impl Front {
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
-        self.next_conn += 1;
-        let id = conn_id(self, self.next_conn, token);
+        let number = self.next_conn_number();
+        let id = conn_id(self, number, token);
         let mut conn = Box::new(Conn::new(token, id, session));
         self.register(&mut conn);
         assert!(self.conns[slot].replace(conn).is_none(), "a slot is free before it is used again");
         self.ring.start_recv(token);
         token
+    }
+
+    /// Tells the connections apart that have the same slot one after the other.
+    pub(super) fn next_conn_number(&mut self) -> u64 {
+        self.next_conn += 1;
+        self.next_conn
     }
 
     pub fn conn_mut(&mut self, token: Token) -> Option<&mut Conn> {
@@ -331,6 +354,9 @@ impl Front {
 
 impl Host for Front {
     fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
+        if id == MASTER_CONN {
+            return self.note_applied(Ok(()));
+        }
         let mut buffer = self.buffer();
         let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
@@ -391,6 +417,10 @@ impl Host for Front {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
+
+    fn epoch_applied(&mut self, _epoch: u64, outcome: Result<(), EpochError>) {
+        self.note_applied(outcome);
     }
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {

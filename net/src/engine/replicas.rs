@@ -14,6 +14,7 @@ use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -102,7 +103,12 @@ impl Engine {
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
-                Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
+                Action::Cut { snapshot, with_data } => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_cut(snapshot, with_data);
+                    }
+                }
+                Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
@@ -121,7 +127,8 @@ impl Engine {
 
     /// A transaction over everything that fixes the cut: before its ticket is what the snapshot holds, after it what the
     /// stream brings.
-    fn begin_snapshot(&mut self, snapshot: u64, with_data: bool) {
+    /// `done` is set when it was made, or refused.
+    pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
         // A save alone makes no history that anybody could follow.
@@ -132,13 +139,15 @@ impl Engine {
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
                 // What an aborted snapshot left behind is still being cleared away: the home tries again.
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
                 dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
-                    slice.stream |= streams;
+                    // A replica's log is fed by its master.
+                    slice.stream |= streams && !slice.replica;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;
@@ -335,6 +344,9 @@ impl Front {
             self.reported_replicas = replicas;
             *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 home.report(now_ms);
+            self.stale_report_ms = None;
+        } else {
+            self.stale_report_ms = Some(self.next_report_ms);
         }
     }
 }

@@ -33,6 +33,8 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("replconf", replication::replconf),
     ("psync", replication::psync),
     ("sync", replication::sync),
+    ("replicaof", replication::replicaof),
+    ("slaveof", replication::replicaof),
     ("role", replication::role),
     ("wait", waits::wait),
     ("waitaof", waits::waitaof),

@@ -132,6 +132,7 @@ impl Replicas {
                 Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
                 Action::StopStream => unreachable!("it is kept for ever"),
+                Action::Turned(_) => panic!("nobody changes roles here"),
             }
         }
         aborted
