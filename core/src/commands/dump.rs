@@ -114,7 +114,8 @@ fn read_payload(c: &Ctx<'_>, bytes: &[u8]) -> Result<(u32, OwnedValue<Object>), 
 fn restore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (key, bytes) = (args[1], args[3]);
     let options = parse_options(args)?;
-    if !options.replace && c.keys.exists(key) {
+    // It is accessed by that, as in Redis.
+    if !options.replace && c.keys.write(key).is_some() {
         return Err(Error::text("BUSYKEY Target key name already exists."));
     }
     let ttl_ms = parse_i64(args[2]).ok_or(Error::NotInteger)?;
