@@ -28,6 +28,8 @@ const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
 /// Bytes and pieces of the stream that one send carries.
 const SEND_MAX_BYTES: u64 = 1 << 20;
 const SEND_MAX_PIECES: usize = 512;
+/// So much of the stream is worth a send of its own.
+const PRESSING_BYTES: u64 = 64 << 10;
 /// How long a refused cut waits before it is tried again.
 const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
@@ -530,6 +532,13 @@ impl Home {
     /// Replicas that may have something to send and no send under way.
     pub fn idle_replicas(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         self.peers.iter().filter(|(_, peer)| !peer.is_sending).map(|(id, _)| *id)
+    }
+
+    /// Whether a replica should be sent what there is for it though more is about to come.
+    pub fn is_pressing(&self, id: ReplicaId) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
+        !peer.queue.is_empty() || pending >= PRESSING_BYTES
     }
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.

@@ -8,19 +8,48 @@
 //! A request also waits behind an older one that waits for the same key. Were it granted, the older one would find a
 //! younger holder and have to start over; a few transactions can do that to each other for ever.
 
+use bytes::Bytes;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A transaction's age: smaller is older. Drawn from one counter for all shards.
 pub type TxId = u64;
 
 /// A key under lock: in all databases at once, for some commands work on two (`MOVE`, `COPY … DB`).
-pub type LockKey = Box<[u8]>;
+pub type LockKey = Bytes;
+
+/// Keys to be locked, gathered in one allocation.
+#[derive(Default)]
+pub struct LockKeys {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl LockKeys {
+    pub fn push(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn finish(self) -> Vec<LockKey> {
+        let (bytes, mut start) = (Bytes::from(self.bytes), 0);
+        self.ends.into_iter().map(|end| bytes.slice(std::mem::replace(&mut start, end)..end)).collect()
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for LockKeys {
+    fn from_iter<I: IntoIterator<Item = &'a [u8]>>(keys: I) -> Self {
+        let mut all = Self::default();
+        keys.into_iter().for_each(|key| all.push(key));
+        all
+    }
+}
 
 /// What a transaction asks of one shard.
 #[derive(Debug, Clone)]
 pub enum Claim {
     /// Ascending, each once.
-    Keys(Vec<LockKey>),
+    Keys(Arc<[LockKey]>),
     /// The whole slice.
     Everything,
 }
@@ -50,7 +79,7 @@ pub enum Verdict {
 /// One shard's locks.
 #[derive(Default)]
 pub struct Locks {
-    held: HashMap<LockKey, TxId>,
+    held: HashMap<LockKey, TxId, foldhash::fast::RandomState>,
     /// Holder of the whole slice.
     exclusive: Option<TxId>,
     /// An epoch of the master's stream is being applied: clients get nothing.
@@ -153,14 +182,11 @@ mod tests {
     use super::*;
 
     fn claim(names: &[&str]) -> Claim {
-        Claim::Keys(names.iter().map(|name| name.as_bytes().into()).collect())
+        Claim::Keys(keys(names).into())
     }
 
     fn keys(names: &[&str]) -> Vec<LockKey> {
-        match claim(names) {
-            Claim::Keys(keys) => keys,
-            Claim::Everything => unreachable!(),
-        }
+        names.iter().map(|name| name.as_bytes()).collect::<LockKeys>().finish()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! lets be under way together. How the order is kept is told in [`crate::flight`].
 
 use crate::flight::FlightId;
-use crate::locks::LockKey;
+use crate::locks::{LockKey, LockKeys};
 use crate::slots::{ShardId, SlotMap};
 use crate::unit::Unit;
 use braid_core::command::{Args, Command, Handler, registry};
@@ -115,7 +115,7 @@ pub fn place(command: &Command, args: Args<'_>, map: SlotMap, here: ShardId) -> 
     if owners.all(|owner| owner == first) {
         return Place::One(first);
     }
-    Place::Several(keys.iter().map(|key| args[key.index].into()).collect())
+    Place::Several(keys.iter().map(|key| args[key.index]).collect::<LockKeys>().finish())
 }
 
 /// What a transaction's commands need.
@@ -132,6 +132,14 @@ pub struct Plan {
 impl Plan {
     pub fn of<'a>(unit: &Unit, watched: impl IntoIterator<Item = &'a [u8]>, map: SlotMap) -> Self {
         let mut plan = Plan::default();
+        let mut all = LockKeys::default();
+        let mut add = |plan: &mut Plan, key: &[u8]| {
+            let owner = map.shard_of(key);
+            if !plan.owners.contains(&owner) {
+                plan.owners.push(owner);
+            }
+            all.push(key);
+        };
         for command in unit.commands() {
             let args = command.args();
             let declared = registry().get(command.id).resolve(args);
@@ -140,23 +148,16 @@ impl Plan {
                 Handler::Whole(_) | Handler::Cursor(_) => plan.everywhere = true,
                 Handler::Keys(_) => {
                     for key in declared.find_keys(args).unwrap_or_default() {
-                        plan.add(args[key.index], map);
+                        add(&mut plan, args[key.index]);
                     }
                 }
             }
         }
         for key in watched {
-            plan.add(key, map);
+            add(&mut plan, key);
         }
+        plan.keys = all.finish();
         plan
-    }
-
-    fn add(&mut self, key: &[u8], map: SlotMap) {
-        let owner = map.shard_of(key);
-        if !self.owners.contains(&owner) {
-            self.owners.push(owner);
-        }
-        self.keys.push(key.into());
     }
 }
 

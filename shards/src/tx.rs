@@ -17,7 +17,6 @@ use braid_core::command::{Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
-use std::collections::HashMap;
 
 /// What a transaction does once it has everything.
 pub enum Work {
@@ -57,8 +56,8 @@ pub(crate) struct WaitingClaim {
     watcher: Option<WatcherId>,
 }
 
-fn lend(keyspace: &mut Keyspace, key: LockKey) -> LentKey {
-    LentKey { entries: keyspace.lend(&key), key, changed: SmallVec::new() }
+fn lend(keyspace: &mut Keyspace, key: &LockKey) -> LentKey {
+    LentKey { entries: keyspace.lend(key), key: key.clone(), changed: SmallVec::new() }
 }
 
 impl Shard {
@@ -96,7 +95,7 @@ impl Shard {
             by_shard[usize::from(self.map.shard_of(&key))].push(key);
         }
         let used = by_shard.into_iter().enumerate().filter(|(_, keys)| !keys.is_empty());
-        used.map(|(shard, keys)| (shard as ShardId, Claim::Keys(keys))).collect()
+        used.map(|(shard, keys)| (shard as ShardId, Claim::Keys(keys.into()))).collect()
     }
 
     /// Sends the requests of a transaction under a new id.
@@ -168,6 +167,9 @@ impl Shard {
             }
             Verdict::Granted => {
                 let WaitingClaim { from, token, id, claim, watcher } = request;
+                if let Claim::Keys(keys) = &claim {
+                    self.prefetch(0, keys.iter().map(|key| &key[..]));
+                }
                 self.borrowers.insert(id, (from, token));
                 // The watch is judged now: from here to the end nothing but time can change what is watched.
                 let now_ms = self.time().ms();
@@ -177,9 +179,7 @@ impl Shard {
                 let stream = keyspace.stream;
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
-                    Claim::Keys(keys) => {
-                        Loan::Keys(keys.into_iter().map(|key| lend(keyspace, key)).collect())
-                    }
+                    Claim::Keys(keys) => Loan::Keys(keys.iter().map(|key| lend(keyspace, key)).collect()),
                 };
                 self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_until_ms, stream })));
             }
@@ -273,15 +273,16 @@ impl Shard {
                     shard.run_on(&mut scratch, conn, flags, watcher, id, db, command.args(), reply, host);
                 }
             });
-            let mut changes: HashMap<LockKey, SmallVec<[u16; 4]>> = HashMap::new();
-            for (db, key) in scratch.take_changes() {
-                changes.entry(key).or_default().push(db);
-            }
-            for (_, loan) in &mut loans {
+            let changes = scratch.take_changes();
+            for (shard, loan) in &mut loans {
                 let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
-                for lent in keys {
+                for lent in &mut *keys {
                     lent.entries = scratch.detach_all(&lent.key);
-                    lent.changed = changes.remove(&lent.key).unwrap_or_default();
+                }
+                for (db, key) in changes.iter().filter(|(_, key)| self.map.shard_of(key) == *shard) {
+                    // As they were claimed, they are in order.
+                    let at = keys.binary_search_by(|lent| (*lent.key).cmp(key)).expect("a key it locked");
+                    keys[at].changed.push(*db);
                 }
             }
             assert!(scratch.is_empty(), "a transaction touches only the keys it locked");

@@ -73,6 +73,8 @@ pub struct Front {
     pub(super) held_back: bool,
     /// A cut that met the remains of an earlier snapshot.
     pub(super) cut_refused: Rc<Cell<bool>>,
+    /// Until when replicas may wait for more.
+    pub(super) next_feed: Instant,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
@@ -110,6 +112,7 @@ impl Front {
             aborted: None,
             held_back: false,
             cut_refused: Rc::default(),
+            next_feed: Instant::now(),
             next_report_ms: 0,
             reported_replicas: 0,
             loads: Loads::default(),

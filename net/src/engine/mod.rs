@@ -185,7 +185,7 @@ impl Engine {
         }
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
-        self.front.feed_replicas();
+        self.front.feed_replicas(worked);
         Ok(worked)
     }
 

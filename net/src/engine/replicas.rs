@@ -17,6 +17,7 @@ use bytes::Bytes;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
@@ -24,6 +25,9 @@ pub const HOME: ShardId = 0;
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 50 us of work.
 const WALK_SLICE_BYTES: usize = 32 << 10;
+
+/// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
+const FEED_PERIOD: Duration = Duration::from_micros(500);
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
@@ -228,12 +232,18 @@ impl Front {
         self.put_conn(conn);
     }
 
-    /// Feeds every replica that has nothing in flight. Called after the tick has ended.
-    pub(super) fn feed_replicas(&mut self) {
+    /// Feeds every replica that has nothing in flight. Called after the tick has ended. `is_busy`: more is about to be
+    /// written, so that little things may wait for it.
+    pub(super) fn feed_replicas(&mut self, is_busy: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        let idle: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().collect();
-        for id in idle {
+        let may_wait = is_busy && self.now < self.next_feed;
+        let is_due = |id: &ReplicaId| !may_wait || home.is_pressing(*id);
+        let due: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().filter(is_due).collect();
+        if !may_wait {
+            self.next_feed = self.now + FEED_PERIOD;
+        }
+        for id in due {
             let Some(token) = self.replicas.get(&id).copied() else { continue };
             let Some(mut conn) = self.take_conn(token) else { continue };
             if !conn.sending && conn.out.is_empty() {

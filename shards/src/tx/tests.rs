@@ -6,7 +6,7 @@ use braid_core::command::{Args, registry};
 const OTHER: ConnId = ConnId(8);
 
 fn keys(names: &[&String]) -> Option<Vec<LockKey>> {
-    Some(names.iter().map(|name| name.as_bytes().into()).collect())
+    Some(names.iter().map(|name| name.as_bytes()).collect::<crate::locks::LockKeys>().finish())
 }
 
 #[test]
