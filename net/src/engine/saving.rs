@@ -69,9 +69,12 @@ impl Engine {
         let saves = front.node.persistence.saves().clone();
         let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
         let may_try = saves.is_last_ok || now_s.saturating_sub(saves.last_try_s) > RETRY_DELAY_S;
-        let due = front.config.save.0.iter().find(|point| {
-            dirty >= u64::from(point.changes) && now_s.saturating_sub(saves.last_s) > u64::from(point.seconds)
-        });
+        let due = front
+            .config
+            .save
+            .0
+            .iter()
+            .find(|point| dirty >= point.changes && now_s.saturating_sub(saves.last_s) > point.seconds);
         if let Some(point) = due.filter(|_| may_try && dirty > 0)
             && front.node.persistence.begin_save(now_s)
         {
