@@ -2,6 +2,7 @@
 //! nothing here is touched on a request's path but counters.
 
 use crate::config;
+use crate::persistence::Persistence;
 use crate::ring::Waker;
 use crate::session::clients::Registry;
 use crate::session::control::{Order, Pause};
@@ -48,6 +49,7 @@ pub struct Node {
     pub clients: Registry,
     pub statistics: Statistics,
     pub pause: Pause,
+    pub persistence: Persistence,
     slowlog: Mutex<SlowLog>,
     latency: Mutex<Latency>,
     /// The TCP sockets it listens on, by their addresses, to be kept when others are added.
@@ -72,6 +74,14 @@ pub struct Node {
     pub read_offset: AtomicU64,
     pub applied_offset: AtomicU64,
     end_offset: AtomicU64,
+    /// The stream is being collected.
+    pub has_stream: AtomicBool,
+    /// The ticket that is merged next: `end_offset` has all before it.
+    pub next_ticket: AtomicU64,
+    /// Connections of all shards that wait for the merge.
+    pub behind: AtomicUsize,
+    /// Replicas in step (`min-replicas-max-lag`).
+    pub good_replicas: AtomicUsize,
     /// The shards' walks for a snapshot are to wait: a replica reads slowly.
     pub snapshot_paused: AtomicBool,
     /// Set once: every shard leaves its loop.
@@ -87,6 +97,7 @@ impl Node {
             clients: Registry::new(shards),
             statistics: Statistics::new(shards, databases),
             pause: Pause::default(),
+            persistence: Persistence::new(unix_us() / 1_000_000),
             slowlog: Mutex::default(),
             latency: Mutex::default(),
             tcp_listeners: Mutex::default(),
@@ -112,6 +123,10 @@ impl Node {
             read_offset: AtomicU64::new(0),
             applied_offset: AtomicU64::new(0),
             end_offset: AtomicU64::new(0),
+            has_stream: AtomicBool::new(false),
+            next_ticket: AtomicU64::new(0),
+            behind: AtomicUsize::new(0),
+            good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -179,6 +194,7 @@ impl Node {
     /// Asks every shard to leave its loop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.persistence.interrupt();
         self.wake_all();
     }
 }

@@ -3,10 +3,13 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+mod files;
 pub mod relay;
+mod upkeep;
+mod waits;
 
-use crate::acks::{Acks, ReplicaId};
-use crate::framing::{EofMark, KEEPALIVE, bulk_header};
+use crate::acks::{Acks, ReplicaId, Resolved};
+use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
@@ -18,6 +21,10 @@ use braid_shards::Mark;
 use bytes::Bytes;
 use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
+use upkeep::{Protection, Retention};
+
+pub use files::FileStep;
+use files::{FileOut, FileSend};
 
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
 pub const RDB_VERSION: u32 = 10;
@@ -32,6 +39,8 @@ const PRESSING_BYTES: u64 = 64 << 10;
 const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
 const TICK_MS: u64 = 1000;
+/// The mark of the ticket from which on the shards collect no effects.
+pub const STOP_MARK: u64 = u64::MAX;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
 const EARLY_TICKETS_MAX: usize = 1 << 24;
 
@@ -39,6 +48,10 @@ const EARLY_TICKETS_MAX: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub backlog_bytes: u64,
+    /// How long the stream is kept after the last replica left; 0: for ever.
+    pub backlog_ttl_ms: u64,
+    /// `protected-restart`: a master that started empty does not replace datasets of other histories.
+    pub protects: bool,
     pub ping_period_ms: u64,
     pub timeout_ms: u64,
     pub sharing: Policy,
@@ -57,10 +70,15 @@ pub enum Action {
     Abort { snapshot: u64 },
     /// The shard may go on handing in pieces.
     Resume { snapshot: u64 },
+    /// Do something with a snapshot's file.
+    File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
     /// The change of role is complete: what follows is done in the new one.
     Turned(Turn),
+    /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
+    /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
+    StopStream,
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -82,6 +100,10 @@ pub struct Report {
     pub first_byte: u64,
     pub histlen_bytes: u64,
     pub replicas: Vec<ReplicaLine>,
+    /// What the replicas that are online have acknowledged.
+    pub acked_offsets: Vec<u64>,
+    /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
+    pub is_protected: bool,
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub refused_partial_syncs: u64,
@@ -105,6 +127,8 @@ struct Peer {
     stuck_since_ms: Option<u64>,
     /// When it last sent anything.
     last_heard_ms: u64,
+    /// The file that its snapshot is read from.
+    file: Option<FileSend>,
     /// Its connection is to be closed, and gets nothing more.
     is_closing: bool,
 }
@@ -120,7 +144,8 @@ impl Peer {
 
 /// A piece of a shard's slice.
 pub struct Piece {
-    pub bytes: Bytes,
+    /// What it consists of, one after the other.
+    pub chunks: Vec<Bytes>,
     pub checksum: Checksum,
     /// The slice is complete.
     pub is_last: bool,
@@ -132,8 +157,8 @@ struct Snapshot {
     with_data: bool,
     writer: Writer,
     mark: Option<EofMark>,
-    /// Collected for replicas that want to know the length first.
-    spool: Vec<Bytes>,
+    /// Where it goes if not straight to the members.
+    file: Option<FileOut>,
     shards_left: usize,
     /// Pieces that came before the cut's ticket could be merged.
     early: Vec<Piece>,
@@ -160,7 +185,19 @@ pub struct Home {
     last_ping_ms: u64,
     /// When a cut that could not be made is asked for again.
     retry_cut_ms: Option<u64>,
+    /// A snapshot to be kept is asked for.
+    wants_save: bool,
+    /// Snapshots whose pieces are all in their file, which is being finished; with those that wait for it.
+    finishing: Vec<(u64, Vec<ReplicaId>)>,
+    /// Files being sent, by snapshot: to how many replicas.
+    file_readers: BTreeMap<u64, usize>,
     rng: fastrand::Rng,
+    /// Clients whose wait is over.
+    resolved: Vec<Resolved>,
+    /// Where the stream ended when replicas were last asked for their offsets.
+    asked_at: Option<u64>,
+    retention: Retention,
+    protection: Protection,
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
@@ -189,7 +226,14 @@ impl Home {
             last_tick_ms: 0,
             last_ping_ms: 0,
             retry_cut_ms: None,
+            wants_save: false,
+            finishing: Vec::new(),
+            file_readers: BTreeMap::new(),
             rng,
+            resolved: Vec::new(),
+            asked_at: None,
+            retention: Retention::default(),
+            protection: Protection::default(),
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
@@ -211,6 +255,11 @@ impl Home {
         std::mem::take(&mut self.actions)
     }
 
+    /// Whether the stream is kept, for replicas that are there or may come back.
+    pub fn is_followed(&self) -> bool {
+        self.log.is_active()
+    }
+
     pub fn end_offset(&self) -> u64 {
         self.log.end_offset()
     }
@@ -229,6 +278,7 @@ impl Home {
             match marked.mark {
                 Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
                 Mark::Role => self.turned(marked.offset),
+                Mark::Offset(STOP_MARK) => self.stream_stopped(),
                 Mark::Offset(_) => {}
             }
         }
@@ -248,12 +298,13 @@ impl Home {
         psync: Option<&[&[u8]]>,
         now_ms: u64,
     ) -> Result<ReplicaId, String> {
+        self.admit(psync)?;
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
             upstream: self.upstream(),
             is_failing_over: false,
-            is_protected: false,
+            is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
         let outcome = match psync {
@@ -272,6 +323,7 @@ impl Home {
             is_sending: false,
             stuck_since_ms: None,
             last_heard_ms: now_ms,
+            file: None,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -294,8 +346,13 @@ impl Home {
                     can_eof: peer.handshake.capabilities().eof,
                 };
                 let placement = self.sharing.request(request, now_ms);
-                // Joining needs a snapshot in a file, which a later version may keep.
-                assert_eq!(placement, Placement::Waits, "snapshots are streamed");
+                if let Placement::Joins { offset } = placement {
+                    // Those it joins keep the log from this offset on: none of them was sent anything yet.
+                    let reply = peer.handshake.cut(self.ids.current(), offset);
+                    peer.push(reply);
+                    peer.reader = Some(self.log.add_reader(offset));
+                    self.join_snapshot(id);
+                }
             }
         }
         if self.peers.is_empty() {
@@ -312,6 +369,7 @@ impl Home {
     /// A replica's connection is gone.
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(peer) = self.peers.remove(&id) else { return };
+        self.drop_reader(peer.file);
         if let Some(reader) = peer.reader {
             self.log.remove_reader(reader);
         }
@@ -327,13 +385,8 @@ impl Home {
 
     /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
     fn drop_unwanted_snapshot(&mut self) {
-        if let Some(snapshot) = &self.snapshot
-            && snapshot.members.is_empty()
-            && snapshot.is_cut
-        {
-            self.actions.push(Action::Abort { snapshot: snapshot.id });
-            self.snapshot = None;
-            self.sharing.finish();
+        if self.snapshot.as_ref().is_some_and(|snapshot| !snapshot.is_wanted() && snapshot.is_cut) {
+            self.abort_snapshot();
         }
     }
 
@@ -352,15 +405,17 @@ impl Home {
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
-            self.acks.ack(id, offset, durable_offset, now_ms, &mut Vec::new());
+            self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
         }
     }
 
     fn poll_sharing(&mut self, now_ms: u64) {
+        self.poll_save();
         let Some(start) = self.sharing.poll(self.rules.sharing, now_ms) else { return };
         if !self.log.is_active() {
             // A history that nobody has followed so far: it gets a name of its own.
             self.ids.renew(&mut self.rng);
+            self.protection.add(self.ids.current());
             self.log.activate();
             self.merge.forget_db();
         }
@@ -373,13 +428,34 @@ impl Home {
             with_data,
             writer: Writer::new(self.writer_options()),
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
-            spool: Vec::new(),
+            file: (!start.is_diskless).then_some(FileOut { keeps: false, unwritten_bytes: 0 }),
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
             is_paused: false,
         });
+        if !start.is_diskless {
+            self.actions.push(Action::File { snapshot: id, step: FileStep::Create { keeps: false } });
+        }
         self.actions.push(Action::Cut { snapshot: id, with_data });
+    }
+
+    /// Nobody wants the snapshot in the making any more.
+    fn abort_snapshot(&mut self) {
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.file.is_some()) {
+            return self.abort_file();
+        }
+        let snapshot = self.snapshot.take().expect("in the making");
+        self.actions.push(Action::Abort { snapshot: snapshot.id });
+        self.sharing.finish();
+    }
+
+    /// Adds a replica to the snapshot in the making, or to one whose file is being finished.
+    fn join_snapshot(&mut self, id: ReplicaId) {
+        match &mut self.snapshot {
+            Some(snapshot) => snapshot.members.push(id),
+            None => self.finishing.last_mut().expect("what can be joined is not finished").1.push(id),
+        }
     }
 
     /// How the shards' pieces and the frame around them are written.
@@ -389,8 +465,11 @@ impl Home {
 
     /// The cut of a snapshot is merged: its offset is known.
     fn cut(&mut self, id: u64, offset: u64) {
+        let Some(mut snapshot) = self.snapshot.take_if(|snapshot| snapshot.id == id) else {
+            // It was given up while the cut was under way, and the shards have just begun it.
+            return self.actions.push(Action::Abort { snapshot: id });
+        };
         self.sharing.cut(offset);
-        let mut snapshot = self.snapshot.take().filter(|snapshot| snapshot.id == id).expect("cut once");
         snapshot.is_cut = true;
         let current = self.ids.current();
         snapshot.writer.header();
@@ -398,9 +477,11 @@ impl Home {
         snapshot.writer.aux(b"redis-bits", b"64");
         // A master selects the database anew behind the cut; what is relayed cannot be added to.
         let db = self.relay.as_ref().map_or(0, |relay| relay.db);
-        snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
-        snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
-        snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
+        if self.log.is_active() {
+            snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
+            snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
+            snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
+        }
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
             let reply = peer.handshake.cut(current, offset);
@@ -416,10 +497,8 @@ impl Home {
         self.snapshot = Some(snapshot);
         self.spread(Bytes::from(header));
         let snapshot = self.snapshot.as_mut().expect("just put back");
-        if snapshot.members.is_empty() {
-            self.actions.push(Action::Abort { snapshot: id });
-            self.snapshot = None;
-            self.sharing.finish();
+        if !snapshot.is_wanted() {
+            self.abort_snapshot();
         } else if !snapshot.with_data {
             self.finish_snapshot();
         } else {
@@ -432,8 +511,8 @@ impl Home {
     /// Gives bytes of the snapshot to all its members.
     fn spread(&mut self, bytes: Bytes) {
         let snapshot = self.snapshot.as_mut().expect("in the making");
-        if snapshot.mark.is_none() {
-            return snapshot.spool.push(bytes);
+        if snapshot.file.is_some() {
+            return self.write_file(bytes);
         }
         for member in &snapshot.members {
             self.peers.get_mut(member).expect("members are attached").push(bytes.clone());
@@ -449,10 +528,8 @@ impl Home {
         }
         snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        if !piece.bytes.is_empty() {
-            snapshot.writer.append_piece(&piece.checksum);
-            self.spread(piece.bytes);
-        }
+        snapshot.writer.append_piece(&piece.checksum);
+        piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
         if is_complete {
             self.finish_snapshot();
         } else {
@@ -468,7 +545,9 @@ impl Home {
     /// Pauses the shards' walk while the slowest member has much to read, and resumes it.
     fn regulate(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
-        let queued = snapshot.members.iter().map(|member| self.peers[member].queue_bytes).max().unwrap_or(0);
+        let unwritten = snapshot.file.as_ref().map_or(0, |file| file.unwritten_bytes);
+        let queued =
+            snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
         let pause = queued > SNAPSHOT_WINDOW_BYTES;
         if snapshot.is_paused && !pause {
             self.actions.push(Action::Resume { snapshot: snapshot.id });
@@ -477,23 +556,20 @@ impl Home {
     }
 
     fn finish_snapshot(&mut self) {
-        let mut snapshot = self.snapshot.take().expect("in the making");
+        let snapshot = self.snapshot.as_mut().expect("in the making");
         snapshot.writer.eof();
         let end = Bytes::from(snapshot.writer.take());
-        let spool: Vec<Bytes> = snapshot.spool.iter().cloned().chain([end.clone()]).collect();
+        if snapshot.file.is_some() {
+            self.write_file(end);
+            let snapshot = self.snapshot.take().expect("in the making");
+            return self.finish_file(snapshot);
+        }
+        let snapshot = self.snapshot.take().expect("in the making");
+        let mark = snapshot.mark.as_ref().expect("what goes into no file ends with a mark");
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
-            match &snapshot.mark {
-                Some(mark) => {
-                    peer.push(end.clone());
-                    peer.push(mark.trailer());
-                }
-                None => {
-                    peer.handshake.begin_bulk();
-                    peer.push(bulk_header(spool.iter().map(|bytes| bytes.len() as u64).sum()));
-                    spool.iter().for_each(|bytes| peer.push(bytes.clone()));
-                }
-            }
+            peer.push(end.clone());
+            peer.push(mark.trailer());
             peer.bulk_ends = true;
         }
         self.sharing.finish();
@@ -526,6 +602,7 @@ impl Home {
             peer.queue_bytes -= len_bytes;
             peer.is_sending = true;
             self.regulate();
+            self.read_on(id);
             return true;
         }
         let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) else { return false };
@@ -568,11 +645,15 @@ impl Home {
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
         self.last_tick_ms = now_ms;
+        self.acks.expire(now_ms, &mut self.resolved);
+        self.keep_or_stop_stream(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
-            let snapshot = self.snapshot.as_ref().expect("kept until it is cut");
-            self.actions.push(Action::Cut { snapshot: snapshot.id, with_data: snapshot.with_data });
+            // It may have been given up since.
+            if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| !snapshot.is_cut) {
+                self.actions.push(Action::Cut { snapshot: snapshot.id, with_data: snapshot.with_data });
+            }
         }
         if self.peers.is_empty() {
             return;
@@ -619,8 +700,10 @@ impl Home {
     /// When [`Home::tick`] has something to do; None: not before something happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
+        let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        start.into_iter().chain(period).chain(self.retry_cut_ms).min()
+        let others = [save, self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
     pub fn replicas(&self) -> usize {
@@ -649,6 +732,8 @@ impl Home {
                     }
                 })
                 .collect(),
+            acked_offsets: self.acked_offsets(),
+            is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,
             refused_partial_syncs: self.refused_partial_syncs,

@@ -14,8 +14,10 @@ use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
+use crate::walk::WalkWait;
 use braid_core::command::{
-    Args, Command, CommandId, Effects, Error, Handler, Outcome, Segment, Settings, Time, Walk, registry,
+    Args, Command, CommandId, Effects, Error, Flags, Handler, Outcome, Segment, Settings, Time, Walk,
+    registry,
 };
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
@@ -178,6 +180,8 @@ pub struct Shard {
     stream_fault: Option<String>,
     /// The dataset is to stay as it is: expired keys are not removed in the background.
     pub holds_expiry: bool,
+    /// What waits for the walk of a snapshot.
+    pub(crate) walk_wait: WalkWait,
     /// Read by other threads too.
     pub stats: Arc<CommandStats>,
 }
@@ -232,6 +236,7 @@ impl Shard {
             is_read_only: true,
             stream_fault: None,
             holds_expiry: false,
+            walk_wait: WalkWait::default(),
             stats: Arc::default(),
         }
     }
@@ -269,8 +274,15 @@ impl Shard {
         self.locks.is_empty() && nothing_waits && self.txs.is_empty() && self.flights.is_empty()
     }
 
-    /// Whether a command must wait for a transaction to return one of its keys.
-    fn is_blocked(&self, command: &Command, args: Args<'_>) -> bool {
+    /// Whether a command must wait for a transaction to return one of its keys, or for a snapshot to write it.
+    fn is_blocked(&mut self, command: &Command, args: Args<'_>) -> bool {
+        let is_walked = self.keyspace.as_ref().is_some_and(|keyspace| keyspace.has_snapshot());
+        if is_walked && command.flags.has(Flags::WRITE) {
+            let keys = command.find_keys(args).unwrap_or_default();
+            if self.awaits_walk(keys.iter().map(|key| args[key.index])) {
+                return true;
+            }
+        }
         if self.locks.is_empty() {
             return false;
         }

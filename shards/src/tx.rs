@@ -160,7 +160,13 @@ impl Shard {
             matches!(other, Waiting::Claim(WaitingClaim { id, claim, .. })
                 if *id < request.id && claim.conflicts_with(&request.claim))
         });
-        let verdict = if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
+        // A huge value is not lent before a snapshot has written it: that would be done at once.
+        let waits = match &request.claim {
+            Claim::Keys(keys) => self.awaits_walk(keys.iter().map(|key| &**key)),
+            Claim::Everything => false,
+        };
+        let verdict =
+            if overtakes || waits { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
             Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
             Verdict::Refused => {

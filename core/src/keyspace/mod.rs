@@ -96,6 +96,8 @@ pub struct Keyspace {
     pub replica: bool,
     /// The number that its owner gave the latest snapshot.
     pub snapshot_id: u64,
+    /// Counts up whenever the reason for [`Keyspace::awaits_walk`] may have gone.
+    pub huge_values_written: u64,
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     pub active_expire: bool,
 }
@@ -114,6 +116,7 @@ impl Keyspace {
             stream: false,
             replica: false,
             snapshot_id: 0,
+            huge_values_written: 0,
             active_expire: true,
         }
     }
@@ -242,9 +245,18 @@ impl Keyspace {
     /// Removes a key that has expired and is hidden, without any effect.
     #[cold]
     fn remove_unseen(&mut self, db: u16, key: &[u8]) {
-        if let Some(entry) = self.detach(db, key) {
-            self.discard(entry);
-        }
+        self.remove_for_good(db, key);
+    }
+
+    /// Takes a key out and frees it, large ones in slices. False if there is none.
+    fn remove_for_good(&mut self, db: u16, key: &[u8]) -> bool {
+        let hash = self.hash(key);
+        let db = self.db_mut(db);
+        let Some(entry) = db.table.remove(hash, key) else { return false };
+        db.expires -= usize::from(entry.expiry_ms().is_some());
+        let cut_db = db.cut_db;
+        self.let_go(cut_db, entry);
+        true
     }
 
     /// As `discard_value`, for a whole entry.

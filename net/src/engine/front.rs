@@ -5,6 +5,9 @@ use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::follower::Follower;
 use super::loading::Loads;
+use super::restoring::Restoring;
+use super::saving::Saving;
+use super::stream::Stream;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,7 +27,7 @@ use bytes::Bytes;
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,9 +85,12 @@ pub struct Front {
     pub(super) cut_refused: Rc<Cell<bool>>,
     /// Until when replicas may wait for more.
     pub(super) next_feed: Instant,
+    pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
+    pub(super) saving: Saving,
+    pub(super) restoring: Option<Box<Restoring>>,
     /// See [`Front::take_load_outcome`].
     pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
@@ -123,9 +129,12 @@ impl Front {
             held_back: false,
             cut_refused: Rc::default(),
             next_feed: Instant::now(),
+            stream: Stream::default(),
             next_report_ms: 0,
             reported_replicas: 0,
             loads: Loads::default(),
+            saving: Saving::default(),
+            restoring: None,
             load_outcome: None,
         }
     }
@@ -234,6 +243,7 @@ impl Front {
 
     /// Takes back a connection's buffers.
     pub fn release(&mut self, conn: &mut Conn) {
+        self.abandon_wait(conn);
         self.unregister(conn);
         self.recycle(std::mem::take(&mut conn.out.buf));
         self.recycle(std::mem::take(&mut conn.input));
@@ -361,6 +371,7 @@ impl Host for Front {
         let token = conn.token;
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
+        self.waited(&mut conn);
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);
         } else if !std::mem::take(&mut conn.muted) {
@@ -386,7 +397,9 @@ impl Host for Front {
     fn session(&mut self, id: ConnId, command: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
         // Closed in the meantime: nobody will read the answer.
         let Some(mut conn) = self.take_conn_by_id(id) else { return Ok(()) };
+        conn.in_exec = true;
         let outcome = session::call(self, &mut conn, command, args, out);
+        conn.in_exec = false;
         self.put_conn(conn);
         outcome
     }
@@ -423,26 +436,34 @@ impl Host for Front {
     }
 }
 
-/// TCP_NODELAY and keepalive. A unix socket has neither, which is no error.
-fn set_socket_options(socket: &OwnedFd, keepalive_s: u32) {
-    let set = |level, name, value: i32| {
-        // SAFETY: the option's value is an int that lives through the call.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                (&raw const value).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
-        }
+/// Sets an option of a socket that is an int. A socket that has none of that name, as unix sockets do, stays as it is.
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    // SAFETY: the option's value is an int that lives through the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
     };
-    set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+}
+
+/// Whether small pieces leave at once. `repl-disable-tcp-nodelay` lets those to a replica be gathered.
+pub(super) fn set_nodelay(socket: BorrowedFd<'_>, on: bool) {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(on));
+}
+
+/// TCP_NODELAY and keepalive.
+fn set_socket_options(socket: &OwnedFd, keepalive_s: u32) {
+    let socket = socket.as_fd();
+    set_nodelay(socket, true);
     if keepalive_s > 0 {
         let seconds = keepalive_s as i32;
-        set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds);
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1));
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3);
+        set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds);
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1));
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3);
     }
 }

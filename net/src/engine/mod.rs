@@ -11,10 +11,15 @@ mod link_socket;
 mod loading;
 pub mod mailbox;
 mod replicas;
+mod restoring;
+mod saving;
+pub mod stream;
 pub mod tasks;
 
 pub use conn::Conn;
 pub use front::Front;
+pub use replicas::HOME;
+pub use saving::{Asker, LastSave};
 
 use crate::config::values::LogLevel;
 use crate::log_verbose;
@@ -111,6 +116,9 @@ impl Engine {
     /// # Errors
     /// Those of the ring as a whole: none is expected, and none is recoverable.
     pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
+        if self.front.home.is_some() {
+            self.begin_restore();
+        }
         let mut rounds = 0;
         let mut last_worked = Instant::now();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
@@ -131,7 +139,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -139,6 +147,7 @@ impl Engine {
                     || orders.any()
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
+                    || Front::may_catch_up(node, stream)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
@@ -166,7 +175,9 @@ impl Engine {
             let received = self.receive_parcels();
             if turn == 0 {
                 worked |= self.background();
+                worked |= self.restore();
                 worked |= self.load();
+                self.look_after_saves();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
@@ -183,6 +194,7 @@ impl Engine {
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas(worked);
+        worked |= self.front.catch_up();
         Ok(worked)
     }
 
@@ -229,7 +241,8 @@ impl Engine {
         let tick_ms = tick_ms.into_iter().chain(link_ms).min();
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
-        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).min()
+        let saves = self.front.saves_deadline();
+        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).chain(saves).min()
     }
 
     /// Lets the others see what this tick changed.

@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules, STOP_MARK};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
@@ -55,10 +55,12 @@ pub fn rules(config: &Config) -> Rules {
     let replica = &config.client_output_buffer_limit.replica;
     Rules {
         backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        backlog_ttl_ms: u64::from(config.repl_backlog_ttl_s) * 1000,
+        protects: config.protected_restart,
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
-            is_diskless: true,
+            is_diskless: config.repl_diskless_sync,
             delay_ms: u64::from(config.repl_diskless_sync_delay_s) * 1000,
             max_replicas: config.repl_diskless_sync_max_replicas as usize,
         },
@@ -78,6 +80,14 @@ impl Engine {
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
         let now_ms = self.front.now_ms();
+        for message in self.front.take_messages_home() {
+            if self.front.home.is_none() {
+                self.shard.send_upper(HOME, message);
+            } else {
+                let taken = self.front.stream_message(message);
+                assert!(taken.is_ok(), "nothing else is sent home this way");
+            }
+        }
         let Some(home) = &mut self.front.home else { return more };
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
@@ -86,6 +96,10 @@ impl Engine {
             home.cut_refused(now_ms);
         }
         let actions = home.take_actions();
+        for resolved in home.take_resolved() {
+            self.front.answer_wait(resolved);
+        }
+        let home = self.front.home.as_ref().expect("checked above");
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
@@ -97,6 +111,12 @@ impl Engine {
                 Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
+                Action::File { snapshot, step } => self.file_step(snapshot, step),
+                Action::StopStream => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_stop();
+                    }
+                }
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -115,8 +135,11 @@ impl Engine {
     pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
-        log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        // A save alone makes no history that anybody could follow.
+        let streams = home.is_followed() && !self.shard.replica;
+        log_notice!("Starting snapshot number {snapshot}");
         let busy = Rc::clone(&self.front.cut_refused);
+        let dirty_at_cut = Rc::clone(&self.front.saving.dirty_at_cut);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
@@ -125,15 +148,32 @@ impl Engine {
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
+                dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
-                    // A replica's log is fed by its master.
-                    slice.stream = !slice.replica;
+                    slice.stream |= streams;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
+            })),
+        );
+    }
+
+    /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
+    /// `done` is set when it is so.
+    pub(super) fn stop_stream(&mut self, done: Rc<Cell<bool>>) {
+        log_notice!(
+            "Replication backlog freed after {} seconds without connected replicas.",
+            self.front.config.repl_backlog_ttl_s
+        );
+        self.shard.begin(
+            None,
+            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
+                everything.slices.iter_mut().for_each(|slice| slice.stream = false);
+                *everything.mark = Some(Mark::Offset(STOP_MARK));
             })),
         );
     }
@@ -155,11 +195,11 @@ impl Engine {
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
         self.front.held_back = paused;
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
-            return false;
-        };
-        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
-            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+        let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
+        let Some(walked) = walked else { return false };
+        if let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece {
+            let chunks = chunks.into_iter().map(Bytes::from).collect();
+            let piece = Piece { chunks, checksum, is_last };
             let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
@@ -216,6 +256,7 @@ impl Front {
                 self.take_over(*handover);
                 Ok(())
             }
+            Err(other) if self.home.is_some() => self.stream_message(other),
             Err(other) => Err(other),
         }
     }
@@ -296,8 +337,8 @@ impl Front {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
+        self.publish_stream();
         let Some(home) = &self.home else { return };
-        self.node.set_end_offset(home.end_offset());
         let paused = home.is_snapshot_paused();
         if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
             self.node.wake_all();

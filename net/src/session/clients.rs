@@ -63,6 +63,8 @@ pub mod flag {
     /// The connection leads to the master.
     pub const MASTER: u32 = 1 << 9;
     pub const PUBSUB: u32 = 1 << 10;
+    /// Blocked in `WAIT` or `WAITAOF`.
+    pub const AWAITS_REPLICAS: u32 = 1 << 11;
 }
 
 /// The classes that `TYPE` filters and output buffer limits know.

@@ -123,6 +123,9 @@ impl Engine {
             return Flow::Later;
         }
         if is_session || conn.session.multi.is_some() {
+            if self.front().is_behind(conn, command) {
+                return Flow::Later;
+            }
             return self.session_command(conn, id, command, args);
         }
         let map = self.front().node.map;
@@ -228,8 +231,22 @@ impl Front {
         if command.flags.has(Flags::ADMIN) && container.name == "debug" {
             super::debug::permitted(self, conn)?;
         }
+        let persistence = &self.node.persistence;
+        if persistence.is_loading() && !command.flags.has(Flags::LOADING) {
+            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+        }
+        if persistence.is_broken()
+            && (command.flags.has(Flags::WRITE) || command.name == "ping")
+            && self.config.stop_writes_on_bgsave_error
+            && !self.config.save.0.is_empty()
+        {
+            return Err(Error::text(super::saving::MISCONF));
+        }
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
+        }
+        if self.config.min_replicas_to_write > 0 && self.lacks_replicas(conn, command) {
+            return Err(Error::text("NOREPLICAS Not enough good replicas to write."));
         }
         if self.node.is_replica() {
             self.role_admits(conn, command)?;

@@ -12,12 +12,14 @@ mod info;
 pub mod latency;
 mod memory;
 pub mod replication;
+mod saving;
 mod server;
 pub mod slowlog;
 mod survey;
 mod table;
 pub mod totals;
 mod transactions;
+mod waits;
 
 pub use dispatch::{Flow, call};
 pub use table::Call;

@@ -90,6 +90,8 @@ impl Front {
             home.attach(replica.handshake.clone(), &ip, words.as_deref(), now_ms).map_err(Error::owned)?;
         replica.id = Some(id);
         self.replicas.insert(id, conn.token);
+        self.set_up_replica(conn);
+        let replica = conn.session.replica.get_or_insert_default();
         crate::log_notice!("Replica {ip}:{} asks for synchronization", replica.handshake.address("").1);
         Ok(())
     }

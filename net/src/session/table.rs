@@ -1,7 +1,8 @@
 //! Which function implements which command of the connection or the server.
 
 use super::{
-    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog,
+    client, command, config, connection, debug, info, latency, memory, replication, saving, server, slowlog,
+    waits,
 };
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
@@ -35,16 +36,20 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("replicaof", replication::replicaof),
     ("slaveof", replication::replicaof),
     ("role", replication::role),
+    ("wait", waits::wait),
+    ("waitaof", waits::waitaof),
     ("client", client::client),
     ("command", command::command),
     ("config", config::config),
     ("debug", debug::debug),
     ("info", info::info),
-    ("lastsave", server::lastsave),
+    ("lastsave", saving::lastsave),
+    ("save", saving::save),
+    ("bgsave", saving::bgsave),
     ("latency", latency::latency),
     ("lolwut", server::lolwut),
     ("memory", memory::memory),
-    ("shutdown", server::shutdown),
+    ("shutdown", saving::shutdown),
     ("slowlog", slowlog::slowlog),
     ("time", server::time),
 ];

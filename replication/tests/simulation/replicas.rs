@@ -70,6 +70,8 @@ impl Replicas {
     pub fn new(shards: usize, seed: u64) -> Self {
         let rules = Rules {
             backlog_bytes: 1 << 40,
+            backlog_ttl_ms: 0,
+            protects: false,
             ping_period_ms: 1_000,
             timeout_ms: u64::MAX,
             sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
@@ -127,8 +129,10 @@ impl Replicas {
                 Action::Cut { snapshot, .. } => self.cut(shard, snapshot),
                 Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
                 Action::Resume { .. } => {}
+                Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
                 Action::Turned(_) => panic!("nobody changes roles here"),
+                Action::StopStream => unreachable!("it is kept for ever"),
             }
         }
         aborted
