@@ -112,7 +112,11 @@ impl Engine {
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
-                Action::StopStream => self.stop_stream(),
+                Action::StopStream => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_stop();
+                    }
+                }
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -159,14 +163,16 @@ impl Engine {
     }
 
     /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
-    fn stop_stream(&mut self) {
+    /// `done` is set when it is so.
+    pub(super) fn stop_stream(&mut self, done: Rc<Cell<bool>>) {
         log_notice!(
             "Replication backlog freed after {} seconds without connected replicas.",
             self.front.config.repl_backlog_ttl_s
         );
         self.shard.begin(
             None,
-            Work::Action(Box::new(|everything: &mut Everything<'_>| {
+            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
                 everything.slices.iter_mut().for_each(|slice| slice.stream = false);
                 *everything.mark = Some(Mark::Offset(STOP_MARK));
             })),

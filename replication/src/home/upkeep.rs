@@ -48,7 +48,7 @@ impl Home {
 
     /// Whether replicas that come with an older history are refused.
     pub fn is_protected(&self) -> bool {
-        self.rules.protects && !self.protection.is_confirmed
+        self.rules.protects && !self.protection.is_confirmed && self.relay.is_none()
     }
 
     /// Whether who asks with these words is on a history that did not begin here, and has something of it. A stock server
@@ -84,6 +84,8 @@ impl Home {
     fn counts_time_alone(&self) -> bool {
         self.peers.is_empty()
             && self.log.is_active()
+            // A replica keeps it: its own master may have to ask it for what it has.
+            && self.relay.is_none()
             && self.rules.backlog_ttl_ms > 0
             && !self.retention.is_stopping
     }
@@ -105,6 +107,11 @@ impl Home {
             self.retention = Retention { alone_since_ms: None, is_stopping: true };
             self.actions.push(Action::StopStream);
         }
+    }
+
+    /// The stream is kept after all: this node has become a replica meanwhile.
+    pub fn go_on_with_stream(&mut self) {
+        self.retention.is_stopping = false;
     }
 
     /// The shards collect no effects any more, and what they collected before is merged.
