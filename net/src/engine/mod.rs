@@ -149,6 +149,7 @@ impl Engine {
                 sleeper.sleep().await?;
             }
         }
+        self.front.close_files();
         Ok(())
     }
 
