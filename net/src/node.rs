@@ -12,6 +12,7 @@ use crate::session::totals::Statistics;
 use braid_core::command::Settings;
 use braid_core::table::HashKey;
 use braid_replication::home::Report;
+use braid_replication::link::LinkReport;
 use braid_shards::{Counters, ShardId, SlotMap};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -22,6 +23,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
 pub const REDIS_VERSION: &str = "8.2.0";
+
+/// A replica's view of its master.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub link: LinkReport,
+    /// Commands of the stream that failed.
+    pub failed_commands: u64,
+}
 
 /// Shared by all shards; see the module.
 pub struct Node {
@@ -56,7 +65,23 @@ pub struct Node {
     pub used_memory_bytes: AtomicU64,
     /// `INFO replication` and `ROLE`, as the home shard last published them.
     pub replication: Mutex<Report>,
+    /// The link to the master as last published; None on a master.
+    pub upstream: Mutex<Option<Upstream>>,
+    /// This node follows a master.
+    pub replica: AtomicBool,
+    pub is_link_up: AtomicBool,
+    /// Offsets behind what a replica received and what it applied.
+    pub read_offset: AtomicU64,
+    pub applied_offset: AtomicU64,
     end_offset: AtomicU64,
+    /// The stream is being collected.
+    pub has_stream: AtomicBool,
+    /// The ticket that is merged next: `end_offset` has all before it.
+    pub next_ticket: AtomicU64,
+    /// Connections of all shards that wait for the merge.
+    pub behind: AtomicUsize,
+    /// Replicas in step (`min-replicas-max-lag`).
+    pub good_replicas: AtomicUsize,
     /// The shards' walks for a snapshot are to wait: a replica reads slowly.
     pub snapshot_paused: AtomicBool,
     /// Set once: every shard leaves its loop.
@@ -67,6 +92,7 @@ impl Node {
     pub fn new(config: config::Config, config_path: Option<PathBuf>, shards: usize) -> Self {
         let mut rng = fastrand::Rng::new();
         let databases = config.databases as usize;
+        let is_replica = config.replicaof.0.is_some();
         Self {
             clients: Registry::new(shards),
             statistics: Statistics::new(shards, databases),
@@ -91,7 +117,16 @@ impl Node {
             connected_clients: AtomicUsize::new(0),
             used_memory_bytes: AtomicU64::new(0),
             replication: Mutex::default(),
+            upstream: Mutex::default(),
+            replica: AtomicBool::new(is_replica),
+            is_link_up: AtomicBool::new(false),
+            read_offset: AtomicU64::new(0),
+            applied_offset: AtomicU64::new(0),
             end_offset: AtomicU64::new(0),
+            has_stream: AtomicBool::new(false),
+            next_ticket: AtomicU64::new(0),
+            behind: AtomicUsize::new(0),
+            good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -99,7 +134,7 @@ impl Node {
 
     /// Whether this node follows a master.
     pub fn is_replica(&self) -> bool {
-        false
+        self.replica.load(Ordering::Relaxed)
     }
 
     /// Whether memory in use exceeds `maxmemory_bytes` (0: no limit).

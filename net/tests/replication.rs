@@ -9,83 +9,32 @@ mod fake;
 mod load;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/replicas.rs"]
+mod replicas;
 
 use braid_bench::client::Client;
 use braid_bench::cmd;
-use braid_bench::dataset::{self, Dataset};
+use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::probe::Probe;
-use braid_bench::wait;
 use common::{braid_builder, call, connect, is_closed, key_per_shard, number_from_env};
 use fake::{Fake, Item};
 use load::{Load, State};
 use proxy::Proxy;
+use replicas::{
+    assert_clients_equal, assert_equal, enough, field, first_replica, follow, is_linked, number, start,
+    wait_until,
+};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
 const KINDS: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
 
 /// Braid that makes a replica wait for no other.
 fn master(shards: usize) -> Builder {
     braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
-}
-
-fn start(builder: Builder) -> Peer {
-    builder.start().expect("the server starts")
-}
-
-fn follow(replica: &Peer, port: u16) {
-    call(&mut connect(replica), &cmd!["REPLICAOF", "127.0.0.1", port]);
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
-}
-
-fn field(client: &mut Client, section: &str, name: &str) -> String {
-    client.info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name} in INFO {section}"))
-}
-
-fn number(client: &mut Client, section: &str, name: &str) -> u64 {
-    let text = field(client, section, name);
-    text.parse().unwrap_or_else(|_| panic!("{name} is {text}"))
-}
-
-/// The first replica's line; empty if there is none.
-fn first_replica(client: &mut Client) -> String {
-    client.info("replication").expect("INFO").remove("slave0").unwrap_or_default()
-}
-
-fn is_linked(replica: &Peer) -> bool {
-    connect(replica)
-        .info("replication")
-        .is_ok_and(|info| info.get("master_link_status").is_some_and(|status| status == "up"))
-}
-
-/// Waits until the replica has had everything, and compares.
-fn assert_equal(master: &Peer, replica: &Peer) {
-    assert_clients_equal(&mut connect(master), &mut connect(replica));
-}
-
-fn assert_clients_equal(master: &mut Client, replica: &mut Client) {
-    // What was answered before this was written comes before it in the stream (law 4).
-    let marker = fastrand::u64(..).to_string();
-    call(master, &["SET", "marker", &marker]);
-    wait::until("the replica has the last write", TIMEOUT, || {
-        Ok(replica.command(&["GET", "marker"])? == marker.as_str())
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
-    wait::until_caught_up(master, replica, TIMEOUT).unwrap_or_else(|error| panic!("{error}"));
-    // Between two readings keys may expire; in the end both are the same.
-    let equal = wait::until("both hold the same", Duration::from_secs(10), || {
-        Ok(dataset::diff(&Dataset::read(master)?, &Dataset::read(replica)?).is_empty())
-    });
-    if equal.is_err() {
-        dataset::assert_same(master, replica).expect("both hold the same");
-    }
 }
 
 /// Values of every size and shape that a load of small ones does not bring.
@@ -117,22 +66,6 @@ fn report(phase: &str, probe: Probe) {
     let latencies_ns = probe.stop().expect("the probe is served");
     let at_us = |quantile| latencies_ns.value_at_quantile(quantile) / 1000;
     println!("{phase}: probe p50 {} us, p99 {} us, worst {} us", at_us(0.5), at_us(0.99), at_us(1.0));
-}
-
-/// How many commands the load runs before something ends.
-fn enough() -> u64 {
-    number_from_env("BRAID_REPLICATION_COMMANDS", 5_000)
-}
-
-impl State {
-    /// Waits until so many commands more were run.
-    fn pass(&self, commands: u64) {
-        let end = self.commands.load(Ordering::Relaxed) + commands;
-        wait_until("the load has run", || {
-            assert!(!self.has_failed.load(Ordering::Relaxed), "the load failed");
-            self.commands.load(Ordering::Relaxed) >= end
-        });
-    }
 }
 
 /// All kinds attach while it is written, one after the other, and end equal.

@@ -21,16 +21,37 @@ pub struct Acked {
     pub at_ms: u64,
 }
 
-/// An answer to `WAIT`.
+/// An answer to `WAIT` or `WAITAOF`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {
     pub waiter: WaiterId,
     /// How many replicas have acknowledged the offset.
     pub replicas: usize,
+    pub level: Level,
+}
+
+/// What an acknowledgement says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// The stream was applied (`WAIT`).
+    #[default]
+    Applied,
+    /// It was made durable, too (`WAITAOF`).
+    Durable,
+}
+
+impl Acked {
+    fn offset_at(&self, level: Level) -> u64 {
+        match level {
+            Level::Applied => self.offset,
+            Level::Durable => self.durable_offset,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Waiter {
+    level: Level,
     offset: u64,
     replicas_wanted: usize,
     /// `None`: for ever.
@@ -67,9 +88,10 @@ impl Acks {
     ) {
         let Some(acked) = self.replicas.get_mut(&id) else { return };
         acked.at_ms = now_ms;
+        let before = *acked;
         acked.durable_offset = acked.durable_offset.max(durable_offset.unwrap_or(0));
-        if offset > acked.offset {
-            acked.offset = offset;
+        acked.offset = acked.offset.max(offset);
+        if (acked.offset, acked.durable_offset) != (before.offset, before.durable_offset) {
             self.resolve(|_| false, resolved);
         }
     }
@@ -84,14 +106,9 @@ impl Acks {
         self.acked(id).map(|acked| now_ms.saturating_sub(acked.at_ms) / 1000)
     }
 
-    /// How many replicas have applied the stream up to `offset`.
-    pub fn count_acked(&self, offset: u64) -> usize {
-        self.replicas.values().filter(|acked| acked.offset >= offset).count()
-    }
-
-    /// How many replicas have made the stream durable up to `offset`.
-    pub fn count_durable(&self, offset: u64) -> usize {
-        self.replicas.values().filter(|acked| acked.durable_offset >= offset).count()
+    /// How many replicas have applied the stream up to `offset`, or made it durable.
+    pub fn count(&self, offset: u64, level: Level) -> usize {
+        self.replicas.values().filter(|acked| acked.offset_at(level) >= offset).count()
     }
 
     /// Replicas that spoke within the last `max_lag_s` seconds (`min-replicas-max-lag`): writes are accepted while
@@ -115,19 +132,21 @@ impl Acks {
         offset: u64,
         replicas_wanted: usize,
         deadline_ms: Option<u64>,
+        level: Level,
     ) -> Option<usize> {
-        let replicas = self.count_acked(offset);
+        let replicas = self.count(offset, level);
         if replicas >= replicas_wanted {
             return Some(replicas);
         }
-        let before = self.waiters.insert(waiter, Waiter { offset, replicas_wanted, deadline_ms });
+        let before = self.waiters.insert(waiter, Waiter { level, offset, replicas_wanted, deadline_ms });
         assert!(before.is_none(), "{waiter:?} waits already");
         None
     }
 
-    /// The client is gone or was unblocked.
-    pub fn cancel(&mut self, waiter: WaiterId) {
-        self.waiters.remove(&waiter);
+    /// The client is gone or was unblocked. Returns what it got to, if it was still waiting.
+    pub fn cancel(&mut self, waiter: WaiterId) -> Option<Resolved> {
+        let Waiter { level, offset, .. } = self.waiters.remove(&waiter)?;
+        Some(Resolved { waiter, replicas: self.count(offset, level), level })
     }
 
     /// Releases whose time is over, with the count they got to.
@@ -148,10 +167,12 @@ impl Acks {
     fn resolve(&mut self, is_over: impl Fn(&Waiter) -> bool, resolved: &mut Vec<Resolved>) {
         let replicas_by_offset = &self.replicas;
         self.waiters.retain(|id, waiter| {
-            let replicas = replicas_by_offset.values().filter(|acked| acked.offset >= waiter.offset).count();
+            let level = waiter.level;
+            let has_it = |acked: &&Acked| acked.offset_at(level) >= waiter.offset;
+            let replicas = replicas_by_offset.values().filter(has_it).count();
             let stays = replicas < waiter.replicas_wanted && !is_over(waiter);
             if !stays {
-                resolved.push(Resolved { waiter: *id, replicas });
+                resolved.push(Resolved { waiter: *id, replicas, level });
             }
             stays
         });
@@ -168,22 +189,22 @@ mod tests {
         let mut resolved = Vec::new();
         acks.add_replica(ReplicaId(1), 0);
         acks.add_replica(ReplicaId(2), 0);
-        assert_eq!(acks.wait(WaiterId(1), 100, 0, None), Some(0));
-        assert_eq!(acks.wait(WaiterId(1), 100, 1, Some(50)), None);
-        assert_eq!(acks.wait(WaiterId(2), 100, 2, None), None);
+        assert_eq!(acks.wait(WaiterId(1), 100, 0, None, Level::Applied), Some(0));
+        assert_eq!(acks.wait(WaiterId(1), 100, 1, Some(50), Level::Applied), None);
+        assert_eq!(acks.wait(WaiterId(2), 100, 2, None, Level::Applied), None);
         acks.ack(ReplicaId(1), 99, None, 10, &mut resolved);
         assert!(resolved.is_empty(), "one byte short");
         acks.ack(ReplicaId(1), 100, None, 11, &mut resolved);
-        assert_eq!(resolved, [Resolved { waiter: WaiterId(1), replicas: 1 }]);
+        assert_eq!(resolved, [Resolved { waiter: WaiterId(1), replicas: 1, level: Level::Applied }]);
         acks.ack(ReplicaId(1), 5, None, 12, &mut resolved);
-        assert_eq!(acks.count_acked(100), 1, "an offset does not go back");
+        assert_eq!(acks.count(100, Level::Applied), 1, "an offset does not go back");
         acks.ack(ReplicaId(9), 500, None, 12, &mut resolved);
-        assert_eq!(acks.count_acked(100), 1, "not a replica that is online");
+        assert_eq!(acks.count(100, Level::Applied), 1, "not a replica that is online");
         acks.ack(ReplicaId(2), 101, Some(7), 13, &mut resolved);
-        assert_eq!(resolved[1..], [Resolved { waiter: WaiterId(2), replicas: 2 }]);
+        assert_eq!(resolved[1..], [Resolved { waiter: WaiterId(2), replicas: 2, level: Level::Applied }]);
         assert!(!acks.has_waiters());
-        assert_eq!((acks.count_durable(7), acks.count_durable(8)), (1, 0));
-        assert_eq!(acks.wait(WaiterId(3), 100, 2, None), Some(2));
+        assert_eq!((acks.count(7, Level::Durable), acks.count(8, Level::Durable)), (1, 0));
+        assert_eq!(acks.wait(WaiterId(3), 100, 2, None, Level::Applied), Some(2));
     }
 
     #[test]
@@ -192,9 +213,9 @@ mod tests {
         let mut resolved = Vec::new();
         acks.add_replica(ReplicaId(1), 0);
         acks.ack(ReplicaId(1), 100, None, 0, &mut resolved);
-        assert_eq!(acks.wait(WaiterId(1), 100, 2, Some(50)), None);
-        assert_eq!(acks.wait(WaiterId(2), 200, 2, Some(60)), None);
-        assert_eq!(acks.wait(WaiterId(3), 200, 2, None), None);
+        assert_eq!(acks.wait(WaiterId(1), 100, 2, Some(50), Level::Applied), None);
+        assert_eq!(acks.wait(WaiterId(2), 200, 2, Some(60), Level::Applied), None);
+        assert_eq!(acks.wait(WaiterId(3), 200, 2, None, Level::Applied), None);
         assert_eq!(acks.next_deadline_ms(), Some(50));
         acks.expire(49, &mut resolved);
         assert!(resolved.is_empty());
@@ -202,10 +223,26 @@ mod tests {
         acks.expire(1000, &mut resolved);
         assert_eq!(
             resolved,
-            [Resolved { waiter: WaiterId(1), replicas: 1 }, Resolved { waiter: WaiterId(2), replicas: 0 }]
+            [
+                Resolved { waiter: WaiterId(1), replicas: 1, level: Level::Applied },
+                Resolved { waiter: WaiterId(2), replicas: 0, level: Level::Applied }
+            ]
         );
         acks.cancel(WaiterId(3));
         assert!(!acks.has_waiters());
+    }
+
+    #[test]
+    fn who_waits_for_durability_is_not_content_with_less() {
+        let mut acks = Acks::default();
+        let mut resolved = Vec::new();
+        acks.add_replica(ReplicaId(1), 0);
+        assert_eq!(acks.wait(WaiterId(1), 100, 1, None, Level::Durable), None);
+        acks.ack(ReplicaId(1), 100, Some(99), 1, &mut resolved);
+        assert!(resolved.is_empty());
+        // The applied offset is the same.
+        acks.ack(ReplicaId(1), 100, Some(100), 2, &mut resolved);
+        assert_eq!(resolved, [Resolved { waiter: WaiterId(1), replicas: 1, level: Level::Durable }]);
     }
 
     #[test]
@@ -235,7 +272,7 @@ mod tests {
                     let deadline_ms = now_ms + rng.u64(1..200);
                     let count = offsets.iter().filter(|acked| **acked >= offset).count();
                     let id = WaiterId(now_ms);
-                    let answer = acks.wait(id, offset, wanted, Some(deadline_ms));
+                    let answer = acks.wait(id, offset, wanted, Some(deadline_ms), Level::Applied);
                     assert_eq!(answer, (count >= wanted).then_some(count));
                     if answer.is_none() {
                         waiting.push((id, offset, wanted, deadline_ms));
@@ -254,7 +291,7 @@ mod tests {
                 let replicas = offsets.iter().filter(|acked| *acked >= offset).count();
                 let is_over = replicas >= *wanted || *deadline_ms <= now_ms;
                 if is_over {
-                    expected.push(Resolved { waiter: *waiter, replicas });
+                    expected.push(Resolved { waiter: *waiter, replicas, level: Level::Applied });
                 }
                 !is_over
             });

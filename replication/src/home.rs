@@ -3,20 +3,25 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
-use crate::acks::{Acks, ReplicaId};
+mod files;
+pub mod relay;
+mod upkeep;
+mod waits;
+
+use crate::acks::{Acks, ReplicaId, Resolved};
 use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
-use crate::psync::{self, Replconf, Replica, State, Sync, Upstream};
+use crate::psync::{self, Replconf, Replica, State, Sync};
 use crate::sharing::{Placement, Policy, Request, Sharing};
 use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
-
-mod files;
+use upkeep::{Protection, Retention};
 
 pub use files::FileStep;
 use files::{FileOut, FileSend};
@@ -34,6 +39,8 @@ const PRESSING_BYTES: u64 = 64 << 10;
 const CUT_RETRY_MS: u64 = 2;
 /// Between two looks at the time while there are replicas.
 const TICK_MS: u64 = 1000;
+/// The mark of the ticket from which on the shards collect no effects.
+pub const STOP_MARK: u64 = u64::MAX;
 /// How far one shard's ticket may be ahead of the slowest's. A shard takes one ticket a tick, so this many ticks.
 const EARLY_TICKETS_MAX: usize = 1 << 24;
 
@@ -41,6 +48,10 @@ const EARLY_TICKETS_MAX: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub backlog_bytes: u64,
+    /// How long the stream is kept after the last replica left; 0: for ever.
+    pub backlog_ttl_ms: u64,
+    /// `protected-restart`: a master that started empty does not replace datasets of other histories.
+    pub protects: bool,
     pub ping_period_ms: u64,
     pub timeout_ms: u64,
     pub sharing: Policy,
@@ -63,6 +74,11 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
+    /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
+    StopStream,
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -84,6 +100,10 @@ pub struct Report {
     pub first_byte: u64,
     pub histlen_bytes: u64,
     pub replicas: Vec<ReplicaLine>,
+    /// What the replicas that are online have acknowledged.
+    pub acked_offsets: Vec<u64>,
+    /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
+    pub is_protected: bool,
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub refused_partial_syncs: u64,
@@ -124,7 +144,8 @@ impl Peer {
 
 /// A piece of a shard's slice.
 pub struct Piece {
-    pub bytes: Bytes,
+    /// What it consists of, one after the other.
+    pub chunks: Vec<Bytes>,
     pub checksum: Checksum,
     /// The slice is complete.
     pub is_last: bool,
@@ -171,9 +192,18 @@ pub struct Home {
     /// Files being sent, by snapshot: to how many replicas.
     file_readers: BTreeMap<u64, usize>,
     rng: fastrand::Rng,
+    /// Clients whose wait is over.
+    resolved: Vec<Resolved>,
+    /// Where the stream ended when replicas were last asked for their offsets.
+    asked_at: Option<u64>,
+    retention: Retention,
+    protection: Protection,
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    /// This node follows a master.
+    relay: Option<Relay>,
+    turn: Option<Turn>,
 }
 
 impl Home {
@@ -200,9 +230,15 @@ impl Home {
             finishing: Vec::new(),
             file_readers: BTreeMap::new(),
             rng,
+            resolved: Vec::new(),
+            asked_at: None,
+            retention: Retention::default(),
+            protection: Protection::default(),
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            relay: None,
+            turn: None,
         }
     }
 
@@ -239,8 +275,11 @@ impl Home {
             return;
         }
         for marked in std::mem::take(&mut self.marked) {
-            if let Mark::Cut(snapshot) = marked.mark {
-                self.cut(snapshot, marked.offset);
+            match marked.mark {
+                Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
+                Mark::Offset(STOP_MARK) => self.stream_stopped(),
+                Mark::Role => self.turned(marked.offset),
+                Mark::Offset(_) => {}
             }
         }
     }
@@ -259,12 +298,13 @@ impl Home {
         psync: Option<&[&[u8]]>,
         now_ms: u64,
     ) -> Result<ReplicaId, String> {
+        self.admit(psync)?;
         let master = psync::Master {
             ids: &self.ids,
             log: &self.log,
-            upstream: Upstream::None,
+            upstream: self.upstream(),
             is_failing_over: false,
-            is_protected: false,
+            is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
         let outcome = match psync {
@@ -337,12 +377,20 @@ impl Home {
         self.sharing.cancel(id);
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
-            if !snapshot.is_wanted() && snapshot.is_cut {
-                self.abort_snapshot();
-            }
         }
+        self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
         self.regulate();
+    }
+
+    /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
+    fn drop_unwanted_snapshot(&mut self) {
+        if let Some(snapshot) = &self.snapshot
+            && !snapshot.is_wanted()
+            && snapshot.is_cut
+        {
+            self.abort_snapshot();
+        }
     }
 
     /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
@@ -360,7 +408,7 @@ impl Home {
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
-            self.acks.ack(id, offset, durable_offset, now_ms, &mut Vec::new());
+            self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
         }
     }
 
@@ -370,7 +418,9 @@ impl Home {
         if !self.log.is_active() {
             // A history that nobody has followed so far: it gets a name of its own.
             self.ids.renew(&mut self.rng);
+            self.protection.add(self.ids.current());
             self.log.activate();
+            self.begin_history();
             self.merge.forget_db();
         }
         let id = self.next_snapshot;
@@ -430,7 +480,9 @@ impl Home {
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
         if self.log.is_active() {
-            snapshot.writer.aux(b"repl-stream-db", b"0");
+            // A master selects the database anew behind the cut; what is relayed cannot be added to.
+            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+            snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
             snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
             snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
         }
@@ -480,10 +532,8 @@ impl Home {
         }
         snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        if !piece.bytes.is_empty() {
-            snapshot.writer.append_piece(&piece.checksum);
-            self.spread(piece.bytes);
-        }
+        snapshot.writer.append_piece(&piece.checksum);
+        piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
         if is_complete {
             self.finish_snapshot();
         } else {
@@ -538,7 +588,8 @@ impl Home {
     pub fn is_pressing(&self, id: ReplicaId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
         let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
-        !peer.queue.is_empty() || pending >= PRESSING_BYTES
+        // Who waits for acknowledgements waits for what is not sent, too.
+        !peer.queue.is_empty() || pending >= PRESSING_BYTES || (pending > 0 && self.acks.has_waiters())
     }
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
@@ -599,6 +650,8 @@ impl Home {
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
         self.last_tick_ms = now_ms;
+        self.acks.expire(now_ms, &mut self.resolved);
+        self.keep_or_stop_stream(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -612,7 +665,10 @@ impl Home {
         }
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
-            if self.log.is_active() && self.peers.values().any(|peer| peer.handshake.is_streaming()) {
+            if self.relay.is_none()
+                && self.log.is_active()
+                && self.peers.values().any(|peer| peer.handshake.is_streaming())
+            {
                 self.merge.ping(&mut self.log);
             }
             for peer in self.peers.values_mut() {
@@ -651,7 +707,8 @@ impl Home {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        start.into_iter().chain(save).chain(period).chain(self.retry_cut_ms).min()
+        let others = [save, self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
     pub fn replicas(&self) -> usize {
@@ -680,6 +737,8 @@ impl Home {
                     }
                 })
                 .collect(),
+            acked_offsets: self.acked_offsets(),
+            is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,
             refused_partial_syncs: self.refused_partial_syncs,

@@ -1,9 +1,11 @@
 //! The merge stage, the ordered log, PSYNC and snapshots.
 
 pub mod acks;
+pub mod failover;
 pub mod framing;
 pub mod home;
 pub mod ids;
+pub mod link;
 pub mod loader;
 pub mod log;
 pub mod merge;

@@ -108,7 +108,7 @@ impl Merge {
         debug_assert!(rest.is_empty());
         if let Some(mark) = arrival.mark {
             marked.push(Marked { mark, offset: log.end_offset() });
-            if matches!(mark, Mark::Cut(_)) {
+            if matches!(mark, Mark::Cut(_) | Mark::Role) {
                 self.forget_db();
             }
         }

@@ -326,6 +326,13 @@ impl Replica {
             };
             return Sync::Continue { reply: reply.into(), position: next_byte - 1 };
         }
+        let is_current = ReplId::parse(id) == Some(master.ids.current());
+        if is_current && master.upstream == Upstream::Connected && self.is_ahead(next_byte, master.log) {
+            // It followed somebody who is nearer to the top, and has what is on its way to us: it need not start over.
+            return Sync::Refuse(
+                "NOMASTERLINK Can't SYNC: what you ask for has not come from my master yet".into(),
+            );
+        }
         let is_fallback = *id != b"?";
         if is_fallback && master.is_protected {
             // The one error after which stock replicas keep their data and ask again.
@@ -336,6 +343,12 @@ impl Replica {
         }
         self.state = State::WaitBgsave;
         Sync::Full { is_fallback }
+    }
+
+    /// Whether the replica is ahead of us by no more than a stream could be on its way.
+    fn is_ahead(&self, next_byte: u64, log: &Log) -> bool {
+        let ahead_bytes = next_byte.saturating_sub(log.end_offset() + 1);
+        ahead_bytes > 0 && ahead_bytes <= log.backlog_bytes() && !self.needs.is_filtered()
     }
 
     fn admit(&self, master: &Master<'_>) -> Result<(), String> {
@@ -476,6 +489,28 @@ mod tests {
         assert_eq!(node.psync(&"0".repeat(40), "120"), full);
         assert_eq!(node.psync("?", "-1"), Sync::Full { is_fallback: false });
         assert_eq!(node.psync(&id, "x"), Sync::Refuse(NOT_AN_INTEGER.into()));
+    }
+
+    #[test]
+    fn law6_who_is_ahead_of_a_replica_waits_for_it_and_keeps_its_data() {
+        let mut node = Node::new(160, 50);
+        let id = node.ids.current().to_string();
+        let ask = |node: &Node, id: &str, next_byte: &str| {
+            let master = Master { upstream: Upstream::Connected, ..node.view() };
+            Replica::default().psync(&[id.as_bytes(), next_byte.as_bytes()], &master)
+        };
+        let refused = |answer| matches!(answer, Sync::Refuse(text) if text.starts_with("NOMASTERLINK "));
+        let full = Sync::Full { is_fallback: true };
+        assert!(!refused(ask(&node, &id, "161")));
+        assert!(refused(ask(&node, &id, "162")));
+        let farthest = 160 + 1 + node.log.backlog_bytes();
+        assert!(refused(ask(&node, &id, &farthest.to_string())));
+        // So far ahead nobody can be on our history.
+        assert_eq!(ask(&node, &id, &(farthest + 1).to_string()), full);
+        assert_eq!(ask(&node, &"0".repeat(40), "162"), full);
+        assert_eq!(node.psync(&id, "162"), full, "a master has sent no more than it has");
+        node.ids.promote(160, &mut fastrand::Rng::with_seed(2));
+        assert_eq!(ask(&node, &id, "162"), full, "beyond the fork");
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Mark {
     /// A snapshot is cut here. Who starts from it knows no database, so the next effect is preceded by `SELECT`: it may
     /// be merged in the same call, before the asker could say so.
     Cut(u64),
+    /// The node becomes a replica here, or a master: the next effect is preceded by `SELECT`, for the same reason.
+    Role,
 }
 
 /// One message. Bytes it refers to lie in its parcel's arena.
@@ -90,9 +92,11 @@ pub enum TxMsg {
         watcher: Option<WatcherId>,
     },
     /// Owner to coordinator. `watch_until_ms`: until when the watch holds over the owner's slice; None: it does not.
-    /// `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]).
+    /// `stream`: the owner's slice has its effects collected ([`Keyspace::stream`]); `replica`: it follows a master
+    /// ([`Keyspace::replica`]).
     Grant {
         stream: bool,
+        replica: bool,
         token: u64,
         id: TxId,
         loan: Loan,

@@ -14,8 +14,10 @@ use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::{Tx, WaitingClaim};
 use crate::unit::{self, Commands, Unit};
+use crate::walk::WalkWait;
 use braid_core::command::{
-    Args, Command, CommandId, Effects, Handler, Outcome, Segment, Settings, Time, Walk, registry,
+    Args, Command, CommandId, Effects, Error, Flags, Handler, Outcome, Segment, Settings, Time, Walk,
+    registry,
 };
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
@@ -174,10 +176,16 @@ pub struct Shard {
     waiting_legs: WaitingLegs,
     /// For the answers to this shard's own legs.
     spare: Vec<u8>,
-    /// This node follows a master.
+    /// This node follows a master. That of the slice ([`Keyspace::replica`]), as of when it was last here.
     pub replica: bool,
+    /// As a replica, clients may not change anything (`replica-read-only`).
+    pub is_read_only: bool,
+    /// The first error of a command of the master's stream since [`Shard::take_stream_fault`] was called.
+    stream_fault: Option<String>,
     /// The dataset is to stay as it is: expired keys are not removed in the background.
     pub holds_expiry: bool,
+    /// What waits for the walk of a snapshot.
+    pub(crate) walk_wait: WalkWait,
     /// Read by other threads too.
     pub stats: Arc<CommandStats>,
 }
@@ -231,7 +239,10 @@ impl Shard {
             waiting_legs: WaitingLegs::default(),
             spare: Vec::new(),
             replica: false,
+            is_read_only: true,
+            stream_fault: None,
             holds_expiry: false,
+            walk_wait: WalkWait::default(),
             stats: Arc::default(),
         }
     }
@@ -269,8 +280,15 @@ impl Shard {
         self.locks.is_empty() && nothing_waits && self.txs.is_empty() && self.flights.is_empty()
     }
 
-    /// Whether a command must wait for a transaction to return one of its keys.
-    fn is_blocked(&self, command: &Command, args: Args<'_>) -> bool {
+    /// Whether a command must wait for a transaction to return one of its keys, or for a snapshot to write it.
+    fn is_blocked(&mut self, command: &Command, args: Args<'_>) -> bool {
+        let is_walked = self.keyspace.as_ref().is_some_and(|keyspace| keyspace.has_snapshot());
+        if is_walked && command.flags.has(Flags::WRITE) {
+            let keys = command.find_keys(args).unwrap_or_default();
+            if self.awaits_walk(keys.iter().map(|key| args[key.index])) {
+                return true;
+            }
+        }
         if self.locks.is_empty() {
             return false;
         }
@@ -364,7 +382,9 @@ impl Shard {
         let mark = out.mark();
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
+        let is_refused = self.refuses(command, flags);
         let outcome = match command.handler {
+            _ if is_refused => Err(Error::ReadOnly),
             Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
                 &mut Ctx {
                     keys: Keys {
@@ -404,13 +424,34 @@ impl Shard {
         let failed = outcome.is_err();
         if let Err(error) = outcome {
             out.truncate(mark);
-            let text = error.to_string();
-            out.error(&text);
-            self.stats.error(&text);
+            self.failed(flags, &error, out);
         }
         let took_ns = host.monotonic_ns().saturating_sub(start_ns);
         self.stats.called(id, command, took_ns, failed);
         host.took(conn, took_ns, args);
+    }
+
+    /// Whether this node's role does not let a command run. Its connection was asked before, but the role may have
+    /// changed while it was on its way.
+    #[inline]
+    pub(crate) fn refuses(&self, command: &Command, flags: RunFlags) -> bool {
+        self.replica && self.is_read_only && !flags.from_master && command.is_write()
+    }
+
+    /// A command failed: answers with the error and counts it.
+    #[cold]
+    pub(crate) fn failed(&mut self, flags: RunFlags, error: &Error, out: &mut Reply) {
+        let text = error.to_string();
+        out.error(&text);
+        self.stats.error(&text);
+        if flags.from_master {
+            self.stream_fault.get_or_insert(text);
+        }
+    }
+
+    /// The first error of a command of the master's stream that ran here since this was last asked.
+    pub fn take_stream_fault(&mut self) -> Option<String> {
+        self.stream_fault.take()
     }
 
     /// Runs commands until the end (true) or until one is blocked; then `commands` stands before that one.

@@ -14,7 +14,7 @@ use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::Unit;
-use braid_core::command::{Handler, Walk, WholeCtx, registry};
+use braid_core::command::{Error, Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -119,7 +119,7 @@ impl Shard {
             TxMsg::Lock { token, id, claim, watcher } => {
                 self.try_claim(WaitingClaim { from, token, id, claim, watcher });
             }
-            TxMsg::Grant { token, id, loan, watch_until_ms, stream } => {
+            TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica } => {
                 let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
                 assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
                 tx.loans.push((from, loan));
@@ -128,6 +128,8 @@ impl Shard {
                 // The cut that switched the stream on may have been at the owner and not here yet, where the slice is
                 // still on its way back: whatever runs here from now on comes after it.
                 self.effects.set_enabled(stream);
+                // So with a change of role.
+                self.replica = replica;
                 self.answered(token, host);
             }
             TxMsg::Refuse { token, id } => {
@@ -166,7 +168,13 @@ impl Shard {
             matches!(other, Waiting::Claim(WaitingClaim { id, claim, .. })
                 if *id < request.id && claim.conflicts_with(&request.claim))
         });
-        let verdict = if overtakes { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
+        // A huge value is not lent before a snapshot has written it: that would be done at once.
+        let waits = match &request.claim {
+            Claim::Keys(keys) => self.awaits_walk(keys.iter().map(|key| &**key)),
+            Claim::Everything => false,
+        };
+        let verdict =
+            if overtakes || waits { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
             Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
             Verdict::Refused => {
@@ -184,12 +192,15 @@ impl Shard {
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
                 let watch_until_ms =
                     watcher.map_or(Some(u64::MAX), |watcher| keyspace.watch_holds_until_ms(watcher, now_ms));
-                let stream = keyspace.stream;
+                let (stream, replica) = (keyspace.stream, keyspace.replica);
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
                     Claim::Keys(keys) => Loan::Keys(keys.iter().map(|key| lend(keyspace, key)).collect()),
                 };
-                self.send(from, Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_until_ms, stream })));
+                self.send(
+                    from,
+                    Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica })),
+                );
             }
         }
     }
@@ -200,6 +211,7 @@ impl Shard {
         match loan {
             Loan::Everything(keyspace) => {
                 self.effects.set_enabled(keyspace.stream);
+                self.replica = keyspace.replica;
                 self.keyspace = Some(keyspace);
                 self.locks.release(id, []);
                 if let Some(snapshot) = self.aborted_snapshot.take() {
@@ -404,6 +416,7 @@ impl Shard {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
+            let is_refused = self.refuses(declared, flags);
             let mut ctx = WholeCtx {
                 slices: &mut parts,
                 effects: &mut self.effects,
@@ -414,13 +427,11 @@ impl Shard {
                 time,
                 replica,
             };
-            let outcome = run(&mut ctx, args);
+            let outcome = if is_refused { Err(Error::ReadOnly) } else { run(&mut ctx, args) };
             let failed = outcome.is_err();
             if let Err(error) = outcome {
-                let text = error.to_string();
                 reply.truncate(mark);
-                reply.error(&text);
-                self.stats.error(&text);
+                self.failed(flags, &error, reply);
             }
             let took_ns = host.monotonic_ns().saturating_sub(start_ns);
             self.stats.called(id, declared, took_ns, failed);

@@ -1,6 +1,6 @@
 //! A shard's part of a snapshot: walking its slice, a bounded stretch at a time.
 
-use crate::shard::Shard;
+use crate::shard::{Host, Shard};
 use braid_core::keyspace::{SnapshotPiece, SnapshotProgress};
 
 /// What a stretch of the walk gave.
@@ -13,10 +13,52 @@ pub struct Walked {
     pub more: bool,
 }
 
+/// Commands that wait until the walk has written the huge value that they are to change.
+#[derive(Default)]
+pub(crate) struct WalkWait {
+    /// There are some.
+    any: bool,
+    /// [`Keyspace::huge_values_written`] when they were tried last.
+    seen: u64,
+}
+
 impl Shard {
+    /// Whether a claim or a command on these keys has to wait for the walk to write one of them.
+    pub(crate) fn awaits_walk<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>) -> bool {
+        let Some(keyspace) = self.keyspace.as_mut().filter(|keyspace| keyspace.has_snapshot()) else {
+            return false;
+        };
+        // All of them are asked for, not only the first.
+        let waits = keys.filter(|key| keyspace.awaits_walk(key)).count() > 0;
+        self.walk_wait.any |= waits;
+        waits
+    }
+
+    /// Tries again what waits for the walk, if it got any further.
+    fn retry_after_walk(&mut self, host: &mut impl Host) {
+        let Some(keyspace) = self.keyspace.as_ref().filter(|_| self.walk_wait.any) else { return };
+        if keyspace.huge_values_written != self.walk_wait.seen || !keyspace.has_snapshot() {
+            self.walk_wait = WalkWait { any: false, seen: keyspace.huge_values_written };
+            self.retry_waiting(host);
+        }
+    }
+
     /// Walks on until about `effort_bytes` of values were read, or until `piece_bytes` of output wait, which then come as a
-    /// piece. `paused`: nobody takes more for now. None: no snapshot is being made, or the slice is on loan.
-    pub fn walk_snapshot(&mut self, effort_bytes: usize, piece_bytes: usize, paused: bool) -> Option<Walked> {
+    /// piece. `paused`: nobody takes more for now; only what commands wait for is written. None: no snapshot is being
+    /// made, or the slice is on loan.
+    pub fn walk_snapshot(
+        &mut self,
+        effort_bytes: usize,
+        piece_bytes: usize,
+        paused: bool,
+        host: &mut impl Host,
+    ) -> Option<Walked> {
+        let walked = self.walk(effort_bytes, piece_bytes, paused);
+        self.retry_after_walk(host);
+        walked
+    }
+
+    fn walk(&mut self, effort_bytes: usize, piece_bytes: usize, paused: bool) -> Option<Walked> {
         let keyspace = self.keyspace.as_mut().filter(|keyspace| keyspace.has_snapshot())?;
         let room = if paused { 0 } else { piece_bytes };
         let progress = keyspace.snapshot_slice(effort_bytes, room);
@@ -30,7 +72,12 @@ impl Shard {
         Some(Walked {
             snapshot,
             piece,
-            more: !paused && progress != SnapshotProgress::Idle && keyspace.has_snapshot(),
+            more: match progress {
+                SnapshotProgress::Idle => false,
+                // Before it is full it does not heed the pause.
+                SnapshotProgress::More => true,
+                SnapshotProgress::Full | SnapshotProgress::Walked => !paused && keyspace.has_snapshot(),
+            },
         })
     }
 
@@ -43,3 +90,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ pub mod dump;
 pub mod element_scan;
 pub mod expire;
 pub mod expiry;
+pub mod from_master;
 pub mod generic;
 pub mod hashes;
 pub mod lcs;
@@ -39,6 +40,7 @@ pub const FAMILIES: &[&[Command]] = &[
     lcs::COMMANDS,
     lists::COMMANDS,
     hashes::COMMANDS,
+    from_master::COMMANDS,
     sets::COMMANDS,
     sorted_sets::COMMANDS,
     sorted_ranges::COMMANDS,

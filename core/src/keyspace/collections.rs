@@ -82,8 +82,8 @@ impl Keys<'_> {
 
     /// Removes a key that was just found, as the collection in it has given up its last element, or is about to.
     pub fn remove_found(&mut self, key: &[u8]) {
-        let entry = self.space.detach(self.db, key).expect("found just before");
-        self.space.discard(entry);
+        let removed = self.space.remove_for_good(self.db, key);
+        assert!(removed, "found just before");
     }
 
     /// Frees, in slices, what a command cut off a collection.

@@ -1,6 +1,6 @@
 //! Removing keys whose time is over, in slices.
 
-use super::snapshot::preserve;
+use super::snapshot::{owes_huge, preserve};
 use super::{Db, Keyspace};
 use crate::command::{Effects, Settings};
 use crate::table::{Due, OwnedValue, Verdict};
@@ -56,6 +56,10 @@ impl Keyspace {
                 *sweep = table.retain_slice(position, SWEEP_LEN, |entry| {
                     visited += 1;
                     if entry.expiry_ms().is_none_or(|at| now_ms <= at) {
+                        return Verdict::Keep;
+                    }
+                    if owes_huge(snapshot, *epoch, *cut_db, entry) {
+                        // Nobody sees it any more; it goes when it has been written.
                         return Verdict::Keep;
                     }
                     preserve(snapshot, *epoch, *cut_db, entry);

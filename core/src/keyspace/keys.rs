@@ -124,12 +124,11 @@ impl Keys<'_> {
         if self.replica {
             return;
         }
-        let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
-        let db = &mut dbs[usize::from(self.db)];
+        let db = self.space.db_mut(self.db);
         let entry = db.table.remove(hash, key).expect("found just before");
         db.expires -= 1;
-        preserve(snapshot, *epoch, db.cut_db, &entry);
-        self.space.discard(entry);
+        let cut_db = db.cut_db;
+        self.space.let_go(cut_db, entry);
         self.space.expired(self.db, key);
         self.effects.push(self.db, &[self.settings.expire_verb(), key]);
     }
@@ -269,8 +268,8 @@ impl Keys<'_> {
         if self.peek(key).is_none() {
             return false;
         }
-        let entry = self.space.detach(self.db, key).expect("just seen");
-        self.space.discard(entry);
+        let removed = self.space.remove_for_good(self.db, key);
+        assert!(removed, "just seen");
         true
     }
 

@@ -92,8 +92,12 @@ pub struct Keyspace {
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
+    /// The dataset follows a master's. Travels with the data, so that a change of role holds for all of it at once.
+    pub replica: bool,
     /// The number that its owner gave the latest snapshot.
     pub snapshot_id: u64,
+    /// Counts up whenever the reason for [`Keyspace::awaits_walk`] may have gone.
+    pub huge_values_written: u64,
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     pub active_expire: bool,
 }
@@ -110,7 +114,9 @@ impl Keyspace {
             epoch: false,
             changes: None,
             stream: false,
+            replica: false,
             snapshot_id: 0,
+            huge_values_written: 0,
             active_expire: true,
         }
     }
@@ -239,9 +245,18 @@ impl Keyspace {
     /// Removes a key that has expired and is hidden, without any effect.
     #[cold]
     fn remove_unseen(&mut self, db: u16, key: &[u8]) {
-        if let Some(entry) = self.detach(db, key) {
-            self.discard(entry);
-        }
+        self.remove_for_good(db, key);
+    }
+
+    /// Takes a key out and frees it, large ones in slices. False if there is none.
+    fn remove_for_good(&mut self, db: u16, key: &[u8]) -> bool {
+        let hash = self.hash(key);
+        let db = self.db_mut(db);
+        let Some(entry) = db.table.remove(hash, key) else { return false };
+        db.expires -= usize::from(entry.expiry_ms().is_some());
+        let cut_db = db.cut_db;
+        self.let_go(cut_db, entry);
+        true
     }
 
     /// As `discard_value`, for a whole entry.

@@ -24,6 +24,7 @@ mod lzf;
 #[cfg(test)]
 pub(crate) mod sample;
 mod skip;
+mod stretch;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -37,6 +38,7 @@ pub use decoder::{Decoder, Event, KeyHeader};
 pub use input::Input;
 pub use load::{ValueLoader, load_value};
 pub use skip::ValueSkipper;
+pub use stretch::{Stretches, is_huge};
 pub use value::{kind_of, save_effort_bytes, save_key, save_value};
 pub use writer::{Writer, WriterOptions};
 

@@ -91,7 +91,7 @@ pub fn save_value(writer: &mut Writer, value: ValueRef<'_, Object>) {
     }
 }
 
-fn element(writer: &mut Writer, element: Element<'_>) {
+pub(super) fn write_element(writer: &mut Writer, element: Element<'_>) {
     match element {
         Element::Int(number) => writer.integer(number),
         Element::Str(text) => writer.string(text),
@@ -108,22 +108,24 @@ fn count(writer: &mut Writer, len: usize) {
 fn save_list(writer: &mut Writer, list: &List, kind: u8) {
     if kind == kind::LIST {
         count(writer, list.len());
-        return list.iter().for_each(|item| element(writer, item));
+        return list.iter().for_each(|item| write_element(writer, item));
     }
     assert!(!list.is_empty(), "an empty collection is no value");
     writer.length(list.node_count() as u64);
     for node in list.nodes() {
-        match node {
-            NodeRef::Plain(text) => {
-                writer.length(NODE_PLAIN);
-                writer.string(text);
-            }
-            NodeRef::Packed(pack) => {
-                writer.length(NODE_PACKED);
-                writer.string(pack.as_bytes());
-            }
-        }
+        write_node(writer, node);
     }
+}
+
+/// Writes a node of a list. Returns its length in bytes.
+pub(super) fn write_node(writer: &mut Writer, node: NodeRef<'_>) -> usize {
+    let (container, bytes) = match node {
+        NodeRef::Plain(text) => (NODE_PLAIN, text),
+        NodeRef::Packed(pack) => (NODE_PACKED, pack.as_bytes()),
+    };
+    writer.length(container);
+    writer.string(bytes);
+    ELEMENT_EFFORT_BYTES + bytes.len()
 }
 
 fn save_hash(writer: &mut Writer, hash: &Hash, kind: u8) {
@@ -145,8 +147,8 @@ fn save_hash(writer: &mut Writer, hash: &Hash, kind: u8) {
             // Relative to the earliest, and one more, for 0 says that there is none.
             writer.length(field.expiry_ms.map_or(0, |at_ms| at_ms - min_expiry_ms + 1));
         }
-        element(writer, field.name);
-        element(writer, field.value);
+        write_element(writer, field.name);
+        write_element(writer, field.value);
         if kind == kind::VALKEY_HASH_2 {
             writer.millis(field.expiry_ms.map_or(VALKEY_NO_EXPIRY_MS, |at_ms| at_ms as i64));
         }
@@ -165,7 +167,7 @@ fn save_set(writer: &mut Writer, set: &Set, kind: u8) {
         }
         (SetRef::Packed(pack), _) => {
             count(writer, pack.len());
-            pack.iter().for_each(|member| element(writer, member));
+            pack.iter().for_each(|member| write_element(writer, member));
         }
         (SetRef::Table(table), _) => save_members(writer, table),
     }
@@ -184,13 +186,16 @@ fn save_zset(writer: &mut Writer, zset: &ZSet, kind: u8) {
     count(writer, zset.len());
     // Highest first, as Redis writes: its reader then always inserts at the head of its skip list.
     for (member, score) in zset.iter().rev() {
-        element(writer, member);
+        write_element(writer, member);
         writer.double(score);
     }
 }
 
 /// What a small element costs beyond its bytes, in bytes that are copied in the same time.
-const ELEMENT_EFFORT_BYTES: usize = 64;
+pub(super) const ELEMENT_EFFORT_BYTES: usize = 64;
+
+/// Nodes of a list that are looked at to tell its effort.
+const LIST_WALK_MAX: usize = 64;
 
 /// About how much work it is to write a value: the bytes that are read for it, whatever becomes of them. A slice of
 /// time is bounded by it.
@@ -200,6 +205,8 @@ pub fn save_effort_bytes(value: ValueRef<'_, Object>) -> usize {
         ValueRef::None | ValueRef::Score(_) | ValueRef::Int(_) => 0,
         ValueRef::Str(text) => text.len(),
         ValueRef::Boxed(Object::Str(text)) => text.len(),
+        // A walk over a huge list would be work itself; a sample of it tells enough.
+        ValueRef::Boxed(Object::List(list)) if list.node_count() > LIST_WALK_MAX => list.heap_bytes(),
         ValueRef::Boxed(Object::List(list)) => list
             .nodes()
             .map(|node| match node {

@@ -181,6 +181,11 @@ impl Writer {
         self.out.push(byte);
     }
 
+    /// Bytes as they are: part of a string whose length was written before.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// A length or any other unsigned number.
     pub fn length(&mut self, len: u64) {
         if len < 1 << 6 {

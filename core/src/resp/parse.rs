@@ -93,11 +93,19 @@ pub struct Parser {
     /// Inline arguments after unquoting, which need not appear in the input as they are.
     inline: Vec<u8>,
     is_inline: bool,
+    /// Every argument stays in the input, however long it is.
+    is_contiguous: bool,
 }
 
 impl Parser {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A parser for who needs the input to stay in one piece: it never answers [`Parsed::Assembling`]. The input must
+    /// stay below 4 GiB.
+    pub fn contiguous() -> Self {
+        Self { is_contiguous: true, ..Self::default() }
     }
 
     /// The arguments of the command last returned.
@@ -223,7 +231,7 @@ impl Parser {
             } else if input.len() >= self.pos + len + 2 {
                 self.args.push(Arg::Range { start: self.pos as u32, len: len as u32 });
                 self.pos += len + 2;
-            } else if len >= BIG_BULK_LEN_BYTES {
+            } else if len >= BIG_BULK_LEN_BYTES && !self.is_contiguous {
                 let mut buffer = BytesMut::with_capacity(len);
                 let taken = (input.len() - self.pos).min(len);
                 buffer.extend_from_slice(&input[self.pos..self.pos + taken]);

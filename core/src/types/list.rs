@@ -76,9 +76,14 @@ impl List {
 
     /// The nodes to write to an RDB file; a compact list is one.
     pub fn nodes(&self) -> impl Iterator<Item = NodeRef<'_>> {
+        self.nodes_from(0)
+    }
+
+    /// [`List::nodes`] from the one of that index on, which is found at once.
+    pub fn nodes_from(&self, index: usize) -> impl Iterator<Item = NodeRef<'_>> {
         let (pack, quick) = match &self.form {
-            Form::Packed(pack) => (Some(NodeRef::Packed(pack)), None),
-            Form::Quick(quick) => (None, Some(quick.nodes())),
+            Form::Packed(pack) => ((index == 0).then_some(NodeRef::Packed(pack)), None),
+            Form::Quick(quick) => (None, Some(quick.nodes_from(index))),
         };
         pack.into_iter().chain(quick.into_iter().flatten())
     }

@@ -45,7 +45,13 @@ pub(super) fn clone_table(table: &MemberTable) -> MemberTable {
 
 /// Frees up to `count` entries; true once the table is empty.
 pub(super) fn free_some(table: &mut MemberTable, count: usize) -> bool {
-    table.retain_slice(0, count, |_| Verdict::Remove);
+    let goal_len = table.len().saturating_sub(count);
+    // Each time from another place, and around the end if need be: the directory does not shrink, and from the front
+    // each call would pass everything that the earlier ones have emptied.
+    let mut position = (table.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    while table.len() > goal_len {
+        position = table.retain_slice(position, table.len() - goal_len, |_| Verdict::Remove);
+    }
     table.is_empty()
 }
 

@@ -161,7 +161,12 @@ impl Quicklist {
 
     /// The nodes in order, as RDB stores them.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = NodeRef<'_>> {
-        self.nodes.iter().map(|node| match &node.content {
+        self.nodes_from(0)
+    }
+
+    /// The nodes from the one of that index on.
+    pub fn nodes_from(&self, index: usize) -> impl ExactSizeIterator<Item = NodeRef<'_>> {
+        self.nodes.range(index..).map(|node| match &node.content {
             Content::Plain(text) => NodeRef::Plain(text),
             Content::Packed(pack) => NodeRef::Packed(pack),
         })

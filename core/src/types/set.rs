@@ -478,4 +478,15 @@ mod tests {
         let slices = (1..).take_while(|_| !set.free_some(500)).count() + 1;
         assert!((20..=200).contains(&slices) && set.is_empty(), "{slices}");
     }
+
+    /// The directory of a table stays as large as it has grown: freeing must not stop at segments that are empty.
+    #[test]
+    fn a_huge_set_is_freed_to_the_end() {
+        let mut set = Set::new();
+        for i in 0..3_000_000 {
+            set.insert(format!("m{i}").as_bytes(), &Limits::default());
+        }
+        let slices = (1..10_000).take_while(|_| !set.free_some(1000)).count() + 1;
+        assert!((3000..=6000).contains(&slices) && set.is_empty(), "{slices}");
+    }
 }

@@ -112,7 +112,8 @@ impl Front {
         let (session, info) = (&conn.session, conn.session.info());
         let flags = [
             (session.multi.is_some(), flag::MULTI),
-            (conn.suspended, flag::BLOCKED),
+            (conn.suspended || conn.awaits_replicas, flag::BLOCKED),
+            (conn.awaits_replicas, flag::AWAITS_REPLICAS),
             (conn.closing, flag::CLOSE_AFTER_REPLY),
             (session.no_evict, flag::NO_EVICT),
             (session.flags.no_touch, flag::NO_TOUCH),
@@ -153,14 +154,17 @@ impl Front {
         match self.node.pause.mode_at(self.uptime_ms()) {
             None => false,
             Some(PauseMode::All) => true,
-            Some(PauseMode::Write) if command.name == "exec" => {
-                conn.session.multi.as_ref().is_some_and(|multi| {
-                    let mut queued = multi.unit.commands();
-                    queued.any(|queued| registry().get(queued.id).resolve(queued.args()).flags.has(writes))
-                })
-            }
-            Some(PauseMode::Write) => command.flags.has(writes),
+            Some(PauseMode::Write) => self.is_write(conn, command, writes),
         }
+    }
+
+    /// Whether a command, or what `EXEC` is about to execute, has one of these flags.
+    pub(super) fn is_write(&self, conn: &Conn, command: &Command, flags: Flags) -> bool {
+        let Some(multi) = conn.session.multi.as_ref().filter(|_| command.name == "exec") else {
+            return command.flags.has(flags);
+        };
+        let mut queued = multi.unit.commands();
+        queued.any(|queued| registry().get(queued.id).resolve(queued.args()).flags.has(flags))
     }
 
     /// Leaves a connection alone until the pause ends. The command under way is parsed again then.
@@ -168,7 +172,12 @@ impl Front {
         conn.suspended = true;
         conn.waiting = true;
         self.watch.suspended.push(conn.id);
-        self.public().blocked_clients.add(1);
+        self.count_blocked();
+    }
+
+    /// Counts the connections whose command waits.
+    pub(super) fn count_blocked(&self) {
+        self.public().blocked_clients.set((self.watch.suspended.len() + self.waits()) as u64);
     }
 
     /// Lets go of the connections that a pause held back, if it is over.
@@ -183,7 +192,7 @@ impl Front {
             self.ready.push(id);
             self.put_conn(conn);
         }
-        self.public().blocked_clients.set(0);
+        self.count_blocked();
     }
 
     /// Closes a connection whose replies pile up beyond its class's limit. `conn` stays until the ring has let go.
@@ -250,7 +259,7 @@ impl Front {
         }
         if conn.suspended {
             self.watch.suspended.retain(|id| *id != conn.id);
-            self.public().blocked_clients.set(self.watch.suspended.len() as u64);
+            self.count_blocked();
         }
     }
 
@@ -337,6 +346,7 @@ impl Engine {
         for order in self.front.public().orders.take() {
             match order {
                 Order::Close(id) => self.close_client(id),
+                Order::Unblock { conn, error } => self.front.unblock(conn, error),
                 Order::Answer(id, bytes) => self.front.reply(id, &bytes, Vec::new(), true),
                 Order::SleepUntil(end) => std::thread::sleep(end.saturating_duration_since(Instant::now())),
                 Order::ActiveExpire(on) => match self.shard.keyspace_mut() {
@@ -348,6 +358,12 @@ impl Engine {
                 Order::SaveAndStop(last) => self.save_and_stop(last),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
                 Order::Look => {}
+                Order::Role(request) => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.request(request);
+                    }
+                }
+                Order::LookedUp { lookup, found } => self.looked_up(lookup, found),
                 Order::Purge => memory::purge_this_thread(),
                 Order::Listen(listeners) => {
                     for token in std::mem::take(&mut self.tcp_listeners) {
@@ -363,6 +379,9 @@ impl Engine {
     }
 
     fn close_client(&mut self, id: ConnId) {
+        if self.kill_link(id) {
+            return;
+        }
         if let Some(conn) = self.front.take_conn_by_id(id) {
             let token = conn.token;
             self.front.put_conn(conn);

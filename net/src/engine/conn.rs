@@ -26,6 +26,12 @@ pub struct Conn {
     pub sending: bool,
     /// Commands are with another shard, or wait here for a transaction; nothing more is run before the answer.
     pub waiting: bool,
+    /// It waits for acknowledgements of replicas (it is waiting, too).
+    pub awaits_replicas: bool,
+    /// The stream is as far as what this connection has seen: the next command may show where it is.
+    pub caught_up: bool,
+    /// A transaction of it is being executed.
+    pub in_exec: bool,
     /// A pause holds its command back (it is waiting, too).
     pub suspended: bool,
     /// The answer under way is not to be sent (`CLIENT REPLY`).
@@ -54,6 +60,9 @@ impl Conn {
             out: Reply::default(),
             sending: false,
             waiting: false,
+            awaits_replicas: false,
+            caught_up: false,
+            in_exec: false,
             suspended: false,
             muted: false,
             over_soft_since_s: None,

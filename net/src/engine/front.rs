@@ -3,9 +3,11 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
+use super::follower::Follower;
 use super::loading::Loads;
 use super::restoring::Restoring;
 use super::saving::Saving;
+use super::stream::Stream;
 use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -18,13 +20,14 @@ use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::Home;
+use braid_replication::home::relay::Turn;
 use braid_replication::loader::LoadedInfo;
-use braid_shards::{ConnId, Host, LoadAnswer, LoadFault, Mark, ShardId};
+use braid_shards::{ConnId, EpochError, Host, LoadAnswer, LoadFault, MASTER_CONN, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,6 +70,13 @@ pub struct Front {
     pub home: Option<Box<Home>>,
     pub replicas: BTreeMap<ReplicaId, Token>,
     pub(super) next_home_tick_ms: Option<u64>,
+    /// The replica role, on the home shard.
+    pub(super) follower: Option<Box<Follower>>,
+    /// What became of the epoch that was being applied.
+    pub(super) applied: Option<Result<(), EpochError>>,
+    /// The change of role that has just been completed.
+    pub(super) turned: Option<Turn>,
+    pub(super) next_link_tick_ms: Option<u64>,
     /// The snapshot is to be given up.
     pub(super) aborted: Option<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
@@ -75,7 +85,10 @@ pub struct Front {
     pub(super) cut_refused: Rc<Cell<bool>>,
     /// Until when replicas may wait for more.
     pub(super) next_feed: Instant,
+    pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
+    /// The published numbers may be old, and are to be published anew at this time.
+    pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
     pub(super) saving: Saving,
@@ -87,6 +100,7 @@ pub struct Front {
 impl Front {
     pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, config: Arc<Config>) -> Self {
         let home = super::replicas::home(id, node.map.shards(), &config);
+        let follower = home.is_some().then(|| Box::new(Follower::new(node.map)));
         Self {
             id,
             node,
@@ -109,11 +123,17 @@ impl Front {
             home,
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
+            follower,
+            applied: None,
+            turned: None,
+            next_link_tick_ms: None,
             aborted: None,
             held_back: false,
             cut_refused: Rc::default(),
             next_feed: Instant::now(),
+            stream: Stream::default(),
             next_report_ms: 0,
+            stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
             saving: Saving::default(),
@@ -174,13 +194,19 @@ impl Front {
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
-        self.next_conn += 1;
-        let id = conn_id(self, self.next_conn, token);
+        let number = self.next_conn_number();
+        let id = conn_id(self, number, token);
         let mut conn = Box::new(Conn::new(token, id, session));
         self.register(&mut conn);
         assert!(self.conns[slot].replace(conn).is_none(), "a slot is free before it is used again");
         self.ring.start_recv(token);
         token
+    }
+
+    /// Tells the connections apart that have the same slot one after the other.
+    pub(super) fn next_conn_number(&mut self) -> u64 {
+        self.next_conn += 1;
+        self.next_conn
     }
 
     pub fn conn_mut(&mut self, token: Token) -> Option<&mut Conn> {
@@ -220,6 +246,7 @@ impl Front {
 
     /// Takes back a connection's buffers.
     pub fn release(&mut self, conn: &mut Conn) {
+        self.abandon_wait(conn);
         self.unregister(conn);
         self.recycle(std::mem::take(&mut conn.out.buf));
         self.recycle(std::mem::take(&mut conn.input));
@@ -327,6 +354,9 @@ impl Front {
 
 impl Host for Front {
     fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
+        if id == MASTER_CONN {
+            return self.note_applied(Ok(()));
+        }
         let mut buffer = self.buffer();
         let Some(conn) = self.by_id(id) else {
             // Closed in the meantime.
@@ -344,6 +374,7 @@ impl Host for Front {
         let token = conn.token;
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.waiting = false;
+        self.waited(&mut conn);
         if conn.session.steps.is_some() {
             session::step_answered(&mut conn, bytes);
         } else if !std::mem::take(&mut conn.muted) {
@@ -369,7 +400,9 @@ impl Host for Front {
     fn session(&mut self, id: ConnId, command: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
         // Closed in the meantime: nobody will read the answer.
         let Some(mut conn) = self.take_conn_by_id(id) else { return Ok(()) };
+        conn.in_exec = true;
         let outcome = session::call(self, &mut conn, command, args, out);
+        conn.in_exec = false;
         self.put_conn(conn);
         outcome
     }
@@ -384,6 +417,10 @@ impl Host for Front {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.home.as_mut().expect("segments go home").segment(ticket, segment, mark);
+    }
+
+    fn epoch_applied(&mut self, _epoch: u64, outcome: Result<(), EpochError>) {
+        self.note_applied(outcome);
     }
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
@@ -402,26 +439,34 @@ impl Host for Front {
     }
 }
 
-/// TCP_NODELAY and keepalive. A unix socket has neither, which is no error.
-fn set_socket_options(socket: &OwnedFd, keepalive_s: u32) {
-    let set = |level, name, value: i32| {
-        // SAFETY: the option's value is an int that lives through the call.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                (&raw const value).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
-        }
+/// Sets an option of a socket that is an int. A socket that has none of that name, as unix sockets do, stays as it is.
+fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    // SAFETY: the option's value is an int that lives through the call.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
     };
-    set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+}
+
+/// Whether small pieces leave at once. `repl-disable-tcp-nodelay` lets those to a replica be gathered.
+pub(super) fn set_nodelay(socket: BorrowedFd<'_>, on: bool) {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(on));
+}
+
+/// TCP_NODELAY and keepalive.
+fn set_socket_options(socket: &OwnedFd, keepalive_s: u32) {
+    let socket = socket.as_fd();
+    set_nodelay(socket, true);
     if keepalive_s > 0 {
         let seconds = keepalive_s as i32;
-        set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds);
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1));
-        set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3);
+        set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds);
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1));
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3);
     }
 }

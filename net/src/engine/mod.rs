@@ -5,12 +5,15 @@
 
 mod clients;
 mod conn;
+pub mod follower;
 mod front;
+mod link_socket;
 mod loading;
 pub mod mailbox;
 mod replicas;
 mod restoring;
 mod saving;
+pub mod stream;
 pub mod tasks;
 
 pub use conn::Conn;
@@ -85,7 +88,7 @@ impl Engine {
         own.commands.set(Arc::clone(&shard.stats)).ok().expect("a shard starts once");
         let mut front = Front::new(id, node, ring, config);
         front.refresh_thresholds();
-        Self {
+        let mut engine = Self {
             shard,
             front,
             mailboxes,
@@ -94,7 +97,9 @@ impl Engine {
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
             tcp_listeners: Vec::new(),
-        }
+        };
+        engine.begin_role();
+        engine
     }
 
     /// Listens on a socket; the connections it accepts are spread over all shards.
@@ -134,7 +139,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -142,6 +147,7 @@ impl Engine {
                     || orders.any()
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
+                    || Front::may_catch_up(node, stream)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
@@ -176,6 +182,8 @@ impl Engine {
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
+            // Behind what the home asks for, part of which is for it to do.
+            worked |= self.follow();
             self.publish();
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
@@ -187,6 +195,7 @@ impl Engine {
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas(worked);
+        worked |= self.front.catch_up();
         Ok(worked)
     }
 
@@ -228,7 +237,9 @@ impl Engine {
     /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
-        let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
+        let Front { next_home_tick_ms, next_link_tick_ms, stale_report_ms, .. } = self.front;
+        let due_ms = [next_home_tick_ms, next_link_tick_ms, stale_report_ms].into_iter().flatten().min();
+        let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
         let saves = self.front.saves_deadline();
@@ -251,6 +262,10 @@ impl Engine {
             self.config_version = version;
             self.front.config = self.front.node.config.snapshot();
             self.shard.settings = Arc::new(settings(&self.front.config));
+            self.shard.is_read_only = self.front.config.replica_read_only;
+            if let Some(follower) = &mut self.front.follower {
+                follower.set_rules(&self.front.config);
+            }
             self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
                 home.set_rules(replicas::rules(&self.front.config));
@@ -259,6 +274,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
+        let Some(event) = self.link_event(event) else { return };
         match event {
             Event::Accepted { socket, .. } => {
                 if let Some((to, socket)) = self.front.place(socket) {

@@ -9,11 +9,12 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules, STOP_MARK};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::{Everything, Mark, ShardId, Work};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -54,6 +55,8 @@ pub fn rules(config: &Config) -> Rules {
     let replica = &config.client_output_buffer_limit.replica;
     Rules {
         backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        backlog_ttl_ms: u64::from(config.repl_backlog_ttl_s) * 1000,
+        protects: config.protected_restart,
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
@@ -77,6 +80,14 @@ impl Engine {
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
         let now_ms = self.front.now_ms();
+        for message in self.front.take_messages_home() {
+            if self.front.home.is_none() {
+                self.shard.send_upper(HOME, message);
+            } else {
+                let taken = self.front.stream_message(message);
+                assert!(taken.is_ok(), "nothing else is sent home this way");
+            }
+        }
         let Some(home) = &mut self.front.home else { return more };
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
@@ -85,13 +96,27 @@ impl Engine {
             home.cut_refused(now_ms);
         }
         let actions = home.take_actions();
+        for resolved in home.take_resolved() {
+            self.front.answer_wait(resolved);
+        }
+        let home = self.front.home.as_ref().expect("checked above");
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
-                Action::Cut { snapshot, with_data } => self.begin_snapshot(snapshot, with_data),
+                Action::Cut { snapshot, with_data } => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_cut(snapshot, with_data);
+                    }
+                }
+                Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
+                Action::StopStream => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_stop();
+                    }
+                }
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -106,7 +131,8 @@ impl Engine {
 
     /// A transaction over everything that fixes the cut: before its ticket is what the snapshot holds, after it what the
     /// stream brings.
-    fn begin_snapshot(&mut self, snapshot: u64, with_data: bool) {
+    /// `done` is set when it was made, or refused.
+    pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
         // A save alone makes no history that anybody could follow.
@@ -117,19 +143,38 @@ impl Engine {
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
                 // What an aborted snapshot left behind is still being cleared away: the home tries again.
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
                 dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
-                    slice.stream |= streams;
+                    // A replica's log is fed by its master.
+                    slice.stream |= streams && !slice.replica;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;
                     }
                 }
                 *everything.mark = Some(Mark::Cut(snapshot));
+            })),
+        );
+    }
+
+    /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
+    /// `done` is set when it is so.
+    pub(super) fn stop_stream(&mut self, done: Rc<Cell<bool>>) {
+        log_notice!(
+            "Replication backlog freed after {} seconds without connected replicas.",
+            self.front.config.repl_backlog_ttl_s
+        );
+        self.shard.begin(
+            None,
+            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
+                everything.slices.iter_mut().for_each(|slice| slice.stream = false);
+                *everything.mark = Some(Mark::Offset(STOP_MARK));
             })),
         );
     }
@@ -151,11 +196,11 @@ impl Engine {
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
         self.front.held_back = paused;
-        let Some(walked) = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused) else {
-            return false;
-        };
-        if let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece {
-            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+        let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
+        let Some(walked) = walked else { return false };
+        if let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece {
+            let chunks = chunks.into_iter().map(Bytes::from).collect();
+            let piece = Piece { chunks, checksum, is_last };
             let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
@@ -212,6 +257,7 @@ impl Front {
                 self.take_over(*handover);
                 Ok(())
             }
+            Err(other) if self.home.is_some() => self.stream_message(other),
             Err(other) => Err(other),
         }
     }
@@ -292,8 +338,8 @@ impl Front {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
+        self.publish_stream();
         let Some(home) = &self.home else { return };
-        self.node.set_end_offset(home.end_offset());
         let paused = home.is_snapshot_paused();
         if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
             self.node.wake_all();
@@ -304,6 +350,9 @@ impl Front {
             self.reported_replicas = replicas;
             *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 home.report(now_ms);
+            self.stale_report_ms = None;
+        } else {
+            self.stale_report_ms = Some(self.next_report_ms);
         }
     }
 }

@@ -140,7 +140,9 @@ impl Engine {
         let is_replica = self.front.config.replicaof.0.is_some();
         let history = info.repl_id.zip(info.repl_offset);
         if let Some((id, offset)) = history {
-            self.front.home.as_mut().expect("on the home shard").resume(id, offset, is_replica);
+            let home = self.front.home.as_mut().expect("on the home shard");
+            home.resume(id, offset, is_replica);
+            home.set_stream_db(info.stream_db.unwrap_or(0));
         }
         let streams = history.is_some() && !is_replica;
         let is_there = Rc::clone(&restoring.is_there);

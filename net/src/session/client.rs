@@ -1,7 +1,7 @@
 //! `CLIENT`: who is connected, and what a connection asks for itself.
 
 use super::ReplyMode;
-use super::clients::{Class, ClientInfo, Filter};
+use super::clients::{Class, ClientInfo, Filter, flag, shard_of};
 use super::connection::set_name;
 use super::control::{Order, PauseMode};
 use super::table::{Call, subcommand_syntax};
@@ -237,7 +237,7 @@ fn reply(call: &mut Call<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// No command blocks a client yet, so nobody can be let go.
+/// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`. A pause is no such wait.
 fn unblock(call: &mut Call<'_>) -> Result<(), Error> {
     let args = call.args;
     let known = args.len() == 3 || args.len() == 4 && (args.is(3, "timeout") || args.is(3, "error"));
@@ -247,8 +247,14 @@ fn unblock(call: &mut Call<'_>) -> Result<(), Error> {
     if !known {
         return Err(Error::text("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
     }
-    parse_i64(args[2]).ok_or(Error::NotInteger)?;
-    call.out.int(0);
+    let id = parse_i64(args[2]).ok_or(Error::NotInteger)?;
+    let waiting = call.front.node.clients.all().into_iter().find(|info| info.id as i64 == id);
+    let waiting = waiting.filter(|info| info.has(flag::AWAITS_REPLICAS));
+    call.out.int(i64::from(waiting.is_some()));
+    if let Some(info) = waiting {
+        let error = args.len() == 4 && args.is(3, "error");
+        call.front.node.order(shard_of(info.conn), Order::Unblock { conn: info.conn, error });
+    }
     Ok(())
 }
 

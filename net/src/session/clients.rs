@@ -63,6 +63,8 @@ pub mod flag {
     /// The connection leads to the master.
     pub const MASTER: u32 = 1 << 9;
     pub const PUBSUB: u32 = 1 << 10;
+    /// Blocked in `WAIT` or `WAITAOF`.
+    pub const AWAITS_REPLICAS: u32 = 1 << 11;
 }
 
 /// The classes that `TYPE` filters and output buffer limits know.
@@ -303,7 +305,9 @@ impl Registry {
 
     /// The client of a connection, if it is still there.
     pub fn find(&self, conn: ConnId) -> Option<Arc<ClientInfo>> {
-        let found = self.lock(shard_of(conn)).get(slot_of(conn))?.clone();
+        // The master's link runs commands, too, and is no connection of a shard's.
+        let shard = self.shards.get(usize::from(shard_of(conn))).map(|_| shard_of(conn))?;
+        let found = self.lock(shard).get(slot_of(conn))?.clone();
         found.filter(|info| info.conn == conn)
     }
 

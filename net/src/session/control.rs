@@ -1,8 +1,10 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
 use crate::disk::Told;
+use crate::engine::follower::RoleRequest;
 use crate::engine::{Asker, LastSave};
 use braid_shards::ConnId;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +16,8 @@ pub enum Order {
     Close(ConnId),
     /// The reply of a command that another thread carried out.
     Answer(ConnId, Vec<u8>),
+    /// `CLIENT UNBLOCK`. `error`: it is told so instead of what its command got to.
+    Unblock { conn: ConnId, error: bool },
     /// `DEBUG SLEEP`.
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.
@@ -26,6 +30,10 @@ pub enum Order {
     File(u64, Told),
     /// Look whether there is something to do.
     Look,
+    /// `REPLICAOF`, for the home shard.
+    Role(RoleRequest),
+    /// What the system's resolver says about the master's name.
+    LookedUp { lookup: u64, found: Result<SocketAddr, String> },
     /// `MEMORY PURGE`.
     Purge,
     /// Listen on these sockets from now on, and no longer on the TCP ports so far.

@@ -123,6 +123,9 @@ impl Engine {
             return Flow::Later;
         }
         if is_session || conn.session.multi.is_some() {
+            if self.front().is_behind(conn, command) {
+                return Flow::Later;
+            }
             return self.session_command(conn, id, command, args);
         }
         let map = self.front().node.map;
@@ -241,6 +244,37 @@ impl Front {
         }
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
+        }
+        if self.config.min_replicas_to_write > 0 && self.lacks_replicas(conn, command) {
+            return Err(Error::text("NOREPLICAS Not enough good replicas to write."));
+        }
+        if self.node.is_replica() {
+            self.role_admits(conn, command)?;
+        }
+        Ok(())
+    }
+}
+
+impl Front {
+    /// Whether a replica lets a client's command run.
+    #[cold]
+    fn role_admits(&self, conn: &Conn, command: &Command) -> Result<(), Error> {
+        // Of a transaction its commands count.
+        let queued = conn.session.multi.as_ref().filter(|_| command.name == "exec");
+        let any = |matches: fn(&Command) -> bool| {
+            queued.is_some_and(|multi| {
+                multi.unit.commands().any(|queued| matches(registry().get(queued.id).resolve(queued.args())))
+            })
+        };
+        if self.config.replica_read_only && (command.is_write() || any(Command::is_write)) {
+            return Err(Error::ReadOnly);
+        }
+        let is_stale = !self.config.replica_serve_stale_data && !self.node.is_link_up.load(Ordering::Relaxed);
+        let needs_fresh = |command: &Command| !command.flags.has(Flags::STALE);
+        if is_stale && (needs_fresh(command) || any(needs_fresh)) {
+            return Err(Error::text(
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            ));
         }
         Ok(())
     }

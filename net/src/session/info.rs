@@ -10,6 +10,7 @@ use super::table::Call;
 use crate::memory;
 use crate::node::{REDIS_VERSION, unix_us};
 use braid_core::command::Error;
+use braid_replication::link::LinkState;
 use braid_shards::stats::slot_name;
 use std::fmt::Write as _;
 use std::sync::PoisonError;
@@ -429,7 +430,14 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     let node = &call.front.node;
     let report = node.replication.lock().unwrap_or_else(PoisonError::into_inner);
     page.field("role", if node.is_replica() { "slave" } else { "master" });
+    if node.is_replica() {
+        upstream(page, call);
+    }
     page.field("connected_slaves", report.replicas.len());
+    let config = &call.front.config;
+    if config.min_replicas_to_write > 0 && config.min_replicas_max_lag_s > 0 {
+        page.field("min_slaves_good_slaves", node.good_replicas.load(Ordering::Relaxed));
+    }
     for line in &report.replicas {
         let _ = write!(page.0, "{}\r\n", line.info);
     }
@@ -438,10 +446,48 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("master_replid2", &report.former_id);
     page.field("master_repl_offset", node.end_offset());
     page.field("second_repl_offset", report.fork_byte);
+    page.field("protected_restart", u8::from(report.is_protected));
     page.field("repl_backlog_active", u8::from(report.is_backlog_active));
     page.field("repl_backlog_size", call.front.config.repl_backlog_size_bytes);
     page.field("repl_backlog_first_byte_offset", report.first_byte);
     page.field("repl_backlog_histlen", report.histlen_bytes);
+}
+
+/// What a replica knows of its master.
+fn upstream(page: &mut Page<'_>, call: &Call<'_>) {
+    let (node, config) = (&call.front.node, &call.front.config);
+    let upstream = node.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let link = upstream.as_ref().map(|upstream| &upstream.link);
+    let (host, port) = match (link, &config.replicaof.0) {
+        (Some(link), _) => (link.target.host.as_str(), link.target.port),
+        (None, Some(master)) => (master.host.as_str(), master.port),
+        (None, None) => ("", 0),
+    };
+    let is_up = link.is_some_and(|link| link.state == LinkState::Connected);
+    let sync = link.and_then(|link| link.sync);
+    let seconds = |ms: Option<u64>| ms.map_or(-1, |ms| (ms / 1000) as i64);
+    page.field("master_host", host);
+    page.field("master_port", port);
+    page.field("master_link_status", if is_up { "up" } else { "down" });
+    page.field("master_last_io_seconds_ago", seconds(link.and_then(|link| link.last_io_ms)));
+    page.field("master_sync_in_progress", u8::from(sync.is_some()));
+    page.field("slave_read_repl_offset", node.read_offset.load(Ordering::Relaxed));
+    page.field("slave_repl_offset", node.applied_offset.load(Ordering::Relaxed));
+    if let Some((total, read)) = sync {
+        let percent = if total > 0 { read as f64 / total as f64 * 100.0 } else { 0.0 };
+        page.field("master_sync_total_bytes", total);
+        page.field("master_sync_read_bytes", read);
+        page.field("master_sync_left_bytes", total as i64 - read as i64);
+        page.field("master_sync_perc", format_args!("{percent:.2}"));
+        page.field("master_sync_last_io_seconds_ago", seconds(link.and_then(|link| link.last_io_ms)));
+    }
+    if !is_up {
+        page.field("master_link_down_since_seconds", seconds(link.and_then(|link| link.down_since_ms)));
+    }
+    page.field("slave_priority", config.replica_priority);
+    page.field("slave_read_only", u8::from(config.replica_read_only));
+    page.field("replica_announced", u8::from(config.replica_announced));
+    page.field("slave_failed_commands", upstream.as_ref().map_or(0, |upstream| upstream.failed_commands));
 }
 
 fn cpu(page: &mut Page<'_>) {

@@ -19,6 +19,7 @@ mod survey;
 mod table;
 pub mod totals;
 mod transactions;
+mod waits;
 
 pub use dispatch::{Flow, call};
 pub use table::Call;

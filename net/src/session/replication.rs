@@ -2,9 +2,13 @@
 //! `braid_replication`; here they meet a connection.
 
 use super::{Call, Session};
+use crate::config::values::MasterAddress;
 use crate::engine::Front;
+use crate::engine::follower::{Asker, RoleRequest, request_role};
 use braid_core::command::Error;
+use braid_core::resp::number::parse_i64;
 use braid_replication::acks::ReplicaId;
+use braid_replication::link::LinkState;
 use braid_replication::psync::{Replconf, Replica};
 
 /// A connection that is, or is about to become, a replica.
@@ -75,6 +79,9 @@ impl Front {
         words: Option<Vec<Vec<u8>>>,
     ) -> Result<(), Error> {
         let now_ms = self.now_ms();
+        if self.takes_over(conn, words.as_deref()) {
+            return Ok(());
+        }
         let home = self.home.as_mut().expect("on the home shard");
         let replica = conn.session.replica.get_or_insert_default();
         let words: Option<Vec<&[u8]>> = words.as_ref().map(|words| words.iter().map(Vec::as_slice).collect());
@@ -83,8 +90,27 @@ impl Front {
             home.attach(replica.handshake.clone(), &ip, words.as_deref(), now_ms).map_err(Error::owned)?;
         replica.id = Some(id);
         self.replicas.insert(id, conn.token);
+        self.set_up_replica(conn);
+        let replica = conn.session.replica.get_or_insert_default();
         crate::log_notice!("Replica {ip}:{} asks for synchronization", replica.handshake.address("").1);
         Ok(())
+    }
+}
+
+impl Front {
+    /// Whether a `PSYNC` is our master's, which wants this node in its place. It is answered when this node is a master.
+    fn takes_over(&mut self, conn: &mut crate::engine::Conn, words: Option<&[Vec<u8>]>) -> bool {
+        let Some(words) = words else { return false };
+        let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let home = self.home.as_ref().expect("on the home shard");
+        if !home.is_asked_to_take_over(&list) {
+            return false;
+        }
+        crate::log_notice!("Failover request received from the master: taking over");
+        conn.waiting = true;
+        let words = words[..2].to_vec();
+        request_role(self, RoleRequest { master: None, answer: Some(Asker::Heir(conn.id, words)) });
+        true
     }
 }
 
@@ -115,14 +141,64 @@ pub fn peer_ip(socket: Option<std::os::fd::BorrowedFd<'_>>) -> String {
         .map_or_else(String::new, |address| address.ip().to_string())
 }
 
+/// `REPLICAOF host port`, `REPLICAOF NO ONE`. The answer comes when the new role is in effect, so that whoever has it finds
+/// a replica read-only, or a master that takes writes.
+pub fn replicaof(call: &mut Call<'_>) -> Result<(), Error> {
+    let args = call.args;
+    let master = if args.is(1, "no") && args.is(2, "one") {
+        None
+    } else {
+        let port = parse_i64(args[2]).and_then(|port| u16::try_from(port).ok());
+        let port = port.ok_or(Error::text("ERR Invalid master port"))?;
+        let host = String::from_utf8_lossy(args[1]).into_owned();
+        // It is written to the configuration file, word by word.
+        if host.is_empty() || host.contains(|char: char| char.is_whitespace() || char.is_control()) {
+            return Err(Error::text("ERR Invalid master host"));
+        }
+        Some(MasterAddress { host, port })
+    };
+    if master.is_some() && call.front.node.config.snapshot().replicaof.0 == master {
+        call.out.simple("OK Already connected to specified master");
+        return Ok(());
+    }
+    // Within a transaction there is no later.
+    let is_later = !call.conn.waiting;
+    let answer = is_later.then_some(Asker::Client(call.front.id, call.conn.id));
+    if is_later {
+        call.conn.waiting = true;
+    } else {
+        call.out.ok();
+    }
+    request_role(call.front, RoleRequest { master, answer });
+    Ok(())
+}
+
 /// `ROLE`
 pub fn role(call: &mut Call<'_>) -> Result<(), Error> {
-    let report =
-        call.front.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let node = &call.front.node;
     let out = &mut *call.out;
+    if node.is_replica() {
+        let upstream = node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let config = node.config.snapshot();
+        let (host, port) =
+            config.replicaof.0.as_ref().map_or(("", 0), |master| (master.host.as_str(), master.port));
+        let state = upstream.as_ref().map_or(LinkState::Connect, |upstream| upstream.link.state);
+        let offset = match state {
+            LinkState::Connected => node.applied_offset.load(std::sync::atomic::Ordering::Relaxed) as i64,
+            _ => -1,
+        };
+        out.array(5);
+        out.bulk(b"slave");
+        out.bulk(host.as_bytes());
+        out.int(i64::from(port));
+        out.bulk(state.name().as_bytes());
+        out.int(offset);
+        return Ok(());
+    }
+    let report = node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     out.array(3);
     out.bulk(b"master");
-    out.int(call.front.node.end_offset() as i64);
+    out.int(node.end_offset() as i64);
     let online: Vec<_> = report.replicas.iter().filter_map(|line| line.role.as_ref()).collect();
     out.array(online.len());
     for words in online {

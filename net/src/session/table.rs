@@ -2,6 +2,7 @@
 
 use super::{
     client, command, config, connection, debug, info, latency, memory, replication, saving, server, slowlog,
+    waits,
 };
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
@@ -32,7 +33,11 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("replconf", replication::replconf),
     ("psync", replication::psync),
     ("sync", replication::sync),
+    ("replicaof", replication::replicaof),
+    ("slaveof", replication::replicaof),
     ("role", replication::role),
+    ("wait", waits::wait),
+    ("waitaof", waits::waitaof),
     ("client", client::client),
     ("command", command::command),
     ("config", config::config),

@@ -3,6 +3,7 @@
 use super::common::{call, connect, key_per_shard};
 use braid_bench::cmd;
 use braid_bench::peers::Peer;
+use braid_core::command::registry;
 use fastrand::Rng;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,7 +89,9 @@ fn write(peer: &Peer, shards: usize, thread: u64, state: &State) {
                 3 => pipeline.extend(seldom(&mut rng)),
                 _ => {
                     let command = command(&mut rng);
-                    if names.contains(&*String::from_utf8_lossy(&command[0])) {
+                    // Whoever writes, Braid has to follow.
+                    let is_followed = registry().find(&command[0]).is_some();
+                    if is_followed && names.contains(&*String::from_utf8_lossy(&command[0])) {
                         pipeline.push(command);
                     }
                 }

@@ -10,6 +10,8 @@ const SECOND_MS: u64 = 1000;
 fn rules() -> Rules {
     Rules {
         backlog_bytes: 1 << 20,
+        backlog_ttl_ms: 0,
+        protects: false,
         ping_period_ms: 10 * SECOND_MS,
         timeout_ms: 60 * SECOND_MS,
         sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
@@ -181,7 +183,7 @@ impl World {
         let snapshot = self.cut();
         (0..self.home.shards).for_each(|_| {
             self.home
-                .piece(snapshot, Piece { bytes: Bytes::new(), checksum: Checksum::default(), is_last: true })
+                .piece(snapshot, Piece { chunks: Vec::new(), checksum: Checksum::default(), is_last: true })
         });
         self.drain();
         self.ack(id, self.home.end_offset());
@@ -206,7 +208,7 @@ fn piece(home: &Home, key: &str, is_last: bool) -> Piece {
         writer.string(b"value");
     }
     let (bytes, checksum) = writer.take_piece();
-    Piece { bytes: bytes.into(), checksum, is_last }
+    Piece { chunks: vec![bytes.into()], checksum, is_last }
 }
 
 /// Takes `+FULLRESYNC id offset` off; returns the offset.
@@ -915,3 +917,5 @@ fn a_loaded_history_is_continued_by_who_has_no_more_of_it() {
         assert_eq!(reply.starts_with("+CONTINUE"), continues, "{next_byte}: {reply}");
     }
 }
+mod relay;
+mod upkeep;

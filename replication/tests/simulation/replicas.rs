@@ -70,6 +70,8 @@ impl Replicas {
     pub fn new(shards: usize, seed: u64) -> Self {
         let rules = Rules {
             backlog_bytes: 1 << 40,
+            backlog_ttl_ms: 0,
+            protects: false,
             ping_period_ms: 1_000,
             timeout_ms: u64::MAX,
             sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
@@ -129,6 +131,8 @@ impl Replicas {
                 Action::Resume { .. } => {}
                 Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
+                Action::StopStream => unreachable!("it is kept for ever"),
+                Action::Turned(_) => panic!("nobody changes roles here"),
             }
         }
         aborted

@@ -282,10 +282,11 @@ impl World {
             shard.abort_snapshot(snapshot);
         }
         let effort_bytes = self.rng.usize(..2000);
-        if let Some(walked) = shard.walk_snapshot(effort_bytes, self.rng.usize(1..500), false)
-            && let Some(SnapshotPiece { bytes, checksum, is_last }) = walked.piece
+        if let Some(walked) = shard.walk_snapshot(effort_bytes, self.rng.usize(1..500), false, front)
+            && let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece
         {
-            let piece = Piece { bytes: Bytes::from(bytes), checksum, is_last };
+            let chunks = chunks.into_iter().map(Bytes::from).collect();
+            let piece = Piece { chunks, checksum, is_last };
             let walked = Box::new(WalkedPiece { snapshot: walked.snapshot, piece });
             match &mut front.replicas {
                 Some(replicas) => replicas.message(walked),

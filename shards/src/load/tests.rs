@@ -129,7 +129,7 @@ fn a_snapshot_under_way_is_given_up_by_the_swap_and_the_next_is_complete() {
         keyspace.begin_snapshot(options).unwrap();
         keyspace.snapshot_slice(1 << 20, 1 << 20);
         let piece = keyspace.take_snapshot_output().unwrap();
-        let text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        let text = String::from_utf8_lossy(&piece.chunks.concat()).into_owned();
         assert!(piece.is_last && text.contains(key.as_str()) && text.contains("new"));
     }
 }

@@ -189,11 +189,13 @@ fn an_abort_waits_for_the_slice_and_does_not_hit_another_snapshot() {
         keyspace.begin_snapshot(options).unwrap();
         keyspace.snapshot_id = snapshot;
     };
-    let walk =
-        |cluster: &mut Cluster| cluster.shards[1].walk_snapshot(1 << 20, 1 << 20, false).unwrap().piece;
+    let walk = |cluster: &mut Cluster| {
+        let host = &mut cluster.told[1];
+        cluster.shards[1].walk_snapshot(1 << 20, 1 << 20, false, host).unwrap().piece
+    };
     begin(&mut cluster, 5);
     cluster.shards[1].abort_snapshot(4);
-    assert!(walk(&mut cluster).is_some_and(|piece| piece.is_last && !piece.bytes.is_empty()));
+    assert!(walk(&mut cluster).is_some_and(|piece| piece.is_last && !piece.chunks.is_empty()));
     begin(&mut cluster, 6);
     assert_eq!(cluster.send(0, CONN, "DBSIZE"), None);
     cluster.pass(0, 1);

@@ -1,0 +1,221 @@
+//! What connections of any shard need of the stream, which is at home: how far it is, and who has acknowledged it.
+//!
+//! A command that shows where the stream is (`INFO`, `ROLE`, `WAIT`) must not show less than its client has seen: the
+//! tickets of what was answered before may still be on their way to the merge. So it waits, parked like a command in a
+//! pause, until all tickets taken before are merged. That is the usual state, found with one load.
+
+use super::{Conn, Front};
+use crate::node::Node;
+use crate::session::clients::shard_of;
+use crate::session::control::Order;
+use braid_core::command::{Command, Flags};
+use braid_replication::acks::{Level, Resolved, WaiterId};
+use braid_shards::{ConnId, Host};
+use std::any::Any;
+use std::sync::atomic::Ordering;
+
+/// A client that waits for acknowledgements, on its way to the home shard.
+pub struct Wait {
+    pub conn: ConnId,
+    /// End of what it waits for.
+    pub offset: u64,
+    pub replicas: usize,
+    /// 0: for ever.
+    pub timeout_ms: u64,
+    pub level: Level,
+}
+
+/// Such a client is gone, or was let go.
+pub struct EndWait {
+    conn: ConnId,
+    /// It is to be answered with what was reached.
+    answers: bool,
+}
+
+/// A shard's state for this file.
+#[derive(Default)]
+pub struct Stream {
+    /// Connections whose command waits for the merge, and the ticket that has to come next in it; None: that of the end
+    /// of the tick under way.
+    behind: Vec<(ConnId, Option<u64>)>,
+    /// Messages for the home shard, which may be this one.
+    to_home: Vec<Box<dyn Any + Send>>,
+    /// This shard's clients that wait for acknowledgements.
+    waits: usize,
+}
+
+impl Front {
+    /// Whether a command has to wait until the merge has caught up. Then it is parsed again.
+    pub fn is_behind(&mut self, conn: &mut Conn, command: &Command) -> bool {
+        let shows_stream = matches!(command.name, "info" | "role" | "wait" | "waitaof" | "failover");
+        if !shows_stream || conn.session.multi.is_some() || std::mem::take(&mut conn.caught_up) {
+            return false;
+        }
+        let is_active = match &mut self.home {
+            Some(home) => home.log().is_active(),
+            None => self.node.has_stream.load(Ordering::SeqCst),
+        };
+        if is_active {
+            conn.waiting = true;
+            self.stream.behind.push((conn.id, None));
+            self.node.behind.fetch_add(1, Ordering::SeqCst);
+        }
+        is_active
+    }
+
+    /// Lets go of the connections for which the merge is far enough. To be called when all ticks of a round have ended.
+    /// True if there were any.
+    pub(super) fn catch_up(&mut self) -> bool {
+        if self.stream.behind.is_empty() {
+            return false;
+        }
+        let taken = self.node.counters.ticket.load(Ordering::SeqCst);
+        let merged = self.node.next_ticket.load(Ordering::SeqCst);
+        let mut behind = std::mem::take(&mut self.stream.behind);
+        let before = behind.len();
+        behind.retain_mut(|(id, ticket)| {
+            if merged < *ticket.get_or_insert(taken) {
+                return true;
+            }
+            if let Some(mut conn) = self.take_conn_by_id(*id) {
+                conn.waiting = false;
+                conn.caught_up = true;
+                self.ready.push(*id);
+                self.put_conn(conn);
+            }
+            false
+        });
+        let gone = before - behind.len();
+        self.stream.behind = behind;
+        self.node.behind.fetch_sub(gone, Ordering::SeqCst);
+        gone > 0
+    }
+
+    /// Whether [`Front::catch_up`] would find somebody. To be looked at before going to sleep.
+    pub(super) fn may_catch_up(node: &Node, stream: &Stream) -> bool {
+        let merged = || node.next_ticket.load(Ordering::SeqCst);
+        stream.behind.iter().any(|(_, ticket)| ticket.is_none_or(|ticket| ticket <= merged()))
+    }
+
+    /// Lets the other shards see how far the merge is; on the home shard, at the end of a round.
+    pub(super) fn publish_stream(&mut self) {
+        let now_ms = self.now_ms();
+        let Some(home) = &mut self.home else { return };
+        self.node.has_stream.store(home.log().is_active(), Ordering::SeqCst);
+        self.node.set_end_offset(home.end_offset());
+        // Behind the offset: who sees the ticket sees that, too.
+        let next_ticket = home.next_ticket();
+        if self.node.next_ticket.swap(next_ticket, Ordering::SeqCst) != next_ticket
+            && self.node.behind.load(Ordering::SeqCst) > 0
+        {
+            self.node.wake_all();
+        }
+        let max_lag_s = u64::from(self.config.min_replicas_max_lag_s);
+        self.node.good_replicas.store(home.good_replicas(max_lag_s, now_ms), Ordering::Relaxed);
+    }
+
+    /// A connection became a replica's.
+    pub fn set_up_replica(&mut self, conn: &Conn) {
+        if let Some(socket) = self.ring.socket(conn.token) {
+            super::front::set_nodelay(socket, !self.config.repl_disable_tcp_nodelay);
+        }
+        self.publish_client(conn);
+    }
+
+    /// Parks a connection until enough replicas have acknowledged what it waits for.
+    pub fn begin_wait(&mut self, conn: &mut Conn, wait: Wait) {
+        conn.waiting = true;
+        conn.awaits_replicas = true;
+        self.stream.waits += 1;
+        self.count_blocked();
+        self.stream.to_home.push(Box::new(wait));
+    }
+
+    /// A connection does not wait any more: it was answered, or is gone.
+    pub(super) fn waited(&mut self, conn: &mut Conn) {
+        if std::mem::take(&mut conn.awaits_replicas) {
+            self.stream.waits -= 1;
+            self.count_blocked();
+        }
+    }
+
+    /// A connection that waits is going away.
+    pub(super) fn abandon_wait(&mut self, conn: &mut Conn) {
+        if conn.awaits_replicas {
+            self.waited(conn);
+            self.stream.to_home.push(Box::new(EndWait { conn: conn.id, answers: false }));
+        }
+    }
+
+    /// `CLIENT UNBLOCK` of a connection of this shard that waits. `error`: it is told so instead of what was reached.
+    pub(super) fn unblock(&mut self, id: ConnId, error: bool) {
+        let Some(conn) = self.take_conn_by_id(id) else { return };
+        let waits = conn.awaits_replicas;
+        self.put_conn(conn);
+        if !waits {
+            return;
+        }
+        self.stream.to_home.push(Box::new(EndWait { conn: id, answers: !error }));
+        if error {
+            self.reply(id, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n", Vec::new(), true);
+        }
+    }
+
+    /// Whether a command is a write that too few replicas would follow (`min-replicas-to-write`).
+    pub fn lacks_replicas(&self, conn: &Conn, command: &Command) -> bool {
+        let config = &self.config;
+        let good = || self.node.good_replicas.load(Ordering::Relaxed);
+        config.min_replicas_max_lag_s > 0
+            && (good() as u64) < u64::from(config.min_replicas_to_write)
+            && self.is_write(conn, command, Flags::WRITE)
+            && !self.node.is_replica()
+    }
+
+    /// Connections that wait here for acknowledgements.
+    pub(super) fn waits(&self) -> usize {
+        self.stream.waits
+    }
+
+    pub(super) fn take_messages_home(&mut self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut self.stream.to_home)
+    }
+
+    /// Takes what this file's functions sent home. Gives back what is something else.
+    pub(super) fn stream_message(&mut self, message: Box<dyn Any + Send>) -> Result<(), Box<dyn Any + Send>> {
+        let now_ms = self.now_ms();
+        let home = self.home.as_mut().expect("sent home");
+        let message = match message.downcast::<Wait>() {
+            Ok(wait) => {
+                let Wait { conn, offset, replicas, timeout_ms, level } = *wait;
+                let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(timeout_ms));
+                let answer = home.wait(WaiterId(conn.0), offset, replicas, deadline_ms, level);
+                if let Some(replicas) = answer {
+                    self.answer_wait(Resolved { waiter: WaiterId(conn.0), replicas, level });
+                }
+                return Ok(());
+            }
+            Err(other) => other,
+        };
+        let end = message.downcast::<EndWait>()?;
+        match home.cancel_wait(WaiterId(end.conn.0)) {
+            Some(resolved) if end.answers => self.answer_wait(resolved),
+            // Its answer is on its way already, or nobody is left to read it.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Tells a client how many replicas have acknowledged what it waited for.
+    pub(super) fn answer_wait(&mut self, resolved: Resolved) {
+        let conn = ConnId(resolved.waiter.0);
+        let bytes = match resolved.level {
+            Level::Applied => format!(":{}\r\n", resolved.replicas),
+            // There is no append-only file here.
+            Level::Durable => format!("*2\r\n:0\r\n:{}\r\n", resolved.replicas),
+        };
+        match shard_of(conn) {
+            shard if shard == self.id => self.reply(conn, bytes.as_bytes(), Vec::new(), true),
+            shard => self.node.order(shard, Order::Answer(conn, bytes.into_bytes())),
+        }
+    }
+}

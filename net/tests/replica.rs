@@ -1,0 +1,573 @@
+//! Braid follows: every peer and itself, with any number of shards, while its master is written; laws 2 to 7 and 9 with real
+//! processes.
+//!
+//! `BRAID_REPLICATION_COMMANDS=n` sets how many commands the load runs at least while replicas come and go.
+
+mod common;
+#[path = "replication/load.rs"]
+mod load;
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "common/replicas.rs"]
+mod replicas;
+
+use braid_bench::client::{Client, Value};
+use braid_bench::cmd;
+use braid_bench::dataset::Dataset;
+use braid_bench::peers::{Builder, Kind, Peer};
+use common::{braid, braid_builder, call, connect, key_per_shard, number_from_env};
+use load::{Load, State};
+use proxy::Proxy;
+use replicas::{assert_equal, enough, field, follow, is_linked, number, start, wait_until};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+/// Shards of the key set that the load's transactions touch.
+const SPREAD: usize = 5;
+
+/// A server of this kind, ready to be anybody's master; Braid with so many shards.
+fn node(kind: &Kind, shards: usize) -> Builder {
+    match kind {
+        Kind::Braid(_) => {
+            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
+        }
+        _ => Peer::builder(kind.clone()).args(["--repl-backlog-size", "64mb"]),
+    }
+}
+
+fn replica(shards: usize) -> Peer {
+    start(node(&braid(), shards))
+}
+
+fn link_is_down(peer: &Peer) -> bool {
+    !is_linked(peer)
+}
+
+/// Braid with several numbers of shards attaches to this master while it is written, and ends equal.
+fn follow_under_load(kind: &Kind, master_shards: usize) {
+    let master = start(node(kind, master_shards));
+    let replicas = [1, 2, 5].map(replica);
+    // What a replica had before is gone after its full sync.
+    call(&mut connect(&replicas[1]), &["SET", "stale", "1"]);
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        state.pass(enough() / 5);
+        for replica in &replicas {
+            follow(replica, master.port());
+            state.pass(enough() / 5);
+        }
+        for replica in &replicas {
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        state.pass(enough() / 2);
+        load.stop();
+    });
+    for replica in &replicas {
+        assert_equal(&master, replica);
+        let mut client = connect(replica);
+        assert_eq!(number(&mut client, "replication", "slave_failed_commands"), 0);
+        assert_eq!(call(&mut client, &["EXISTS", "stale"]), 0);
+        assert_eq!(
+            field(&mut client, "replication", "master_replid"),
+            field(&mut connect(&master), "replication", "master_replid")
+        );
+    }
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 3);
+}
+
+#[test]
+fn law5_braid_follows_redis_7_under_load() {
+    follow_under_load(&Kind::Redis7, 1);
+}
+
+#[test]
+fn law5_braid_follows_redis_8_under_load() {
+    follow_under_load(&Kind::Redis8, 1);
+}
+
+#[test]
+fn law5_braid_follows_valkey_under_load() {
+    follow_under_load(&Kind::Valkey, 1);
+}
+
+#[test]
+fn law5_braid_follows_braid_of_one_shard_under_load() {
+    follow_under_load(&braid(), 1);
+}
+
+#[test]
+fn law5_braid_follows_braid_of_three_shards_under_load() {
+    follow_under_load(&braid(), 3);
+}
+
+/// What a reader at a replica sees of one writer at the master: never a later write without an earlier one, never a part of
+/// a transaction or of a command.
+fn read_history(kind: &Kind, shards: usize) {
+    let (master, replica) = (start(node(kind, 2)), replica(shards));
+    follow(&replica, master.port());
+    assert_equal(&master, &replica);
+    let steps = key_per_shard("step:", shards.max(2));
+    let whole = key_per_shard("whole:", shards.max(2));
+    let state = State::default();
+    let is_over = AtomicBool::new(false);
+    let looks = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        let writer = scope.spawn(|| {
+            let mut client = connect(&master);
+            for n in 1..=enough() / 5 {
+                let mut pipeline: Vec<_> = steps.iter().map(|key| cmd!["SET", key, n]).collect();
+                match n % 3 {
+                    0 => {
+                        pipeline.push(cmd!["MULTI"]);
+                        pipeline.extend(whole.iter().map(|key| cmd!["SET", key, n]));
+                        pipeline.push(cmd!["EXEC"]);
+                    }
+                    1 => {
+                        let mut mset = cmd!["MSET"];
+                        whole.iter().for_each(|key| mset.extend(cmd![key, n]));
+                        pipeline.push(mset);
+                    }
+                    // Several shards' keys in a command that runs alone.
+                    _ => {
+                        pipeline.push(cmd!["MULTI"]);
+                        pipeline.extend(whole.iter().map(|key| cmd!["SET", key, n]));
+                        pipeline.push(cmd!["RENAME", &whole[0], "elsewhere"]);
+                        pipeline.push(cmd!["RENAME", "elsewhere", &whole[0]]);
+                        pipeline.push(cmd!["EXEC"]);
+                    }
+                }
+                client.pipeline(&pipeline).expect("the server stays");
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let readers: Vec<_> = (0..2)
+            .map(|reader| {
+                let (steps, whole, is_over, looks, replica) = (&steps, &whole, &is_over, &looks, &replica);
+                scope.spawn(move || {
+                    let mut client = connect(replica);
+                    let at = |value: &Value| value.text().parse::<u64>().unwrap_or(0);
+                    let mut last = 0;
+                    while !is_over.load(Ordering::SeqCst) {
+                        // The last step first: what is seen of it, all before it must show.
+                        let reads: Vec<_> = steps.iter().rev().map(|key| cmd!["GET", key]).collect();
+                        let seen: Vec<u64> =
+                            client.pipeline(&reads).expect("the server stays").iter().map(at).collect();
+                        assert!(seen.is_sorted(), "a later write without an earlier one: {seen:?}");
+                        assert!(seen[0] >= last, "time goes back: {seen:?} after {last}");
+                        last = seen[0];
+                        let seen: Vec<u64> = if reader == 0 {
+                            let mut mget = cmd!["MGET"];
+                            mget.extend(whole.iter().map(|key| key.clone().into_bytes()));
+                            call(&mut client, &mget).items().expect("an array").iter().map(at).collect()
+                        } else {
+                            let mut block = vec![cmd!["MULTI"]];
+                            block.extend(whole.iter().map(|key| cmd!["GET", key]));
+                            block.push(cmd!["EXEC"]);
+                            let replies = client.pipeline(&block).expect("the server stays");
+                            let values =
+                                replies.last().expect("that of EXEC").items().expect("an array").to_vec();
+                            values.iter().map(at).collect()
+                        };
+                        assert!(seen.iter().all(|n| *n == seen[0]), "a part of a transaction: {seen:?}");
+                        looks.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        writer.join().expect("the writer succeeds");
+        readers.into_iter().for_each(|reader| reader.join().expect("a reader succeeds"));
+        load.stop();
+    });
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 1);
+    assert!(looks.load(Ordering::Relaxed) > 100, "{looks:?}");
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_redis_see_a_prefix_of_history() {
+    read_history(&Kind::Redis7, 3);
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_braid_see_a_prefix_of_history() {
+    read_history(&braid(), 5);
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_one_shard_see_a_prefix_of_history() {
+    read_history(&Kind::Valkey, 1);
+}
+
+/// Links that break at random bytes are resumed partially.
+fn cut_links(kind: &Kind, master_shards: usize) {
+    let master = start(node(kind, master_shards));
+    let mut rng = fastrand::Rng::with_seed(number_from_env("BRAID_REPLICATION_SEED", 1));
+    let replicas = [1, 3].map(replica);
+    let proxies = [(); 2].map(|()| Proxy::start(master.addr()).expect("a proxy"));
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        for (replica, proxy) in replicas.iter().zip(&proxies) {
+            follow(replica, proxy.port());
+        }
+        for replica in &replicas {
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        for proxy in &proxies {
+            let budgets = (0..15).map(|n| if n % 5 == 4 { rng.u64(1..60) } else { rng.u64(100..60_000) });
+            proxy.break_after(budgets.collect::<Vec<_>>());
+            proxy.break_all();
+        }
+        wait_until("all links were cut", || proxies.iter().all(|proxy| proxy.broken() >= 15));
+        state.pass(1000);
+        load.stop();
+    });
+    for replica in &replicas {
+        wait_until("the replica is linked", || is_linked(replica));
+        assert_equal(&master, replica);
+    }
+    let mut client = connect(&master);
+    assert_eq!(number(&mut client, "stats", "sync_full"), 2, "no cut may cost a full sync");
+    assert!(number(&mut client, "stats", "sync_partial_ok") >= 20);
+}
+
+#[test]
+fn law4_a_link_to_redis_7_cut_at_any_byte_is_resumed() {
+    cut_links(&Kind::Redis7, 1);
+}
+
+#[test]
+fn law4_a_link_to_redis_8_cut_at_any_byte_is_resumed() {
+    cut_links(&Kind::Redis8, 1);
+}
+
+#[test]
+fn law4_a_link_to_valkey_cut_at_any_byte_is_resumed() {
+    cut_links(&Kind::Valkey, 1);
+}
+
+#[test]
+fn law4_a_link_to_braid_cut_at_any_byte_is_resumed() {
+    cut_links(&braid(), 2);
+}
+
+/// Three in a chain; then the last moves up to the first, without a full sync.
+fn chain(kinds: [(&Kind, usize); 3]) {
+    let [first, middle, last] = kinds.map(|(kind, shards)| start(node(kind, shards)));
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &first, SPREAD, &state);
+        state.pass(enough() / 5);
+        follow(&middle, first.port());
+        follow(&last, middle.port());
+        for node in [&middle, &last] {
+            wait_until("the node is linked", || is_linked(node));
+        }
+        state.pass(enough() / 2);
+        follow(&last, first.port());
+        state.pass(enough() / 5);
+        wait_until("the last node has moved", || {
+            number(&mut connect(&first), "replication", "connected_slaves") == 2 && is_linked(&last)
+        });
+        follow(&last, middle.port());
+        state.pass(enough() / 5);
+        wait_until("the last node has moved back", || {
+            number(&mut connect(&middle), "replication", "connected_slaves") == 1 && is_linked(&last)
+        });
+        load.stop();
+    });
+    assert_equal(&first, &middle);
+    assert_equal(&first, &last);
+    let ids = [&first, &middle, &last].map(|node| field(&mut connect(node), "replication", "master_replid"));
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[0], ids[2]);
+    let syncs = [&first, &middle].map(|node| number(&mut connect(node), "stats", "sync_full"));
+    assert_eq!(syncs, [1, 1], "moving within the tree costs no full sync");
+}
+
+#[test]
+fn law6_braid_stands_between_redis_and_valkey() {
+    chain([(&Kind::Redis7, 1), (&braid(), 3), (&Kind::Valkey, 1)]);
+}
+
+#[test]
+fn law6_braid_stands_below_valkey_that_follows_redis_7() {
+    chain([(&Kind::Redis7, 1), (&Kind::Valkey, 1), (&braid(), 2)]);
+}
+
+#[test]
+fn law6_braid_stands_above_braid_and_redis_8() {
+    chain([(&braid(), 2), (&braid(), 5), (&Kind::Redis8, 1)]);
+}
+
+#[test]
+fn law6_braids_of_different_shards_stand_in_a_chain() {
+    chain([(&braid(), 3), (&braid(), 1), (&braid(), 5)]);
+}
+
+/// The master goes; one of its replicas takes over, and the other and the old master follow it, without a full sync.
+fn take_over(heir: (&Kind, usize), sibling: (&Kind, usize), master: (&Kind, usize)) {
+    let [master, heir, sibling] = [master, heir, sibling].map(|(kind, shards)| start(node(kind, shards)));
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        for replica in [&heir, &sibling] {
+            follow(replica, master.port());
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        state.pass(enough() / 5);
+        load.stop();
+    });
+    // Who was written last has what nobody else has: its bytes must have gone to the others.
+    assert_equal(&master, &heir);
+    assert_equal(&master, &sibling);
+    let old_id = field(&mut connect(&heir), "replication", "master_replid");
+    // Nothing more comes from it: a key that expires would be the old master's own history.
+    follow(&master, heir.port());
+    call(&mut connect(&heir), &["REPLICAOF", "NO", "ONE"]);
+    call(&mut connect(&heir), &["SET", "reign", "new"]);
+    follow(&sibling, heir.port());
+    assert_ne!(field(&mut connect(&heir), "replication", "master_replid"), old_id);
+    assert_eq!(field(&mut connect(&heir), "replication", "master_replid2"), old_id);
+    for replica in [&sibling, &master] {
+        wait_until("it follows the heir", || is_linked(replica));
+        assert_equal(&heir, replica);
+    }
+    assert_eq!(number(&mut connect(&heir), "stats", "sync_full"), 0, "the fork is known to all");
+}
+
+#[test]
+fn law6_a_promoted_braid_keeps_its_siblings_of_other_kinds() {
+    take_over((&braid(), 3), (&Kind::Valkey, 1), (&Kind::Redis7, 1));
+}
+
+#[test]
+fn law6_a_promoted_braid_keeps_its_siblings_of_its_own_kind() {
+    take_over((&braid(), 2), (&braid(), 5), (&braid(), 1));
+}
+
+#[test]
+fn law6_braid_follows_a_promoted_valkey() {
+    take_over((&Kind::Valkey, 1), (&braid(), 2), (&braid(), 3));
+}
+
+/// A master hands over to Braid, which takes its place without a full sync.
+fn hand_over(kind: &Kind, shards: usize) {
+    let (master, heir) = (start(node(kind, 1)), replica(shards));
+    follow(&heir, master.port());
+    assert_equal(&master, &heir);
+    let mut client = connect(&master);
+    // The heir has to be online in the master's eyes.
+    wait_until("the master hands over", || {
+        let words = cmd!["FAILOVER", "TO", "127.0.0.1", heir.port()];
+        client.command(&words).is_ok_and(|reply| !reply.is_error())
+    });
+    wait_until("the roles are exchanged", || {
+        field(&mut connect(&heir), "replication", "role") == "master" && is_linked(&master)
+    });
+    call(&mut connect(&heir), &["SET", "reign", "new"]);
+    assert_equal(&heir, &master);
+    assert_eq!(number(&mut connect(&heir), "stats", "sync_full"), 0);
+    assert_eq!(error(&mut client, &["SET", "a", "1"]), READONLY);
+}
+
+#[test]
+fn law6_redis_7_hands_over_to_braid() {
+    hand_over(&Kind::Redis7, 3);
+}
+
+#[test]
+fn law6_valkey_hands_over_to_braid() {
+    hand_over(&Kind::Valkey, 1);
+}
+
+/// The error of a command that must fail.
+fn error(client: &mut Client, words: &[&str]) -> String {
+    let reply = client.command(words).expect("the server stays");
+    assert!(reply.is_error(), "{words:?}: {reply:?}");
+    reply.text().to_string()
+}
+
+const READONLY: &str = "READONLY You can't write against a read only replica.";
+
+#[test]
+fn a_replica_takes_writes_from_its_master_only() {
+    for shards in [1, 3] {
+        let (master, replica) = (replica(1), replica(shards));
+        follow(&replica, master.port());
+        assert_equal(&master, &replica);
+        let mut client = connect(&replica);
+        for words in [&["SET", "a", "1"][..], &["MSET", "a", "1", "b", "2"], &["FLUSHALL"], &["DEL", "a"]] {
+            assert_eq!(error(&mut client, words), READONLY);
+        }
+        call(&mut client, &["MULTI"]);
+        assert_eq!(error(&mut client, &["SET", "a", "1"]), READONLY);
+        assert!(error(&mut client, &["EXEC"]).starts_with("EXECABORT"));
+        call(&mut client, &["CONFIG", "SET", "replica-read-only", "no"]);
+        call(&mut client, &["SET", "mine", "1"]);
+        call(&mut client, &["CONFIG", "SET", "replica-read-only", "yes"]);
+        assert_eq!(error(&mut client, &["SET", "a", "1"]), READONLY);
+        // A transaction that was begun on a master ends on a replica.
+        let mut other = connect(&master);
+        for words in [&["MULTI"][..], &["SET", "late", "1"]] {
+            call(&mut other, words);
+        }
+        let third = start(node(&braid(), 1));
+        follow(&master, third.port());
+        let text = error(&mut other, &["EXEC"]);
+        assert_eq!(text, format!("EXECABORT Transaction discarded because of: {READONLY}"));
+    }
+}
+
+#[test]
+fn the_state_of_the_link_is_shown_as_redis_shows_it() {
+    let (master, replica) = (replica(2), replica(2));
+    let mut client = connect(&replica);
+    // A proxy whose server is gone takes connections and ends them.
+    let proxy = Proxy::start(master.addr()).expect("a proxy");
+    assert_eq!(call(&mut client, &cmd!["REPLICAOF", "127.0.0.1", proxy.port()]), "OK");
+    let again = call(&mut client, &cmd!["REPLICAOF", "127.0.0.1", proxy.port()]);
+    assert_eq!(again, "OK Already connected to specified master");
+    assert_equal(&master, &replica);
+    let info = client.info("replication").expect("INFO");
+    let port = proxy.port().to_string();
+    for (name, value) in [
+        ("role", "slave"),
+        ("master_host", "127.0.0.1"),
+        ("master_port", &port),
+        ("master_link_status", "up"),
+        ("master_sync_in_progress", "0"),
+        ("slave_priority", "100"),
+        ("slave_read_only", "1"),
+        ("replica_announced", "1"),
+        ("connected_slaves", "0"),
+    ] {
+        assert_eq!(info[name], value, "{name}");
+    }
+    assert_eq!(info["slave_repl_offset"], info["master_repl_offset"]);
+    let role = call(&mut client, &["ROLE"]);
+    let role = role.items().expect("an array");
+    assert_eq!(
+        (role[0].text(), role[1].text(), role[3].text()),
+        ("slave".into(), "127.0.0.1".into(), "connected".into())
+    );
+    let list = call(&mut client, &["CLIENT", "LIST", "TYPE", "master"]).text().to_string();
+    assert!(list.contains(" flags=M ") && list.lines().count() == 1, "{list}");
+    let list = call(&mut connect(&master), &["CLIENT", "LIST", "TYPE", "replica"]).text().to_string();
+    assert!(list.contains(" flags=S ") && list.lines().count() == 1, "{list}");
+    let line = format!("port={},state=online", replica.port());
+    wait_until("the master shows it", || {
+        field(&mut connect(&master), "replication", "slave0").contains(&line)
+    });
+    // Killed at either end, it comes back.
+    let partial = || number(&mut connect(&master), "stats", "sync_partial_ok");
+    assert_eq!(call(&mut client, &["CLIENT", "KILL", "TYPE", "master"]), 1);
+    wait_until("the link is back", || partial() == 1 && is_linked(&replica));
+    assert_eq!(call(&mut connect(&master), &["CLIENT", "KILL", "TYPE", "replica"]), 1);
+    wait_until("the link is back", || partial() == 2 && is_linked(&replica));
+    assert_eq!(error(&mut client, &["REPLICAOF", "127.0.0.1", "x"]), "ERR Invalid master port");
+    call(&mut client, &["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(field(&mut client, "replication", "role"), "master");
+    call(&mut client, &["SET", "a", "1"]);
+}
+
+#[test]
+fn without_a_link_old_data_is_served_or_not() {
+    let (mut master, replica) = (replica(1), replica(2));
+    call(&mut connect(&master), &["SET", "a", "1"]);
+    follow(&replica, master.port());
+    assert_equal(&master, &replica);
+    master.kill().expect("is killed");
+    wait_until("the link is down", || link_is_down(&replica));
+    let mut client = connect(&replica);
+    assert_eq!(call(&mut client, &["GET", "a"]), "1");
+    assert!(number(&mut client, "replication", "master_link_down_since_seconds") < 60);
+    call(&mut client, &["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+    let down = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+    assert_eq!(error(&mut client, &["GET", "a"]), down);
+    assert_eq!(field(&mut client, "replication", "role"), "slave");
+    // Nobody may begin to follow it meanwhile, and stock replicas go on asking.
+    let below = Kind::Redis7.start().expect("the peer starts");
+    call(&mut connect(&below), &["SET", "kept", "1"]);
+    follow(&below, replica.port());
+    master.restart().expect("starts again");
+    call(&mut connect(&master), &["SET", "b", "1"]);
+    wait_until("the chain is linked", || is_linked(&replica) && is_linked(&below));
+    assert_equal(&master, &below);
+}
+
+#[test]
+fn expired_keys_are_hidden_until_the_master_says_so() {
+    let (master, replica) = (Kind::Redis7.start().expect("the peer starts"), replica(2));
+    follow(&replica, master.port());
+    assert_equal(&master, &replica);
+    let (mut there, mut here) = (connect(&master), connect(&replica));
+    call(&mut there, &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    call(&mut there, &["SET", "short", "1", "PX", "100"]);
+    wait_until("the key is there", || call(&mut here, &["DBSIZE"]) == 2);
+    wait_until("the key is hidden", || call(&mut here, &["EXISTS", "short"]) == 0);
+    assert_eq!(call(&mut here, &["GET", "short"]).text(), "");
+    assert_eq!(call(&mut here, &["DBSIZE"]), 2, "it is still held");
+    // The master looks at it, and tells.
+    call(&mut there, &["GET", "short"]);
+    wait_until("the key is gone", || call(&mut here, &["DBSIZE"]) == 1);
+    assert_equal(&master, &replica);
+}
+
+#[test]
+fn a_command_that_fails_is_counted_and_the_dataset_is_fetched_anew() {
+    let (master, replica) = (Kind::Redis8.start().expect("the peer starts"), replica(3));
+    follow(&replica, master.port());
+    assert_equal(&master, &replica);
+    let mut client = connect(&replica);
+    // A write of the replica's own makes the master's fail.
+    call(&mut client, &["CONFIG", "SET", "replica-read-only", "no"]);
+    call(&mut client, &["SET", "clash", "a string"]);
+    call(&mut connect(&master), &["RPUSH", "clash", "a", "list"]);
+    wait_until("the failure is noticed", || number(&mut client, "replication", "slave_failed_commands") == 1);
+    wait_until("the link is back", || is_linked(&replica));
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 2);
+    assert!(replica.log().contains("failed on shard"), "{}", replica.log());
+}
+
+#[test]
+fn law9_a_snapshot_that_breaks_off_leaves_what_was_there() {
+    let (master, replica) = (Kind::Valkey.start().expect("the peer starts"), replica(2));
+    let mut there = connect(&master);
+    let mut rng = fastrand::Rng::with_seed(1);
+    for n in 0..2000 {
+        let value: Vec<u8> = (0..500).map(|_| rng.u8(..)).collect();
+        call(&mut there, &cmd!["SET", format!("key:{n}"), value]);
+    }
+    let mut client = connect(&replica);
+    call(&mut client, &["SET", "mine", "1"]);
+    let before = Dataset::read(&mut client).expect("is read");
+    let proxy = Proxy::start(master.addr()).expect("a proxy");
+    proxy.break_after([200_000, 400_000, 600_000]);
+    follow(&replica, proxy.port());
+    wait_until("two attempts broke off", || {
+        assert!(proxy.broken() >= 3 || Dataset::read(&mut client).expect("is read").len() == before.len());
+        proxy.broken() >= 3
+    });
+    assert_equal(&master, &replica);
+}
+
+#[test]
+fn the_role_is_configured_and_rewritten() {
+    let master = replica(1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("braid.conf");
+    std::fs::write(&path, format!("replicaof 127.0.0.1 {}\n", master.port())).expect("is written");
+    let replica = start(node(&braid(), 2).arg("--include").arg(&path));
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_equal(&master, &replica);
+    let mut client = connect(&replica);
+    let shown = call(&mut client, &["CONFIG", "GET", "replicaof"]);
+    assert_eq!(shown.items().expect("an array")[1], format!("127.0.0.1 {}", master.port()).as_str());
+    call(&mut client, &["REPLICAOF", "NO", "ONE"]);
+    let shown = call(&mut client, &["CONFIG", "GET", "replicaof"]);
+    assert_eq!(shown.items().expect("an array")[1], "");
+}

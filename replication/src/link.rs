@@ -1,0 +1,733 @@
+//! The link to the master, as a replica keeps it: connecting, the handshake, the snapshot, the stream, and all over again
+//! whenever it breaks.
+//!
+//! ```text
+//! Waiting --> Connecting --> Handshake --+CONTINUE----------------------------> Streaming
+//!    ^                           |                                                  ^
+//!    |                           +--+FULLRESYNC--> Header --> Payload --> Swapping --+
+//!    +---- any error, silence for `repl-timeout`, end of the connection
+//! ```
+//! Time and bytes come in; what has to be done comes out of [`Link::take_actions`]. A snapshot's bytes are taken out with
+//! [`Link::payload`] and [`Link::consume_payload`], the stream's with [`Link::next_epoch`]: whoever applies them sets the
+//! pace, and [`Link::is_full`] tells when nothing should be received before he has caught up.
+
+pub mod stream;
+
+use crate::framing::EOF_MARK_BYTES;
+use crate::ids::ReplId;
+use bytes::{Buf, BytesMut};
+use stream::{Epoch, Parts, Stream, StreamError};
+
+/// Between two attempts to connect, and between two acknowledgements.
+const RETRY_MS: u64 = 1000;
+const ACK_PERIOD_MS: u64 = 1000;
+/// Received bytes that wait to be applied or loaded: beyond this nothing more should be received.
+const INPUT_MAX_BYTES: usize = 1 << 20;
+/// Longest line of a master's reply.
+const LINE_MAX_BYTES: usize = 1024;
+
+/// Where the master is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub host: String,
+    pub port: u16,
+}
+
+/// What the configuration says about the link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRules {
+    pub timeout_ms: u64,
+    /// `masteruser` and `masterauth`; empty: none.
+    pub user: String,
+    pub password: String,
+    /// What the master is told about where to reach this node; an empty address: what it sees.
+    pub listening_port: u16,
+    pub announced_ip: String,
+    /// The version this node says it is.
+    pub version: String,
+    pub databases: u32,
+}
+
+/// What this node has of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub id: ReplId,
+    /// Bytes of the stream.
+    pub offset: u64,
+    /// The database selected there.
+    pub db: u16,
+}
+
+/// What has to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkAction {
+    /// Open a connection to the target; [`Link::connected`] or [`Link::closed`] is the answer.
+    Connect,
+    Send(Vec<u8>),
+    /// Close the connection; there is no answer to this.
+    Close,
+    /// A snapshot is about to come: begin a new dataset beside the present one.
+    BeginLoading,
+    /// The new dataset is whole: put it in the place of the present one, then call [`Link::swapped`].
+    Swap {
+        id: ReplId,
+        offset: u64,
+    },
+    /// Nothing will come of the new dataset.
+    AbandonLoading,
+    /// The master continues our stream, under this id.
+    Continue {
+        id: ReplId,
+    },
+    /// The node that was to take over from us refused.
+    FailoverRefused(String),
+    /// Something for the log.
+    Notice(String),
+    Warning(String),
+}
+
+/// The link in one word, as `ROLE` tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkState {
+    #[default]
+    Connect,
+    Connecting,
+    Handshake,
+    Sync,
+    Connected,
+}
+
+impl LinkState {
+    pub fn name(self) -> &'static str {
+        match self {
+            LinkState::Connect => "connect",
+            LinkState::Connecting => "connecting",
+            LinkState::Handshake => "handshake",
+            LinkState::Sync => "sync",
+            LinkState::Connected => "connected",
+        }
+    }
+}
+
+/// The link's part of `INFO replication`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkReport {
+    pub target: Target,
+    pub state: LinkState,
+    /// Since the link's last byte; None: it is not connected.
+    pub last_io_ms: Option<u64>,
+    /// Since the link was lost; None: it is up, or never was.
+    pub down_since_ms: Option<u64>,
+    /// Length and received part of the snapshot under way; a length of 0 is unknown.
+    pub sync: Option<(u64, u64)>,
+}
+
+/// The replies of the handshake, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Pong,
+    Auth,
+    Port,
+    Address,
+    Capabilities,
+    Version,
+    Psync,
+}
+
+/// Where a snapshot's bytes end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// So many are left.
+    Length { left: u64 },
+    /// Behind them comes this.
+    Mark([u8; EOF_MARK_BYTES]),
+}
+
+enum State {
+    Waiting {
+        until_ms: u64,
+    },
+    Connecting,
+    Handshake {
+        step: Step,
+        position: Option<Position>,
+    },
+    Header {
+        id: ReplId,
+        offset: u64,
+    },
+    Payload {
+        id: ReplId,
+        offset: u64,
+        framing: Framing,
+        total: u64,
+        read: u64,
+    },
+    /// The snapshot is loaded; its mark is still to come.
+    Trailer {
+        id: ReplId,
+        offset: u64,
+        mark: [u8; EOF_MARK_BYTES],
+    },
+    Swapping {
+        offset: u64,
+    },
+    Streaming(Box<Stream>),
+}
+
+/// See the module.
+pub struct Link {
+    target: Target,
+    rules: LinkRules,
+    state: State,
+    /// Received and not looked at yet, but for the stream's.
+    input: BytesMut,
+    actions: Vec<LinkAction>,
+    last_io_ms: u64,
+    /// When the connection's latest state began, or its latest sign of life was sent.
+    last_sent_ms: u64,
+    down_since_ms: Option<u64>,
+    /// A swap that was asked for is under way, be the connection gone or not.
+    is_swapping: bool,
+    /// What we have is in doubt: only a full sync will do.
+    distrusts_position: bool,
+    /// The first `PSYNC` tells the target to take over from us.
+    is_failover: bool,
+}
+
+impl Link {
+    /// A link that is to be made at once.
+    pub fn new(target: Target, rules: LinkRules, now_ms: u64) -> Self {
+        Self {
+            target,
+            rules,
+            state: State::Waiting { until_ms: now_ms },
+            input: BytesMut::new(),
+            actions: Vec::new(),
+            last_io_ms: now_ms,
+            last_sent_ms: now_ms,
+            down_since_ms: Some(now_ms),
+            is_swapping: false,
+            distrusts_position: false,
+            is_failover: false,
+        }
+    }
+
+    /// A link to a node that is to take over from this one, which has been its master.
+    pub fn for_failover(target: Target, rules: LinkRules, now_ms: u64) -> Self {
+        Self { is_failover: true, ..Self::new(target, rules, now_ms) }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn set_rules(&mut self, rules: LinkRules) {
+        self.rules = rules;
+    }
+
+    pub fn take_actions(&mut self) -> Vec<LinkAction> {
+        std::mem::take(&mut self.actions)
+    }
+
+    pub fn state(&self) -> LinkState {
+        match self.state {
+            State::Waiting { .. } => LinkState::Connect,
+            State::Connecting => LinkState::Connecting,
+            State::Handshake { .. } => LinkState::Handshake,
+            State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Swapping { .. } => {
+                LinkState::Sync
+            }
+            State::Streaming(_) => LinkState::Connected,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Streaming(_))
+    }
+
+    pub fn report(&self, now_ms: u64) -> LinkReport {
+        let sync = match &self.state {
+            State::Header { .. } => Some((0, 0)),
+            State::Payload { total, read, .. } => Some((*total, *read)),
+            State::Trailer { .. } | State::Swapping { .. } => Some((0, 0)),
+            _ => None,
+        };
+        let is_connected = !matches!(self.state, State::Waiting { .. } | State::Connecting);
+        LinkReport {
+            target: self.target.clone(),
+            state: self.state(),
+            last_io_ms: is_connected.then(|| now_ms.saturating_sub(self.last_io_ms)),
+            down_since_ms: self.down_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms)),
+            sync,
+        }
+    }
+
+    /// The offset behind what was received of the stream, while the link is up.
+    pub fn read_offset(&self) -> Option<u64> {
+        match &self.state {
+            State::Streaming(stream) => Some(stream.read_offset()),
+            _ => None,
+        }
+    }
+
+    /// The connection stands. `position`: what this node has and could go on from.
+    pub fn connected(&mut self, position: Option<Position>, now_ms: u64) {
+        assert!(matches!(self.state, State::Connecting), "a connection that was asked for");
+        self.last_io_ms = now_ms;
+        self.last_sent_ms = now_ms;
+        let position = position.filter(|_| !self.distrusts_position);
+        self.state = State::Handshake { step: Step::Pong, position };
+        self.send(&[b"PING"]);
+    }
+
+    /// The connection could not be made, or is gone.
+    pub fn closed(&mut self, why: &str, now_ms: u64) {
+        match self.state {
+            State::Waiting { .. } => return,
+            State::Connecting => {
+                self.actions.push(LinkAction::Warning(format!("Error condition on socket for SYNC: {why}")));
+            }
+            _ => self.actions.push(LinkAction::Warning(format!("Connection with master lost: {why}"))),
+        }
+        self.disconnect(now_ms);
+    }
+
+    /// Breaks the connection, to make another.
+    pub fn fail(&mut self, why: &str, now_ms: u64) {
+        self.actions.push(LinkAction::Warning(why.to_owned()));
+        if !matches!(self.state, State::Waiting { .. }) {
+            self.actions.push(LinkAction::Close);
+            self.disconnect(now_ms);
+        }
+    }
+
+    /// The dataset is in doubt: breaks the connection and goes on with a full sync.
+    pub fn distrust(&mut self, why: &str, now_ms: u64) {
+        self.distrusts_position = true;
+        self.fail(why, now_ms);
+    }
+
+    fn disconnect(&mut self, now_ms: u64) {
+        let was_up = self.is_up();
+        if matches!(self.state, State::Header { .. } | State::Payload { .. } | State::Trailer { .. }) {
+            self.actions.push(LinkAction::AbandonLoading);
+        }
+        self.down_since_ms.get_or_insert(now_ms);
+        self.input.clear();
+        // A link that worked is made again at once; what failed to come up, or will cost a full sync, is not tried more
+        // often than each second.
+        let delay_ms = if was_up && !self.distrusts_position { 0 } else { RETRY_MS };
+        self.state = State::Waiting { until_ms: now_ms + delay_ms };
+    }
+
+    /// Time passes. `applied`: the offset up to which everything has been applied.
+    pub fn tick(&mut self, applied: u64, now_ms: u64) {
+        match self.state {
+            State::Waiting { until_ms } => {
+                if until_ms <= now_ms && !self.is_swapping {
+                    let Target { host, port } = &self.target;
+                    self.actions.push(LinkAction::Notice(format!("Connecting to MASTER {host}:{port}")));
+                    self.actions.push(LinkAction::Connect);
+                    self.state = State::Connecting;
+                    self.last_io_ms = now_ms;
+                }
+                return;
+            }
+            // Nothing is expected from the master meanwhile.
+            State::Swapping { .. } => self.last_io_ms = now_ms,
+            _ => {}
+        }
+        if now_ms.saturating_sub(self.last_io_ms) > self.rules.timeout_ms {
+            let what = match self.state() {
+                LinkState::Connecting | LinkState::Handshake => "Timeout connecting to the MASTER...",
+                LinkState::Sync => "Timeout receiving bulk data from MASTER...",
+                _ => "MASTER timeout: no data nor PING received...",
+            };
+            return self.fail(what, now_ms);
+        }
+        if now_ms.saturating_sub(self.last_sent_ms) < ACK_PERIOD_MS {
+            return;
+        }
+        match self.state {
+            State::Streaming(_) => self.acknowledge(applied, now_ms),
+            // A sign of life, for a master that has a timeout, too.
+            State::Payload { .. } | State::Trailer { .. } | State::Swapping { .. } => {
+                self.last_sent_ms = now_ms;
+                self.actions.push(LinkAction::Send(b"\n".to_vec()));
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Link::tick`] has something to do.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let timeout_ms = self.last_io_ms + self.rules.timeout_ms + 1;
+        match self.state {
+            State::Waiting { until_ms } => (!self.is_swapping).then_some(until_ms),
+            State::Connecting | State::Handshake { .. } | State::Header { .. } => Some(timeout_ms),
+            State::Swapping { .. } => Some(self.last_sent_ms + ACK_PERIOD_MS),
+            State::Payload { .. } | State::Trailer { .. } | State::Streaming(_) => {
+                Some(timeout_ms.min(self.last_sent_ms + ACK_PERIOD_MS))
+            }
+        }
+    }
+
+    /// Tells the master up to where everything has been applied.
+    pub fn acknowledge(&mut self, applied: u64, now_ms: u64) {
+        if self.is_up() {
+            self.last_sent_ms = now_ms;
+            self.send(&[b"REPLCONF", b"ACK", applied.to_string().as_bytes()]);
+        }
+    }
+
+    /// Bytes arrived. Afterwards see to [`Link::payload`] and [`Link::next_epoch`].
+    pub fn received(&mut self, bytes: &[u8], now_ms: u64) {
+        if matches!(self.state, State::Waiting { .. } | State::Connecting) {
+            // Of a connection that was given up.
+            return;
+        }
+        self.last_io_ms = now_ms;
+        match &mut self.state {
+            State::Streaming(stream) => return stream.receive(bytes),
+            _ => self.input.extend_from_slice(bytes),
+        }
+        while matches!(self.state, State::Handshake { .. } | State::Header { .. }) {
+            match self.take_line() {
+                Ok(Some(line)) => self.line(&line, now_ms),
+                Ok(None) => return,
+                Err(why) => return self.fail(why, now_ms),
+            }
+        }
+        self.check_trailer(now_ms);
+    }
+
+    /// The next line of replies, without its end.
+    fn take_line(&mut self) -> Result<Option<String>, &'static str> {
+        match self.input.iter().position(|byte| *byte == b'\n') {
+            Some(at) if at <= LINE_MAX_BYTES => {
+                let line = self.input.split_to(at + 1);
+                let line = line[..at].strip_suffix(b"\r").unwrap_or(&line[..at]);
+                Ok(Some(String::from_utf8_lossy(line).into_owned()))
+            }
+            None if self.input.len() <= LINE_MAX_BYTES => Ok(None),
+            _ => Err("The master sent a line that is too long"),
+        }
+    }
+
+    fn line(&mut self, line: &str, now_ms: u64) {
+        match self.state {
+            // A sign of life.
+            _ if line.is_empty() => {}
+            State::Handshake { step: Step::Psync, position } => self.psync_reply(line, position, now_ms),
+            State::Handshake { step, position } => self.handshake_reply(step, line, position, now_ms),
+            State::Header { id, offset } => self.payload_header(line, id, offset, now_ms),
+            _ => unreachable!("lines are read in two states"),
+        }
+    }
+
+    fn handshake_reply(&mut self, step: Step, line: &str, position: Option<Position>, now_ms: u64) {
+        let is_error = line.starts_with('-');
+        match step {
+            Step::Pong => {
+                // A master that wants to know who we are first is alive, too.
+                let is_fine = line.starts_with('+')
+                    || ["-NOAUTH", "-NOPERM", "-ERR operation not permitted"]
+                        .iter()
+                        .any(|fine| line.starts_with(fine));
+                if !is_fine {
+                    return self.fail(&format!("Error reply to PING from master: '{line}'"), now_ms);
+                }
+                self.actions
+                    .push(LinkAction::Notice("Master replied to PING, replication can continue...".into()));
+                self.introduce();
+            }
+            Step::Auth if is_error => {
+                return self.fail(&format!("Unable to AUTH to MASTER: {line}"), now_ms);
+            }
+            // The master may be older than these options.
+            Step::Port | Step::Address | Step::Capabilities | Step::Version if is_error => {
+                self.actions.push(LinkAction::Notice(format!(
+                    "(Non critical) Master does not understand REPLCONF {}: {line}",
+                    step.option()
+                )));
+            }
+            _ => {}
+        }
+        let step = self.next_step(step);
+        self.state = State::Handshake { step, position };
+        // A master takes it only when it owes no other answer.
+        if step == Step::Psync {
+            self.ask(position);
+        }
+    }
+
+    /// The step whose reply comes behind that of `step`.
+    fn next_step(&self, step: Step) -> Step {
+        match step {
+            Step::Pong if !self.rules.password.is_empty() => Step::Auth,
+            Step::Pong | Step::Auth => Step::Port,
+            Step::Port if !self.rules.announced_ip.is_empty() => Step::Address,
+            Step::Port | Step::Address => Step::Capabilities,
+            Step::Capabilities => Step::Version,
+            Step::Version | Step::Psync => Step::Psync,
+        }
+    }
+
+    /// Says who we are.
+    fn introduce(&mut self) {
+        let LinkRules { user, password, listening_port, announced_ip, version, .. } = self.rules.clone();
+        if !password.is_empty() {
+            let words: Vec<&[u8]> =
+                [user.as_bytes(), password.as_bytes()].into_iter().filter(|word| !word.is_empty()).collect();
+            self.send(&[&[b"AUTH".as_slice()], words.as_slice()].concat());
+        }
+        self.send(&[b"REPLCONF", b"listening-port", listening_port.to_string().as_bytes()]);
+        if !announced_ip.is_empty() {
+            self.send(&[b"REPLCONF", b"ip-address", announced_ip.as_bytes()]);
+        }
+        self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+        self.send(&[b"REPLCONF", b"version", version.as_bytes()]);
+    }
+
+    /// Says what we want.
+    fn ask(&mut self, position: Option<Position>) {
+        match position {
+            Some(Position { id, offset, .. }) => {
+                let next_byte = (offset + 1).to_string();
+                self.actions.push(LinkAction::Notice(format!(
+                    "Trying a partial resynchronization (request {id}:{next_byte})."
+                )));
+                let mut words = vec![b"PSYNC".as_slice(), id.as_str().as_bytes(), next_byte.as_bytes()];
+                if self.is_failover {
+                    words.push(b"FAILOVER");
+                }
+                self.send(&words);
+            }
+            None => {
+                self.actions.push(LinkAction::Notice(
+                    "Partial resynchronization not possible (no cached master)".into(),
+                ));
+                self.send(&[b"PSYNC", b"?", b"-1"]);
+            }
+        }
+    }
+
+    fn psync_reply(&mut self, line: &str, position: Option<Position>, now_ms: u64) {
+        let mut words = line.split(' ');
+        let kind = words.next().unwrap_or_default();
+        if self.is_failover && kind != "+CONTINUE" {
+            self.is_failover = false;
+            self.actions.push(LinkAction::FailoverRefused(line.to_owned()));
+            return self.fail(&format!("Failover target rejected psync request: {line}"), now_ms);
+        }
+        match kind {
+            "+FULLRESYNC" => {
+                let id = words.next().and_then(|word| ReplId::parse(word.as_bytes()));
+                let offset = words.next().and_then(|word| word.parse::<u64>().ok());
+                let (Some(id), Some(offset)) = (id, offset) else {
+                    // What the next attempt would claim to have is no longer known to be on the master's mind.
+                    return self
+                        .distrust(&format!("Master replied with wrong +FULLRESYNC syntax: {line}"), now_ms);
+                };
+                self.actions.push(LinkAction::Notice(format!("Full resync from master: {id}:{offset}")));
+                self.actions.push(LinkAction::BeginLoading);
+                self.state = State::Header { id, offset };
+            }
+            "+CONTINUE" => {
+                let Some(position) = position else {
+                    return self.fail("Master continues a stream that was not asked for", now_ms);
+                };
+                let id = match words.next() {
+                    None => position.id,
+                    Some(word) => match ReplId::parse(word.as_bytes()) {
+                        Some(id) => id,
+                        None => {
+                            return self.fail(&format!("Master continues under a faulty id: {line}"), now_ms);
+                        }
+                    },
+                };
+                self.is_failover = false;
+                self.actions
+                    .push(LinkAction::Notice("Successful partial resynchronization with master.".into()));
+                if id != position.id {
+                    self.actions.push(LinkAction::Notice(format!("Master replication ID changed to {id}")));
+                }
+                self.actions.push(LinkAction::Continue { id });
+                self.begin_stream(position.offset, position.db, now_ms);
+            }
+            "-NOMASTERLINK" | "-LOADING" => {
+                self.fail(
+                    &format!("Master is currently unable to PSYNC but should be in the future: {line}"),
+                    now_ms,
+                );
+            }
+            _ => self.fail(&format!("Unexpected reply to PSYNC from master: {line}"), now_ms),
+        }
+    }
+
+    fn payload_header(&mut self, line: &str, id: ReplId, offset: u64, now_ms: u64) {
+        let framing = match line.strip_prefix('$') {
+            Some(rest) => match rest.strip_prefix("EOF:") {
+                Some(mark) => mark.as_bytes().try_into().ok().map(Framing::Mark),
+                None => rest.parse().ok().map(|left| Framing::Length { left }),
+            },
+            None => None,
+        };
+        let Some(framing) = framing else {
+            let why = match line.strip_prefix('-') {
+                Some(error) => format!("MASTER aborted replication with an error: {error}"),
+                None => format!("Bad protocol from MASTER, the first byte is not '$': {line}"),
+            };
+            return self.fail(&why, now_ms);
+        };
+        let total = match framing {
+            Framing::Length { left } => left,
+            Framing::Mark(_) => 0,
+        };
+        let what = match total {
+            0 => "streamed RDB from master with EOF".to_owned(),
+            total => format!("{total} bytes from master"),
+        };
+        self.actions.push(LinkAction::Notice(format!("MASTER <-> REPLICA sync: receiving {what}")));
+        self.last_sent_ms = now_ms;
+        self.state = State::Payload { id, offset, framing, total, read: 0 };
+    }
+
+    /// Bytes of the snapshot that wait to be loaded. With a mark at its end they may be more than the snapshot's: whoever
+    /// loads them knows where it ends.
+    pub fn payload(&self) -> &[u8] {
+        match &self.state {
+            State::Payload { framing: Framing::Length { left }, .. } => {
+                &self.input[..self.input.len().min(usize::try_from(*left).unwrap_or(usize::MAX))]
+            }
+            State::Payload { framing: Framing::Mark(_), .. } => &self.input,
+            _ => &[],
+        }
+    }
+
+    /// So many bytes of the payload were loaded; `is_whole`: with them the snapshot is complete.
+    pub fn consume_payload(&mut self, len: usize, is_whole: bool, now_ms: u64) {
+        assert!(len <= self.payload().len());
+        let State::Payload { id, offset, framing, read, .. } = &mut self.state else {
+            assert!(len == 0 && !is_whole, "there is no payload");
+            return;
+        };
+        let (id, offset) = (*id, *offset);
+        self.input.advance(len);
+        *read += len as u64;
+        if let Framing::Length { left } = framing {
+            *left -= len as u64;
+        }
+        match (*framing, is_whole) {
+            (Framing::Length { left: 0 }, false) => {
+                self.fail("The snapshot is longer than announced", now_ms)
+            }
+            (Framing::Length { left: 0 }, true) => self.begin_swap(id, offset),
+            (Framing::Length { .. }, true) => self.fail("The snapshot is shorter than announced", now_ms),
+            (Framing::Mark(mark), true) => {
+                self.state = State::Trailer { id, offset, mark };
+                self.check_trailer(now_ms);
+            }
+            (_, false) => {}
+        }
+    }
+
+    fn check_trailer(&mut self, now_ms: u64) {
+        let State::Trailer { id, offset, mark } = &self.state else { return };
+        let (id, offset) = (*id, *offset);
+        let compared = self.input.len().min(mark.len());
+        if self.input[..compared] != mark[..compared] {
+            return self.fail("The snapshot does not end with its mark", now_ms);
+        }
+        if compared == mark.len() {
+            self.input.advance(compared);
+            self.begin_swap(id, offset);
+        }
+    }
+
+    fn begin_swap(&mut self, id: ReplId, offset: u64) {
+        self.is_swapping = true;
+        self.state = State::Swapping { offset };
+        self.actions.push(LinkAction::Swap { id, offset });
+    }
+
+    /// The new dataset is in place, and with it the stream begins in database `db`; or it was refused.
+    pub fn swapped(&mut self, outcome: Result<u16, &str>, now_ms: u64) {
+        assert!(self.is_swapping, "a swap that was asked for");
+        self.is_swapping = false;
+        match outcome {
+            Ok(db) => {
+                self.distrusts_position = false;
+                if let State::Swapping { offset } = self.state {
+                    self.actions
+                        .push(LinkAction::Notice("MASTER <-> REPLICA sync: Finished with success".into()));
+                    self.begin_stream(offset, db, now_ms);
+                }
+            }
+            Err(why) => {
+                if matches!(self.state, State::Swapping { .. }) {
+                    self.fail(why, now_ms);
+                }
+            }
+        }
+    }
+
+    fn begin_stream(&mut self, offset: u64, db: u16, now_ms: u64) {
+        let mut stream = Box::new(Stream::new(offset, db, self.rules.databases));
+        stream.receive(&self.input);
+        self.input.clear();
+        self.state = State::Streaming(stream);
+        self.down_since_ms = None;
+        // A master that sent a mark waits for this.
+        self.acknowledge(offset, now_ms);
+    }
+
+    /// The next piece of the stream to be applied.
+    ///
+    /// # Errors
+    /// See [`Stream::next_epoch`]. The caller then calls [`Link::distrust`].
+    pub fn next_epoch(&mut self, parts: &mut impl Parts) -> Result<Option<Epoch>, StreamError> {
+        match &mut self.state {
+            State::Streaming(stream) => stream.next_epoch(parts),
+            _ => Ok(None),
+        }
+    }
+
+    /// So much waits to be applied or loaded that nothing more should be received.
+    pub fn is_full(&self) -> bool {
+        match &self.state {
+            // What is longer than the limit and one piece has to be received whole.
+            State::Streaming(stream) => stream.waiting_bytes() > INPUT_MAX_BYTES && !stream.is_starved(),
+            _ => self.input.len() > INPUT_MAX_BYTES,
+        }
+    }
+
+    fn send(&mut self, words: &[&[u8]]) {
+        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            bytes.extend_from_slice(word);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        match self.actions.last_mut() {
+            Some(LinkAction::Send(last)) => last.extend_from_slice(&bytes),
+            _ => self.actions.push(LinkAction::Send(bytes)),
+        }
+    }
+}
+
+impl Step {
+    fn option(self) -> &'static str {
+        match self {
+            Step::Port => "listening-port",
+            Step::Address => "ip-address",
+            Step::Capabilities => "capa",
+            Step::Version => "version",
+            Step::Pong | Step::Auth | Step::Psync => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
