@@ -12,6 +12,7 @@ use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
 use common::{braid, braid_builder, call, connect};
 use load::{Load, State};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -377,4 +378,49 @@ fn a_signal_saves_when_there_are_save_points() {
     peer.wait_exit(TIMEOUT).expect("it ends");
     peer.restart().expect("it starts again");
     assert_eq!(call(&mut connect(&peer), &["EXISTS", "a", "b"]).as_int(), Some(1));
+}
+
+/// The file is a pipe here, so that the test decides how far loading comes.
+#[test]
+fn no_loss_keys_are_refused_until_all_are_there() {
+    let source = start(braid_builder(2));
+    fill(&source);
+    call(&mut connect(&source), &["SAVE"]);
+    let file = std::fs::read(source.dir().join("dump.rdb")).expect("is read");
+    let before = Dataset::read(&mut connect(&source)).expect("is read");
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = Command::new("mkfifo").arg(folder.path().join("dump.rdb")).status().expect("it runs");
+    assert!(made.success());
+    let port = braid_bench::peers::free_port().expect("a port");
+    let mut child = Command::new(braid().binary().expect("the binary"))
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--shards", "3", "--save", ""])
+        .args(["--logfile", "log"])
+        .arg("--dir")
+        .arg(folder.path())
+        .spawn()
+        .expect("it runs");
+    let (first, rest) = file.split_at(file.len() / 2);
+    let mut pipe =
+        std::fs::OpenOptions::new().write(true).open(folder.path().join("dump.rdb")).expect("is opened");
+    pipe.write_all(first).expect("is written");
+    let mut client = None;
+    wait_until("it listens", || {
+        client = Client::connect(("127.0.0.1", port)).ok();
+        client.is_some()
+    });
+    let mut client = client.expect("just connected");
+    for words in [&["GET", "number"][..], &["SET", "number", "1"], &["PING"], &["SAVE"]] {
+        let refused = client.command(words).expect("an answer");
+        assert_eq!(refused.text(), "LOADING Redis is loading the dataset in memory", "{words:?}");
+    }
+    wait_until("it has read that", || {
+        let info = client.info("persistence").expect("INFO");
+        info["loading"] == "1" && info["loading_loaded_bytes"].parse::<usize>().expect("a number") >= 1 << 20
+    });
+    pipe.write_all(rest).expect("is written");
+    drop(pipe);
+    wait_until("it is loaded", || client.info("persistence").expect("INFO")["loading"] == "0");
+    assert_same(&before, &Dataset::read(&mut client).expect("is read"));
+    client.send(&["SHUTDOWN", "NOSAVE"]).expect("is sent");
+    assert!(child.wait().expect("it ends").success());
 }

@@ -155,6 +155,7 @@ impl Engine {
                 sleeper.sleep().await?;
             }
         }
+        self.front.close_files();
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl Engine {
         match step {
             FileStep::Create { keeps } => front.create_file(snapshot, keeps),
             FileStep::Drop => {
-                front.saving.files.remove(&snapshot);
+                front.give_up_file(snapshot);
                 if front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
                     self.saved(snapshot, Err("it was given up".to_owned()));
                 }
@@ -144,10 +144,10 @@ impl Engine {
             Told::Done(outcome) => {
                 home.file_done(snapshot, outcome.clone(), now_ms);
                 if self.front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
-                    self.front.saving.files.remove(&snapshot);
+                    self.front.give_up_file(snapshot);
                     self.saved(snapshot, outcome);
                 } else if outcome.is_err() {
-                    self.front.saving.files.remove(&snapshot);
+                    self.front.give_up_file(snapshot);
                 }
             }
         }
@@ -225,6 +225,18 @@ impl Front {
                 self.node.order(HOME, Order::File(snapshot, Told::Done(Err(error.to_string()))));
             }
         }
+    }
+
+    /// Lets go of a file. One that is in its place stays there.
+    fn give_up_file(&mut self, snapshot: u64) {
+        if let Some(file) = self.saving.files.remove(&snapshot) {
+            file.give_up();
+        }
+    }
+
+    /// Before the end: files that are not in their place are removed.
+    pub(super) fn close_files(&mut self) {
+        std::mem::take(&mut self.saving.files).into_values().for_each(SnapshotFile::close);
     }
 
     fn with_file(&mut self, snapshot: u64, work: impl FnOnce(&SnapshotFile)) {
