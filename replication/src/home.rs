@@ -3,11 +3,13 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+mod handover;
 pub mod relay;
 mod upkeep;
 mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved};
+use crate::failover::{Failover, Step};
 use crate::framing::{EofMark, KEEPALIVE, bulk_header};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
@@ -68,6 +70,8 @@ pub enum Action {
     Resume { snapshot: u64 },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// A step of a failover.
+    Failover(Step),
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,
@@ -96,6 +100,8 @@ pub struct Report {
     pub replicas: Vec<ReplicaLine>,
     /// What the replicas that are online have acknowledged.
     pub acked_offsets: Vec<u64>,
+    /// `master_failover_state`.
+    pub failover_state: &'static str,
     /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
     pub is_protected: bool,
     pub full_syncs: u64,
@@ -183,6 +189,7 @@ pub struct Home {
     resolved: Vec<Resolved>,
     /// Where the stream ended when replicas were last asked for their offsets.
     asked_at: Option<u64>,
+    failover: Failover,
     retention: Retention,
     protection: Protection,
     full_syncs: u64,
@@ -216,6 +223,7 @@ impl Home {
             rng,
             resolved: Vec::new(),
             asked_at: None,
+            failover: Failover::default(),
             retention: Retention::default(),
             protection: Protection::default(),
             full_syncs: 0,
@@ -282,7 +290,7 @@ impl Home {
             ids: &self.ids,
             log: &self.log,
             upstream: self.upstream(),
-            is_failing_over: false,
+            is_failing_over: self.failover.is_under_way(),
             is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
@@ -602,6 +610,7 @@ impl Home {
         self.last_tick_ms = now_ms;
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
+        self.poll_failover(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -614,6 +623,7 @@ impl Home {
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
             if self.relay.is_none()
+                && !self.failover.is_under_way()
                 && self.log.is_active()
                 && self.peers.values().any(|peer| peer.handshake.is_streaming())
             {
@@ -654,7 +664,12 @@ impl Home {
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        let others = [self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        let others = [
+            self.retry_cut_ms,
+            self.acks.next_deadline_ms(),
+            self.next_retention_ms(),
+            self.failover.next_deadline_ms(),
+        ];
         start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
@@ -685,6 +700,7 @@ impl Home {
                 })
                 .collect(),
             acked_offsets: self.acked_offsets(),
+            failover_state: self.failover_state(),
             is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,

@@ -95,6 +95,7 @@ impl Engine {
         if self.front.cut_refused.take() {
             home.cut_refused(now_ms);
         }
+        home.poll_failover(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -112,6 +113,7 @@ impl Engine {
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::StopStream => self.stop_stream(),
+                Action::Failover(step) => self.failover_step(step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {

@@ -48,6 +48,7 @@ impl Home {
             Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false }),
             Turn::Promote => {
                 self.relay = None;
+                self.confirm_dataset();
                 if self.log.is_active() {
                     self.ids.promote(offset, &mut self.rng);
                     // They learn the new id when they ask again.
@@ -73,6 +74,7 @@ impl Home {
     /// The dataset was loaded from a file that says which history it belongs to, and where it stands.
     pub fn restore(&mut self, position: Position) {
         assert!(self.peers.is_empty(), "before anybody follows");
+        self.confirm_dataset();
         self.ids.replace(position.id);
         self.log.reset(position.offset);
         self.log.activate();
@@ -142,6 +144,7 @@ impl Home {
                 self.log.remove_reader(reader);
             }
         }
+        self.confirm_dataset();
         self.ids.replace(id);
         self.log.reset(offset);
         self.log.activate();

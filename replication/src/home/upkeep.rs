@@ -86,6 +86,7 @@ impl Home {
     /// Whether the time without replicas is counted: they may come back for the stream only where it is kept.
     fn counts_time_alone(&self) -> bool {
         self.peers.is_empty()
+            && !self.is_replica()
             && self.log.is_active()
             && self.rules.backlog_ttl_ms > 0
             && !self.retention.is_stopping

@@ -130,6 +130,7 @@ impl Replicas {
                 Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
                 Action::Resume { .. } => {}
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
+                Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
                 Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Turned(_) => panic!("nobody changes roles here"),
             }
