@@ -4,11 +4,13 @@
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
 mod files;
+mod handover;
 pub mod relay;
 mod upkeep;
 mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved};
+use crate::failover::{Failover, Step};
 use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
@@ -74,6 +76,8 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// A step of a failover.
+    Failover(Step),
     /// The change of role is complete: what follows is done in the new one.
     Turned(Turn),
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
@@ -102,6 +106,8 @@ pub struct Report {
     pub replicas: Vec<ReplicaLine>,
     /// What the replicas that are online have acknowledged.
     pub acked_offsets: Vec<u64>,
+    /// `master_failover_state`.
+    pub failover_state: &'static str,
     /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
     pub is_protected: bool,
     pub full_syncs: u64,
@@ -196,6 +202,7 @@ pub struct Home {
     resolved: Vec<Resolved>,
     /// Where the stream ended when replicas were last asked for their offsets.
     asked_at: Option<u64>,
+    failover: Failover,
     retention: Retention,
     protection: Protection,
     full_syncs: u64,
@@ -232,6 +239,7 @@ impl Home {
             rng,
             resolved: Vec::new(),
             asked_at: None,
+            failover: Failover::default(),
             retention: Retention::default(),
             protection: Protection::default(),
             full_syncs: 0,
@@ -303,7 +311,7 @@ impl Home {
             ids: &self.ids,
             log: &self.log,
             upstream: self.upstream(),
-            is_failing_over: false,
+            is_failing_over: self.failover.is_under_way(),
             is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
@@ -417,6 +425,7 @@ impl Home {
             self.ids.renew(&mut self.rng);
             self.protection.add(self.ids.current());
             self.log.activate();
+            self.begin_history();
             self.merge.forget_db();
         }
         let id = self.next_snapshot;
@@ -584,7 +593,8 @@ impl Home {
     pub fn is_pressing(&self, id: ReplicaId) -> bool {
         let Some(peer) = self.peers.get(&id) else { return false };
         let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
-        !peer.queue.is_empty() || pending >= PRESSING_BYTES
+        // Who waits for acknowledgements waits for what is not sent, too.
+        !peer.queue.is_empty() || pending >= PRESSING_BYTES || (pending > 0 && self.acks.has_waiters())
     }
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
@@ -647,6 +657,7 @@ impl Home {
         self.last_tick_ms = now_ms;
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
+        self.poll_failover(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -661,6 +672,7 @@ impl Home {
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
             if self.relay.is_none()
+                && !self.failover.is_under_way()
                 && self.log.is_active()
                 && self.peers.values().any(|peer| peer.handshake.is_streaming())
             {
@@ -702,7 +714,13 @@ impl Home {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        let others = [save, self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        let others = [
+            save,
+            self.retry_cut_ms,
+            self.acks.next_deadline_ms(),
+            self.next_retention_ms(),
+            self.failover.next_deadline_ms(),
+        ];
         start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
@@ -733,6 +751,7 @@ impl Home {
                 })
                 .collect(),
             acked_offsets: self.acked_offsets(),
+            failover_state: self.failover_state(),
             is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,

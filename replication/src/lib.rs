@@ -1,6 +1,7 @@
 //! The merge stage, the ordered log, PSYNC and snapshots.
 
 pub mod acks;
+pub mod failover;
 pub mod framing;
 pub mod home;
 pub mod ids;

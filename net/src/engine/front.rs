@@ -87,6 +87,8 @@ pub struct Front {
     pub(super) next_feed: Instant,
     pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
+    /// The published numbers may be old, and are to be published anew at this time.
+    pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
     pub(super) saving: Saving,
@@ -131,6 +133,7 @@ impl Front {
             next_feed: Instant::now(),
             stream: Stream::default(),
             next_report_ms: 0,
+            stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
             saving: Saving::default(),

@@ -7,6 +7,7 @@ mod clients;
 mod conn;
 pub mod follower;
 mod front;
+mod handover;
 mod link_socket;
 mod loading;
 pub mod mailbox;
@@ -236,9 +237,9 @@ impl Engine {
     /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
-        let tick_ms = self.front.next_home_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
-        let link_ms = self.front.next_link_tick_ms.map(|at| at.saturating_sub(self.front.now_ms()));
-        let tick_ms = tick_ms.into_iter().chain(link_ms).min();
+        let Front { next_home_tick_ms, next_link_tick_ms, stale_report_ms, .. } = self.front;
+        let due_ms = [next_home_tick_ms, next_link_tick_ms, stale_report_ms].into_iter().flatten().min();
+        let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
         let saves = self.front.saves_deadline();
@@ -466,6 +467,10 @@ impl Engine {
         }
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
+        if conn.awaits_replicas {
+            // It may have to wait for ever, and a client that went away looks like this.
+            return self.close(token);
+        }
         // A half-closed connection still gets the answers to what it sent, of which some may not have been run yet.
         if conn.waiting || !conn.input.is_empty() {
             // The end of a send may have been taken from the ring just before this, and have made room for more.

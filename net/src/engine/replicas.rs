@@ -95,6 +95,7 @@ impl Engine {
         if self.front.cut_refused.take() {
             home.cut_refused(now_ms);
         }
+        home.poll_failover(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -117,6 +118,7 @@ impl Engine {
                         follower.want_stop();
                     }
                 }
+                Action::Failover(step) => self.failover_step(step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -349,6 +351,9 @@ impl Front {
             self.reported_replicas = replicas;
             *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 home.report(now_ms);
+            self.stale_report_ms = None;
+        } else {
+            self.stale_report_ms = Some(self.next_report_ms);
         }
     }
 }

@@ -51,11 +51,20 @@ impl Home {
         self.rules.protects && !self.protection.is_confirmed && self.relay.is_none()
     }
 
-    /// Whether who asks with these words is on a history that did not begin here.
+    /// Whether who asks with these words is on a history that did not begin here, and has something of it. A stock server
+    /// that never followed anybody asks for the first byte of its own history.
     pub(super) fn refuses_history_of(&self, psync: Option<&[&[u8]]>) -> bool {
-        let Some([id, ..]) = psync else { return false };
+        let Some([id, next_byte, ..]) = psync else { return false };
         let is_own = |id: ReplId| self.ids.current() == id || self.protection.own_ids.contains(&id);
-        self.is_protected() && !ReplId::parse(id).is_some_and(is_own)
+        self.is_protected() && *next_byte != b"1" && !ReplId::parse(id).is_some_and(is_own)
+    }
+
+    /// A history begins. Its first bytes mean nothing, so that whoever has followed it, be it without a single write,
+    /// never asks for its first byte again.
+    pub(super) fn begin_history(&mut self) {
+        if self.rules.protects {
+            self.merge.ping(&mut self.log);
+        }
     }
 
     /// Whether a replica may attach now, whatever it asks for.

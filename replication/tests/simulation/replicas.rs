@@ -133,6 +133,7 @@ impl Replicas {
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
                 Action::Turned(_) => panic!("nobody changes roles here"),
                 Action::StopStream => unreachable!("it is kept for ever"),
+                Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
             }
         }
         aborted

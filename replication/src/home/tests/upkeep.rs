@@ -80,7 +80,18 @@ fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     let foreign = "1".repeat(40);
     let words: [&[u8]; 2] = [foreign.as_bytes(), b"100"];
     assert!(world.attach_as(CAPA, Some(&words)).unwrap_err().starts_with("NOMASTERLINK"));
-    // Who has nothing loses nothing.
+    // Who has nothing loses nothing, whether it says so as a replica that never synchronized or as a server that never
+    // was one.
+    let words: [&[u8]; 2] = [foreign.as_bytes(), b"1"];
+    let id = world.attach_as(CAPA, Some(&words)).expect("attaches");
+    let snapshot = world.cut();
+    world.piece(snapshot, "", true);
+    let sent = world.take(id);
+    assert!(
+        full_resync(&mut sent.as_slice(), &world.id()) > 0,
+        "who follows from here on does not look like that"
+    );
+    world.home.detach(id);
     let id = world.online();
     assert!(world.home.report(world.now_ms).is_protected);
     // Who followed this process is not a stranger, also when it has missed too much.
