@@ -562,7 +562,7 @@ fn law9_a_snapshot_that_breaks_off_leaves_what_was_there() {
 }
 
 #[test]
-fn the_role_is_configured_and_rewritten() {
+fn the_role_is_configured() {
     let master = replica(1);
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("braid.conf");

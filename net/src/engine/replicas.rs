@@ -335,7 +335,7 @@ impl Front {
     }
 
     /// Lets the other shards see where the stream is.
-    fn publish_replication(&mut self) {
+    pub(super) fn publish_replication(&mut self) {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
