@@ -3,10 +3,12 @@
 pub mod allocator;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod log;
 pub mod memory;
 pub mod node;
+pub mod persistence;
 pub mod ring;
 pub mod session;
 pub mod startup;

@@ -1,10 +1,11 @@
 //! `braid-server`: reads the configuration, checks the machine, starts a thread for each shard, waits for the end.
 
 use braid_net::config::{self, Config};
-use braid_net::engine::Engine;
 use braid_net::engine::mailbox;
+use braid_net::engine::{Engine, HOME, LastSave};
 use braid_net::node::Node;
 use braid_net::ring::{Ring, RingConfig, Waker};
+use braid_net::session::control::Order;
 use braid_net::{log_notice, log_warning, startup};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{LocalExecutorBuilder, Placement};
@@ -115,24 +116,33 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     for start in starts {
         start.send(wakers.clone()).map_err(|_| "a shard ended before it began")?;
     }
-    if has_tcp {
-        log_notice!("Ready to accept connections tcp");
-    }
-    if !unixsocket.is_empty() {
-        log_notice!("Ready to accept connections unix");
-    }
-    let _ = startup::process::notify_systemd("READY=1");
-
     let watcher = Arc::clone(&node);
     std::thread::Builder::new()
         .name("braid-signals".into())
         .spawn(move || {
             if let Ok(stop) = signals.wait() {
                 log_warning!("Received {stop:?} scheduling shutdown...");
+                if watcher.config.snapshot().save.0.is_empty() || watcher.persistence.is_loading() {
+                    return watcher.stop();
+                }
+                watcher.order(HOME, Order::SaveAndStop(LastSave { force: false, asker: None }));
+            }
+            // A second one does not wait for the snapshot.
+            if signals.wait().is_ok() {
+                log_warning!("You insist... exiting now.");
                 watcher.stop();
             }
         })
         .map_err(|error| format!("can't start the thread for signals: {error}"))?;
+    if node.persistence.wait_loaded() {
+        if has_tcp {
+            log_notice!("Ready to accept connections tcp");
+        }
+        if !unixsocket.is_empty() {
+            log_notice!("Ready to accept connections unix");
+        }
+        let _ = startup::process::notify_systemd("READY=1");
+    }
     let mut outcome = Ok(());
     for handle in threads {
         match handle.join() {
@@ -140,6 +150,9 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
             Ok(Err(error)) => outcome = Err(format!("a shard failed: {error}")),
             Err(error) => outcome = Err(format!("a shard failed: {error}")),
         }
+    }
+    if let Some(why) = node.persistence.failure() {
+        outcome = Err(why);
     }
     if !unixsocket.is_empty() {
         let _ = std::fs::remove_file(&unixsocket);

@@ -2,6 +2,7 @@
 //! nothing here is touched on a request's path but counters.
 
 use crate::config;
+use crate::persistence::Persistence;
 use crate::ring::Waker;
 use crate::session::clients::Registry;
 use crate::session::control::{Order, Pause};
@@ -48,6 +49,7 @@ pub struct Node {
     pub clients: Registry,
     pub statistics: Statistics,
     pub pause: Pause,
+    pub persistence: Persistence,
     slowlog: Mutex<SlowLog>,
     latency: Mutex<Latency>,
     /// The TCP sockets it listens on, by their addresses, to be kept when others are added.
@@ -95,6 +97,7 @@ impl Node {
             clients: Registry::new(shards),
             statistics: Statistics::new(shards, databases),
             pause: Pause::default(),
+            persistence: Persistence::new(unix_us() / 1_000_000),
             slowlog: Mutex::default(),
             latency: Mutex::default(),
             tcp_listeners: Mutex::default(),
@@ -196,6 +199,7 @@ impl Node {
     /// Asks every shard to leave its loop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.persistence.interrupt();
         self.wake_all();
     }
 }

@@ -11,14 +11,15 @@ mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;
 
-use braid_bench::client::Client;
+use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid, braid_builder, call, connect, number_from_env};
+use common::{braid, braid_builder, call, connect, key_per_shard, number_from_env};
 use load::{Load, State};
 use proxy::Proxy;
 use replicas::{assert_equal, enough, field, follow, is_linked, number, start, wait_until};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 /// Shards of the key set that the load's transactions touch.
@@ -98,6 +99,105 @@ fn law5_braid_follows_braid_of_one_shard_under_load() {
 #[test]
 fn law5_braid_follows_braid_of_three_shards_under_load() {
     follow_under_load(&braid(), 3);
+}
+
+/// What a reader at a replica sees of one writer at the master: never a later write without an earlier one, never a part of
+/// a transaction or of a command.
+fn read_history(kind: &Kind, shards: usize) {
+    let (master, replica) = (start(node(kind, 2)), replica(shards));
+    follow(&replica, master.port());
+    assert_equal(&master, &replica);
+    let steps = key_per_shard("step:", shards.max(2));
+    let whole = key_per_shard("whole:", shards.max(2));
+    let state = State::default();
+    let is_over = AtomicBool::new(false);
+    let looks = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        let writer = scope.spawn(|| {
+            let mut client = connect(&master);
+            for n in 1..=enough() / 5 {
+                let mut pipeline: Vec<_> = steps.iter().map(|key| cmd!["SET", key, n]).collect();
+                match n % 3 {
+                    0 => {
+                        pipeline.push(cmd!["MULTI"]);
+                        pipeline.extend(whole.iter().map(|key| cmd!["SET", key, n]));
+                        pipeline.push(cmd!["EXEC"]);
+                    }
+                    1 => {
+                        let mut mset = cmd!["MSET"];
+                        whole.iter().for_each(|key| mset.extend(cmd![key, n]));
+                        pipeline.push(mset);
+                    }
+                    // Several shards' keys in a command that runs alone.
+                    _ => {
+                        pipeline.push(cmd!["MULTI"]);
+                        pipeline.extend(whole.iter().map(|key| cmd!["SET", key, n]));
+                        pipeline.push(cmd!["RENAME", &whole[0], "elsewhere"]);
+                        pipeline.push(cmd!["RENAME", "elsewhere", &whole[0]]);
+                        pipeline.push(cmd!["EXEC"]);
+                    }
+                }
+                client.pipeline(&pipeline).expect("the server stays");
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let readers: Vec<_> = (0..2)
+            .map(|reader| {
+                let (steps, whole, is_over, looks, replica) = (&steps, &whole, &is_over, &looks, &replica);
+                scope.spawn(move || {
+                    let mut client = connect(replica);
+                    let at = |value: &Value| value.text().parse::<u64>().unwrap_or(0);
+                    let mut last = 0;
+                    while !is_over.load(Ordering::SeqCst) {
+                        // The last step first: what is seen of it, all before it must show.
+                        let reads: Vec<_> = steps.iter().rev().map(|key| cmd!["GET", key]).collect();
+                        let seen: Vec<u64> =
+                            client.pipeline(&reads).expect("the server stays").iter().map(at).collect();
+                        assert!(seen.is_sorted(), "a later write without an earlier one: {seen:?}");
+                        assert!(seen[0] >= last, "time goes back: {seen:?} after {last}");
+                        last = seen[0];
+                        let seen: Vec<u64> = if reader == 0 {
+                            let mut mget = cmd!["MGET"];
+                            mget.extend(whole.iter().map(|key| key.clone().into_bytes()));
+                            call(&mut client, &mget).items().expect("an array").iter().map(at).collect()
+                        } else {
+                            let mut block = vec![cmd!["MULTI"]];
+                            block.extend(whole.iter().map(|key| cmd!["GET", key]));
+                            block.push(cmd!["EXEC"]);
+                            let replies = client.pipeline(&block).expect("the server stays");
+                            let values =
+                                replies.last().expect("that of EXEC").items().expect("an array").to_vec();
+                            values.iter().map(at).collect()
+                        };
+                        assert!(seen.iter().all(|n| *n == seen[0]), "a part of a transaction: {seen:?}");
+                        looks.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        writer.join().expect("the writer succeeds");
+        readers.into_iter().for_each(|reader| reader.join().expect("a reader succeeds"));
+        load.stop();
+    });
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 1);
+    assert!(looks.load(Ordering::Relaxed) > 100, "{looks:?}");
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_redis_see_a_prefix_of_history() {
+    read_history(&Kind::Redis7, 3);
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_braid_see_a_prefix_of_history() {
+    read_history(&braid(), 5);
+}
+
+#[test]
+fn law2_and_3_readers_of_a_replica_of_one_shard_see_a_prefix_of_history() {
+    read_history(&Kind::Valkey, 1);
 }
 
 /// Links that break at random bytes are resumed partially.
@@ -259,7 +359,11 @@ fn hand_over(kind: &Kind, shards: usize) {
     follow(&heir, master.port());
     assert_equal(&master, &heir);
     let mut client = connect(&master);
-    call(&mut client, &cmd!["FAILOVER", "TO", "127.0.0.1", heir.port()]);
+    // The heir has to be online in the master's eyes.
+    wait_until("the master hands over", || {
+        let words = cmd!["FAILOVER", "TO", "127.0.0.1", heir.port()];
+        client.command(&words).is_ok_and(|reply| !reply.is_error())
+    });
     wait_until("the roles are exchanged", || {
         field(&mut connect(&heir), "replication", "role") == "master" && is_linked(&master)
     });

@@ -3,6 +3,7 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+mod files;
 mod handover;
 pub mod relay;
 mod upkeep;
@@ -10,7 +11,7 @@ mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved};
 use crate::failover::{Failover, Step};
-use crate::framing::{EofMark, KEEPALIVE, bulk_header};
+use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
@@ -23,6 +24,9 @@ use bytes::Bytes;
 use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
 use upkeep::{Protection, Retention};
+
+pub use files::FileStep;
+use files::{FileOut, FileSend};
 
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
 pub const RDB_VERSION: u32 = 10;
@@ -68,6 +72,8 @@ pub enum Action {
     Abort { snapshot: u64 },
     /// The shard may go on handing in pieces.
     Resume { snapshot: u64 },
+    /// Do something with a snapshot's file.
+    File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
     /// A step of a failover.
@@ -127,6 +133,8 @@ struct Peer {
     stuck_since_ms: Option<u64>,
     /// When it last sent anything.
     last_heard_ms: u64,
+    /// The file that its snapshot is read from.
+    file: Option<FileSend>,
     /// Its connection is to be closed, and gets nothing more.
     is_closing: bool,
 }
@@ -155,9 +163,8 @@ struct Snapshot {
     with_data: bool,
     writer: Writer,
     mark: Option<EofMark>,
-    /// Collected for replicas that want to know the length first.
-    spool: Vec<Bytes>,
-    spool_bytes: u64,
+    /// Where it goes if not straight to the members.
+    file: Option<FileOut>,
     shards_left: usize,
     /// Pieces that came before the cut's ticket could be merged.
     early: Vec<Piece>,
@@ -184,6 +191,12 @@ pub struct Home {
     last_ping_ms: u64,
     /// When a cut that could not be made is asked for again.
     retry_cut_ms: Option<u64>,
+    /// A snapshot to be kept is asked for.
+    wants_save: bool,
+    /// Snapshots whose pieces are all in their file, which is being finished; with those that wait for it.
+    finishing: Vec<(u64, Vec<ReplicaId>)>,
+    /// Files being sent, by snapshot: to how many replicas.
+    file_readers: BTreeMap<u64, usize>,
     rng: fastrand::Rng,
     /// Clients whose wait is over.
     resolved: Vec<Resolved>,
@@ -220,6 +233,9 @@ impl Home {
             last_tick_ms: 0,
             last_ping_ms: 0,
             retry_cut_ms: None,
+            wants_save: false,
+            finishing: Vec::new(),
+            file_readers: BTreeMap::new(),
             rng,
             resolved: Vec::new(),
             asked_at: None,
@@ -245,6 +261,11 @@ impl Home {
     /// What has to be done since this was last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// Whether the stream is kept, for replicas that are there or may come back.
+    pub fn is_followed(&self) -> bool {
+        self.log.is_active()
     }
 
     pub fn end_offset(&self) -> u64 {
@@ -310,6 +331,7 @@ impl Home {
             is_sending: false,
             stuck_since_ms: None,
             last_heard_ms: now_ms,
+            file: None,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -332,8 +354,13 @@ impl Home {
                     can_eof: peer.handshake.capabilities().eof,
                 };
                 let placement = self.sharing.request(request, now_ms);
-                // Joining needs a snapshot in a file, which a later version may keep.
-                assert_eq!(placement, Placement::Waits, "snapshots are streamed");
+                if let Placement::Joins { offset } = placement {
+                    // Those it joins keep the log from this offset on: none of them was sent anything yet.
+                    let reply = peer.handshake.cut(self.ids.current(), offset);
+                    peer.push(reply);
+                    peer.reader = Some(self.log.add_reader(offset));
+                    self.join_snapshot(id);
+                }
             }
         }
         if self.peers.is_empty() {
@@ -350,6 +377,7 @@ impl Home {
     /// A replica's connection is gone.
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(peer) = self.peers.remove(&id) else { return };
+        self.drop_reader(peer.file);
         if let Some(reader) = peer.reader {
             self.log.remove_reader(reader);
         }
@@ -366,12 +394,10 @@ impl Home {
     /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
     fn drop_unwanted_snapshot(&mut self) {
         if let Some(snapshot) = &self.snapshot
-            && snapshot.members.is_empty()
+            && !snapshot.is_wanted()
             && snapshot.is_cut
         {
-            self.actions.push(Action::Abort { snapshot: snapshot.id });
-            self.snapshot = None;
-            self.sharing.finish();
+            self.abort_snapshot();
         }
     }
 
@@ -395,6 +421,7 @@ impl Home {
     }
 
     fn poll_sharing(&mut self, now_ms: u64) {
+        self.poll_save();
         let Some(start) = self.sharing.poll(self.rules.sharing, now_ms) else { return };
         if !self.log.is_active() {
             // A history that nobody has followed so far: it gets a name of its own.
@@ -413,14 +440,34 @@ impl Home {
             with_data,
             writer: Writer::new(self.writer_options()),
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
-            spool: Vec::new(),
-            spool_bytes: 0,
+            file: (!start.is_diskless).then_some(FileOut { keeps: false, unwritten_bytes: 0 }),
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
             is_paused: false,
         });
+        if !start.is_diskless {
+            self.actions.push(Action::File { snapshot: id, step: FileStep::Create { keeps: false } });
+        }
         self.actions.push(Action::Cut { snapshot: id, with_data });
+    }
+
+    /// Nobody wants the snapshot in the making any more.
+    fn abort_snapshot(&mut self) {
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.file.is_some()) {
+            return self.abort_file();
+        }
+        let snapshot = self.snapshot.take().expect("in the making");
+        self.actions.push(Action::Abort { snapshot: snapshot.id });
+        self.sharing.finish();
+    }
+
+    /// Adds a replica to the snapshot in the making, or to one whose file is being finished.
+    fn join_snapshot(&mut self, id: ReplicaId) {
+        match &mut self.snapshot {
+            Some(snapshot) => snapshot.members.push(id),
+            None => self.finishing.last_mut().expect("what can be joined is not finished").1.push(id),
+        }
     }
 
     /// How the shards' pieces and the frame around them are written.
@@ -430,18 +477,23 @@ impl Home {
 
     /// The cut of a snapshot is merged: its offset is known.
     fn cut(&mut self, id: u64, offset: u64) {
+        let Some(mut snapshot) = self.snapshot.take_if(|snapshot| snapshot.id == id) else {
+            // It was given up while the cut was under way, and the shards have just begun it.
+            return self.actions.push(Action::Abort { snapshot: id });
+        };
         self.sharing.cut(offset);
-        let mut snapshot = self.snapshot.take().filter(|snapshot| snapshot.id == id).expect("cut once");
         snapshot.is_cut = true;
         let current = self.ids.current();
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        // A master selects the database anew behind the cut; what is relayed cannot be added to.
-        let db = self.relay.as_ref().map_or(0, |relay| relay.db);
-        snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
-        snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
-        snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
+        if self.log.is_active() {
+            // A master selects the database anew behind the cut; what is relayed cannot be added to.
+            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+            snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
+            snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
+            snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
+        }
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
             let reply = peer.handshake.cut(current, offset);
@@ -457,10 +509,8 @@ impl Home {
         self.snapshot = Some(snapshot);
         self.spread(Bytes::from(header));
         let snapshot = self.snapshot.as_mut().expect("just put back");
-        if snapshot.members.is_empty() {
-            self.actions.push(Action::Abort { snapshot: id });
-            self.snapshot = None;
-            self.sharing.finish();
+        if !snapshot.is_wanted() {
+            self.abort_snapshot();
         } else if !snapshot.with_data {
             self.finish_snapshot();
         } else {
@@ -473,8 +523,8 @@ impl Home {
     /// Gives bytes of the snapshot to all its members.
     fn spread(&mut self, bytes: Bytes) {
         let snapshot = self.snapshot.as_mut().expect("in the making");
-        if snapshot.mark.is_none() {
-            return self.spool(bytes);
+        if snapshot.file.is_some() {
+            return self.write_file(bytes);
         }
         for member in &snapshot.members {
             self.peers.get_mut(member).expect("members are attached").push(bytes.clone());
@@ -507,7 +557,9 @@ impl Home {
     /// Pauses the shards' walk while the slowest member has much to read, and resumes it.
     fn regulate(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
-        let queued = snapshot.members.iter().map(|member| self.peers[member].queue_bytes).max().unwrap_or(0);
+        let unwritten = snapshot.file.as_ref().map_or(0, |file| file.unwritten_bytes);
+        let queued =
+            snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
         let pause = queued > SNAPSHOT_WINDOW_BYTES;
         if snapshot.is_paused && !pause {
             self.actions.push(Action::Resume { snapshot: snapshot.id });
@@ -516,23 +568,20 @@ impl Home {
     }
 
     fn finish_snapshot(&mut self) {
-        let mut snapshot = self.snapshot.take().expect("in the making");
+        let snapshot = self.snapshot.as_mut().expect("in the making");
         snapshot.writer.eof();
         let end = Bytes::from(snapshot.writer.take());
-        let spool: Vec<Bytes> = snapshot.spool.iter().cloned().chain([end.clone()]).collect();
+        if snapshot.file.is_some() {
+            self.write_file(end);
+            let snapshot = self.snapshot.take().expect("in the making");
+            return self.finish_file(snapshot);
+        }
+        let snapshot = self.snapshot.take().expect("in the making");
+        let mark = snapshot.mark.as_ref().expect("what goes into no file ends with a mark");
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
-            match &snapshot.mark {
-                Some(mark) => {
-                    peer.push(end.clone());
-                    peer.push(mark.trailer());
-                }
-                None => {
-                    peer.handshake.begin_bulk();
-                    peer.push(bulk_header(spool.iter().map(|bytes| bytes.len() as u64).sum()));
-                    spool.iter().for_each(|bytes| peer.push(bytes.clone()));
-                }
-            }
+            peer.push(end.clone());
+            peer.push(mark.trailer());
             peer.bulk_ends = true;
         }
         self.sharing.finish();
@@ -566,6 +615,7 @@ impl Home {
             peer.queue_bytes -= len_bytes;
             peer.is_sending = true;
             self.regulate();
+            self.read_on(id);
             return true;
         }
         let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) else { return false };
@@ -614,8 +664,10 @@ impl Home {
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
-            let snapshot = self.snapshot.as_ref().expect("kept until it is cut");
-            self.actions.push(Action::Cut { snapshot: snapshot.id, with_data: snapshot.with_data });
+            // It may have been given up since.
+            if let Some(snapshot) = self.snapshot.as_ref().filter(|snapshot| !snapshot.is_cut) {
+                self.actions.push(Action::Cut { snapshot: snapshot.id, with_data: snapshot.with_data });
+            }
         }
         if self.peers.is_empty() {
             return;
@@ -663,8 +715,10 @@ impl Home {
     /// When [`Home::tick`] has something to do; None: not before something happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
+        let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
         let others = [
+            save,
             self.retry_cut_ms,
             self.acks.next_deadline_ms(),
             self.next_retention_ms(),

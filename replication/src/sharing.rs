@@ -117,6 +117,15 @@ impl Sharing {
         Some(first.since_ms + if waits_for_others { policy.delay_ms } else { 0 })
     }
 
+    /// Keeps the place for a snapshot that is no replica's; nobody joins it. False: another is in the making.
+    pub fn try_reserve(&mut self) -> bool {
+        let is_free = self.running.is_none();
+        if is_free {
+            self.running = Some(Running { needs: Needs::default(), is_diskless: true, offset: None });
+        }
+        is_free
+    }
+
     /// The snapshot in the making is cut at `offset`.
     pub fn cut(&mut self, offset: u64) {
         self.running.as_mut().expect("a snapshot in the making").offset = Some(offset);

@@ -5,6 +5,7 @@ pub mod bitmaps;
 mod collection;
 pub mod connection;
 pub mod counters;
+pub mod dump;
 pub mod element_scan;
 pub mod expire;
 pub mod expiry;
@@ -46,6 +47,7 @@ pub const FAMILIES: &[&[Command]] = &[
     element_scan::COMMANDS,
     random_elements::COMMANDS,
     generic::COMMANDS,
+    dump::COMMANDS,
     expire::COMMANDS,
     object::COMMANDS,
     scan::COMMANDS,

@@ -63,6 +63,10 @@ pub const COMMANDS: &[Command] = &[
     declare("info", -1, "1.0.0", "Returns information and statistics about the server.")
         .flags(ANYTIME)
         .categories(DANGEROUS),
+    declare("bgsave", -1, "1.0.0", "Writes a snapshot to disk in the background.")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING)),
+    about("save", "1.0.0", "Writes a snapshot to disk, and answers when it is there.")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_ASYNC_LOADING).or(Flags::NO_MULTI)),
     about("lastsave", "1.0.0", "Returns the Unix timestamp of the last successful save to disk.")
         .flags(ANYTIME.or(Flags::FAST))
         .categories(Category::ADMIN.or(DANGEROUS)),

@@ -61,9 +61,19 @@ struct Applying {
 
 /// What is done to the dataset as a whole.
 enum Whole {
-    Cut { done: Rc<Cell<bool>> },
-    Swap { done: Rc<Cell<bool>>, id: ReplId, offset: u64, db: u16 },
-    Turn { request: RoleRequest },
+    /// A snapshot is cut, or the stream stopped.
+    Step {
+        done: Rc<Cell<bool>>,
+    },
+    Swap {
+        done: Rc<Cell<bool>>,
+        id: ReplId,
+        offset: u64,
+        db: u16,
+    },
+    Turn {
+        request: RoleRequest,
+    },
 }
 
 /// The home shard's state of the replica role.
@@ -79,6 +89,8 @@ pub struct Follower {
     whole: Option<Whole>,
     /// A snapshot that is to be cut between two epochs.
     wanted_cut: Option<(u64, bool)>,
+    /// The shards are to collect no effects any more.
+    wants_stop: bool,
     /// A dataset that is to be swapped in when every shard has decoded its part.
     wanted_swap: Option<(ReplId, u64)>,
     requests: VecDeque<RoleRequest>,
@@ -131,6 +143,7 @@ impl Follower {
             applied_offset: 0,
             whole: None,
             wanted_cut: None,
+            wants_stop: false,
             wanted_swap: None,
             requests: VecDeque::new(),
             failed_commands: 0,
@@ -152,6 +165,11 @@ impl Follower {
     /// A snapshot is to be cut as soon as it can be.
     pub(super) fn want_cut(&mut self, snapshot: u64, with_data: bool) {
         self.wanted_cut = Some((snapshot, with_data));
+    }
+
+    /// The shards are to collect no effects any more, as soon as they can be told.
+    pub(super) fn want_stop(&mut self) {
+        self.wants_stop = true;
     }
 
     pub(super) fn set_rules(&mut self, config: &Config) {
@@ -188,7 +206,11 @@ impl Engine {
     fn follow_with(&mut self, follower: &mut Follower) -> bool {
         let is_involved =
             follower.link.is_some() || !follower.requests.is_empty() || follower.whole.is_some();
-        if !is_involved && follower.wanted_cut.is_none() {
+        if !is_involved && follower.wanted_cut.is_none() && !follower.wants_stop {
+            return false;
+        }
+        if self.front.restoring.is_some() {
+            // The dataset is still coming from a file.
             return false;
         }
         let now_ms = self.front.now_ms();
@@ -361,8 +383,17 @@ impl Engine {
         }
         if let Some((snapshot, with_data)) = follower.wanted_cut.take() {
             let done = Rc::<Cell<bool>>::default();
-            follower.whole = Some(Whole::Cut { done: Rc::clone(&done) });
+            follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
             self.begin_snapshot(snapshot, with_data, done);
+        } else if std::mem::take(&mut follower.wants_stop) {
+            let home = self.front.home.as_mut().expect("on the home shard");
+            if home.is_replica() {
+                home.go_on_with_stream();
+                return true;
+            }
+            let done = Rc::<Cell<bool>>::default();
+            follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
+            self.stop_stream(done);
         } else if let (Some((id, offset)), Some(Ok(_))) = (follower.wanted_swap, &self.front.load_outcome) {
             follower.wanted_swap = None;
             let info = self.front.take_load_outcome().expect("just seen").expect("just seen");
@@ -382,7 +413,7 @@ impl Engine {
     fn finish_whole(&mut self, follower: &mut Follower) -> bool {
         let now_ms = self.front.now_ms();
         match follower.whole.take() {
-            Some(Whole::Cut { done }) if done.get() => true,
+            Some(Whole::Step { done }) if done.get() => true,
             Some(Whole::Swap { done, id, offset, db }) if done.get() => {
                 let home = self.front.home.as_mut().expect("on the home shard");
                 home.replace_history(id, offset, db);
@@ -414,7 +445,7 @@ impl Engine {
             let home = self.front.home.as_mut().expect("on the home shard");
             match (&request.master, home.is_replica()) {
                 (None, false) => {
-                    // The operator says that this is the dataset that replicas should have.
+                    // Whoever says so wants this dataset to be the master's.
                     home.confirm_dataset();
                     self.answer_role(request);
                 }

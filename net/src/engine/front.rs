@@ -5,6 +5,8 @@ use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::follower::Follower;
 use super::loading::Loads;
+use super::restoring::Restoring;
+use super::saving::Saving;
 use super::stream::Stream;
 use super::tasks::Tasks;
 use crate::clock::Clock;
@@ -81,14 +83,16 @@ pub struct Front {
     pub(super) held_back: bool,
     /// A cut that met the remains of an earlier snapshot.
     pub(super) cut_refused: Rc<Cell<bool>>,
-    pub(super) stream: Stream,
     /// Until when replicas may wait for more.
     pub(super) next_feed: Instant,
+    pub(super) stream: Stream,
     pub(super) next_report_ms: u64,
     /// The published numbers may be old, and are to be published anew at this time.
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
+    pub(super) saving: Saving,
+    pub(super) restoring: Option<Box<Restoring>>,
     /// See [`Front::take_load_outcome`].
     pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
@@ -126,12 +130,14 @@ impl Front {
             aborted: None,
             held_back: false,
             cut_refused: Rc::default(),
-            stream: Stream::default(),
             next_feed: Instant::now(),
+            stream: Stream::default(),
             next_report_ms: 0,
             stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
+            saving: Saving::default(),
+            restoring: None,
             load_outcome: None,
         }
     }

@@ -12,11 +12,15 @@ mod link_socket;
 mod loading;
 pub mod mailbox;
 mod replicas;
+mod restoring;
+mod saving;
 pub mod stream;
 pub mod tasks;
 
 pub use conn::Conn;
 pub use front::Front;
+pub use replicas::HOME;
+pub use saving::{Asker, LastSave};
 
 use crate::config::values::LogLevel;
 use crate::log_verbose;
@@ -113,6 +117,9 @@ impl Engine {
     /// # Errors
     /// Those of the ring as a whole: none is expected, and none is recoverable.
     pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
+        if self.front.home.is_some() {
+            self.begin_restore();
+        }
         let mut rounds = 0;
         let mut last_worked = Instant::now();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
@@ -169,7 +176,9 @@ impl Engine {
             let received = self.receive_parcels();
             if turn == 0 {
                 worked |= self.background();
+                worked |= self.restore();
                 worked |= self.load();
+                self.look_after_saves();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
@@ -233,7 +242,8 @@ impl Engine {
         let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
-        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).min()
+        let saves = self.front.saves_deadline();
+        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).chain(saves).min()
     }
 
     /// Lets the others see what this tick changed.

@@ -60,7 +60,7 @@ pub fn rules(config: &Config) -> Rules {
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         sharing: Policy {
-            is_diskless: true,
+            is_diskless: config.repl_diskless_sync,
             delay_ms: u64::from(config.repl_diskless_sync_delay_s) * 1000,
             max_replicas: config.repl_diskless_sync_max_replicas as usize,
         },
@@ -112,8 +112,13 @@ impl Engine {
                 Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
-                Action::StopStream => self.stop_stream(),
                 Action::Failover(step) => self.failover_step(step),
+                Action::File { snapshot, step } => self.file_step(snapshot, step),
+                Action::StopStream => {
+                    if let Some(follower) = &mut self.front.follower {
+                        follower.want_stop();
+                    }
+                }
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -132,8 +137,11 @@ impl Engine {
     pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
         let home = self.front.home.as_ref().expect("the home asked");
         let options = home.writer_options();
-        log_notice!("Starting a snapshot for replicas, number {snapshot}");
+        // A save alone makes no history that anybody could follow.
+        let streams = home.is_followed() && !self.shard.replica;
+        log_notice!("Starting snapshot number {snapshot}");
         let busy = Rc::clone(&self.front.cut_refused);
+        let dirty_at_cut = Rc::clone(&self.front.saving.dirty_at_cut);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
@@ -142,9 +150,10 @@ impl Engine {
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
+                dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
                     // A replica's log is fed by its master.
-                    slice.stream = !slice.replica;
+                    slice.stream |= streams && !slice.replica;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;
@@ -156,14 +165,16 @@ impl Engine {
     }
 
     /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
-    fn stop_stream(&mut self) {
+    /// `done` is set when it is so.
+    pub(super) fn stop_stream(&mut self, done: Rc<Cell<bool>>) {
         log_notice!(
             "Replication backlog freed after {} seconds without connected replicas.",
             self.front.config.repl_backlog_ttl_s
         );
         self.shard.begin(
             None,
-            Work::Action(Box::new(|everything: &mut Everything<'_>| {
+            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
+                done.set(true);
                 everything.slices.iter_mut().for_each(|slice| slice.stream = false);
                 *everything.mark = Some(Mark::Offset(STOP_MARK));
             })),

@@ -1,6 +1,8 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
+use crate::disk::Told;
 use crate::engine::follower::RoleRequest;
+use crate::engine::{Asker, LastSave};
 use braid_shards::ConnId;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -20,6 +22,14 @@ pub enum Order {
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     ActiveExpire(bool),
+    /// Home: write the snapshot that was admitted, and answer who asks.
+    Save(Option<Asker>),
+    /// Home: write a snapshot and end.
+    SaveAndStop(LastSave),
+    /// Home: a snapshot's file has something to tell.
+    File(u64, Told),
+    /// Look whether there is something to do.
+    Look,
     /// `REPLICAOF`, for the home shard.
     Role(RoleRequest),
     /// What the system's resolver says about the master's name.

@@ -231,6 +231,17 @@ impl Front {
         if command.flags.has(Flags::ADMIN) && container.name == "debug" {
             super::debug::permitted(self, conn)?;
         }
+        let persistence = &self.node.persistence;
+        if persistence.is_loading() && !command.flags.has(Flags::LOADING) {
+            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+        }
+        if persistence.is_broken()
+            && (command.flags.has(Flags::WRITE) || command.name == "ping")
+            && self.config.stop_writes_on_bgsave_error
+            && !self.config.save.0.is_empty()
+        {
+            return Err(Error::text(super::saving::MISCONF));
+        }
         if command.flags.has(Flags::DENYOOM) && self.node.is_out_of_memory(self.config.maxmemory_bytes) {
             return Err(Error::OutOfMemory);
         }

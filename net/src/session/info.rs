@@ -313,28 +313,41 @@ fn memory_section(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.field("lazyfreed_objects", node.statistics.totals().lazyfreed);
 }
 
-/// Nothing is written to disk yet: the fields say that nothing ever was.
+/// Nothing is appended to a file yet: those fields say that nothing ever was.
 fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     let node = &call.front.node;
-    page.zeros(&["loading", "async_loading"]);
-    page.field("rdb_changes_since_last_save", node.statistics.dirty());
-    page.field("rdb_bgsave_in_progress", 0);
-    page.field("rdb_last_save_time", node.started_unix_s);
-    page.field("rdb_last_bgsave_status", "ok");
-    page.field("rdb_last_bgsave_time_sec", -1);
-    page.field("rdb_current_bgsave_time_sec", -1);
-    page.zeros(&[
-        "rdb_saves",
-        "rdb_last_cow_size",
-        "rdb_last_load_keys_expired",
-        "rdb_last_load_keys_loaded",
-    ]);
+    let saves = node.persistence.saves().clone();
+    let now_s = unix_us() / 1_000_000;
+    let seconds = |time: Option<u64>| time.map_or(-1, |seconds| seconds as i64);
+    page.field("loading", u8::from(node.persistence.is_loading()));
+    page.field("async_loading", 0);
+    page.field("rdb_changes_since_last_save", node.statistics.dirty().saturating_sub(saves.saved_dirty));
+    page.field("rdb_bgsave_in_progress", u8::from(saves.running_since_s.is_some()));
+    page.field("rdb_last_save_time", saves.last_s);
+    page.field("rdb_last_bgsave_status", if saves.is_last_ok { "ok" } else { "err" });
+    page.field("rdb_last_bgsave_time_sec", seconds(saves.last_took_s));
+    let running_s = saves.running_since_s.map(|since_s| now_s.saturating_sub(since_s));
+    page.field("rdb_current_bgsave_time_sec", seconds(running_s));
+    page.field("rdb_saves", saves.count);
+    page.zeros(&["rdb_last_cow_size", "rdb_last_load_keys_expired"]);
+    page.field("rdb_last_load_keys_loaded", saves.keys_loaded);
     page.zeros(&["aof_enabled", "aof_rewrite_in_progress", "aof_rewrite_scheduled"]);
     page.field("aof_last_rewrite_time_sec", -1);
     page.field("aof_current_rewrite_time_sec", -1);
     page.field("aof_last_bgrewrite_status", "ok");
     page.field("aof_last_write_status", "ok");
     page.field("aof_last_cow_size", 0);
+    if let Some(progress) = node.persistence.progress() {
+        let elapsed_s = now_s.saturating_sub(progress.since_s);
+        let (loaded, total) = (progress.loaded_bytes, progress.total_bytes);
+        page.field("loading_start_time", progress.since_s);
+        page.field("loading_total_bytes", total);
+        page.field("loading_rdb_used_mem", 0);
+        page.field("loading_loaded_bytes", loaded);
+        page.field("loading_loaded_perc", format_args!("{:.2}", loaded as f64 * 100.0 / total.max(1) as f64));
+        let left_s = elapsed_s.saturating_mul(total.saturating_sub(loaded)).checked_div(loaded).unwrap_or(1);
+        page.field("loading_eta_seconds", left_s);
+    }
 }
 
 /// The shards, in the place of I/O threads.

@@ -12,6 +12,7 @@ mod info;
 pub mod latency;
 mod memory;
 pub mod replication;
+mod saving;
 mod server;
 pub mod slowlog;
 mod survey;

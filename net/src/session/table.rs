@@ -1,7 +1,8 @@
 //! Which function implements which command of the connection or the server.
 
 use super::{
-    client, command, config, connection, debug, info, latency, memory, replication, server, slowlog, waits,
+    client, command, config, connection, debug, info, latency, memory, replication, saving, server, slowlog,
+    waits,
 };
 use crate::engine::{Conn, Front};
 use braid_core::command::{Args, CommandId, Error, registry};
@@ -43,11 +44,13 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("config", config::config),
     ("debug", debug::debug),
     ("info", info::info),
-    ("lastsave", server::lastsave),
+    ("lastsave", saving::lastsave),
+    ("save", saving::save),
+    ("bgsave", saving::bgsave),
     ("latency", latency::latency),
     ("lolwut", server::lolwut),
     ("memory", memory::memory),
-    ("shutdown", server::shutdown),
+    ("shutdown", saving::shutdown),
     ("slowlog", slowlog::slowlog),
     ("time", server::time),
 ];

@@ -42,7 +42,8 @@ fn rule(command: &Words) -> Rule {
         b"TTL" | b"EXPIRETIME" | b"HTTL" | b"HEXPIRETIME" => Rule::Times { unit_ms: 1000 },
         b"PTTL" | b"PEXPIRETIME" | b"HPTTL" | b"HPEXPIRETIME" => Rule::Times { unit_ms: 1 },
         b"OBJECT" if word(1) == b"IDLETIME" => Rule::Times { unit_ms: 1000 },
-        b"RANDOMKEY" | b"SPOP" | b"SRANDMEMBER" | b"HRANDFIELD" | b"ZRANDMEMBER" => Rule::Shape,
+        // The same value can be written in several ways.
+        b"DUMP" | b"RANDOMKEY" | b"SPOP" | b"SRANDMEMBER" | b"HRANDFIELD" | b"ZRANDMEMBER" => Rule::Shape,
         b"SCAN" | b"SSCAN" | b"HSCAN" | b"ZSCAN" => Rule::Errors,
         b"HELLO" => Rule::Greeting,
         b"OBJECT" if word(1) == b"ENCODING" => Rule::Encoding,

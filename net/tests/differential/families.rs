@@ -76,6 +76,10 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          TYPE k
          RENAME k k
          RENAMENX k k
+         DUMP k
+         RESTORE k (0|ms) payload [REPLACE] [ABSTTL] [IDLETIME 700000]
+         RESTORE k (4000000000000|1000000000000) payload ABSTTL REPLACE
+         RESTORE k 0 payload REPLACE
          MOVE k db
          RANDOMKEY
          KEYS pat

@@ -43,6 +43,8 @@ enum Kind {
     /// A bound of a range of scores, or of members.
     Score,
     Lex,
+    /// What `DUMP` returns, mostly.
+    Payload,
 }
 
 const KINDS: &[(&str, Kind)] = &[
@@ -65,6 +67,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("db", Kind::Database),
     ("score", Kind::Score),
     ("lex", Kind::Lex),
+    ("payload", Kind::Payload),
 ];
 
 #[derive(Clone, Debug)]
@@ -328,6 +331,7 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
             2..5 => text(format!("({}", rng.i8(-5..10))),
             _ => text(rng.i8(-5..10)),
         },
+        Kind::Payload => payload(rng),
         Kind::Lex => match rng.u8(..8) {
             0 => pick(rng, &["-", "+", "(", "[", "a", "", "-x"]),
             1 => b"-".to_vec(),
@@ -335,6 +339,43 @@ fn argument(kind: Kind, rng: &mut Rng, keys: &Keys) -> Vec<u8> {
             n => [if n % 2 == 0 { b"[" } else { &b"("[..] }, &member(rng)].concat(),
         },
     }
+}
+
+fn payload(rng: &mut Rng) -> Vec<u8> {
+    use braid_core::rdb::{Writer, WriterOptions, kind, seal_dump};
+    let mut writer = Writer::new(WriterOptions { version: 10, compress: rng.bool(), checksum: false });
+    let names =
+        ["a", "b", "7", "a longer one that is worth a compression, and a longer one, and a longer one"];
+    let kind = [kind::STRING, kind::LIST, kind::SET, kind::HASH, kind::ZSET_2][rng.usize(..5)];
+    if kind == kind::STRING {
+        writer.string(names[rng.usize(..names.len())].as_bytes());
+    } else {
+        let count = rng.usize(1..=names.len());
+        writer.length(count as u64);
+        for name in &names[..count] {
+            writer.string(name.as_bytes());
+            match kind {
+                kind::HASH => writer.string(b"value"),
+                kind::ZSET_2 => writer.double(f64::from(rng.i8(-3..3)) + 0.5),
+                _ => {}
+            }
+        }
+    }
+    let mut bytes = vec![kind];
+    bytes.append(&mut writer.take());
+    match rng.u8(..12) {
+        // Redis would read on in what stands behind the value, so nothing of it is left.
+        0 => bytes.truncate(1),
+        1 => bytes[0] = 100,
+        _ => {}
+    }
+    seal_dump(10, &mut bytes);
+    match rng.u8(..12) {
+        0 => *bytes.last_mut().expect("a checksum") ^= 1,
+        1 => bytes.truncate(rng.usize(..12)),
+        _ => {}
+    }
+    bytes
 }
 
 fn int(rng: &mut Rng) -> Vec<u8> {

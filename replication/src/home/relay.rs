@@ -48,9 +48,11 @@ impl Home {
             Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false }),
             Turn::Promote => {
                 self.relay = None;
+                // Whoever promotes it wants its dataset.
                 self.confirm_dataset();
                 if self.log.is_active() {
                     self.ids.promote(offset, &mut self.rng);
+                    self.protection.add(self.ids.current());
                     // They learn the new id when they ask again.
                     self.close_replicas("this node is a master now");
                 }
@@ -71,15 +73,10 @@ impl Home {
         self.relay = Some(Relay { db: 0, is_up: false });
     }
 
-    /// The dataset was loaded from a file that says which history it belongs to, and where it stands.
-    pub fn restore(&mut self, position: Position) {
-        assert!(self.peers.is_empty(), "before anybody follows");
-        self.confirm_dataset();
-        self.ids.replace(position.id);
-        self.log.reset(position.offset);
-        self.log.activate();
+    /// The database that is selected where the stream stands, of a dataset that was loaded from a file.
+    pub fn set_stream_db(&mut self, db: u16) {
         if let Some(relay) = &mut self.relay {
-            relay.db = position.db;
+            relay.db = db;
         }
     }
 
@@ -127,6 +124,7 @@ impl Home {
     /// The master goes on with our history, under this id from the log's end on.
     pub fn continue_as(&mut self, id: ReplId) {
         assert!(self.relay.is_some() && self.log.is_active(), "a position was asked to be continued");
+        self.confirm_dataset();
         if id != self.ids.current() {
             self.ids.adopt(id, self.log.end_offset());
             self.close_replicas("the history goes on under another id");
@@ -143,6 +141,10 @@ impl Home {
             if let Some(reader) = peer.reader.take() {
                 self.log.remove_reader(reader);
             }
+        }
+        // The slices of a snapshot in the making are gone, whoever wants it.
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_cut) {
+            self.abort_snapshot();
         }
         self.confirm_dataset();
         self.ids.replace(id);

@@ -1,6 +1,7 @@
 //! The master's state machine, byte for byte as its replicas see it.
 
 use super::*;
+use crate::ids::ReplId;
 use braid_core::rdb::{Decoder, Event, Limits, load_value};
 use std::collections::BTreeMap;
 
@@ -67,7 +68,11 @@ impl World {
     /// The only action there is to do: a cut.
     fn wanted_cut(&mut self) -> u64 {
         match self.home.take_actions().as_slice() {
-            [Action::Cut { snapshot, with_data: true }] => *snapshot,
+            [Action::Cut { snapshot, with_data: true }]
+            | [
+                Action::File { step: FileStep::Create { keeps: false }, .. },
+                Action::Cut { snapshot, with_data: true },
+            ] => *snapshot,
             actions => panic!("{actions:?}"),
         }
     }
@@ -83,6 +88,31 @@ impl World {
     fn piece(&mut self, snapshot: u64, key: &str, is_last: bool) {
         let piece = piece(&self.home, key, is_last);
         self.home.piece(snapshot, piece);
+    }
+
+    /// Does what is asked for with files, as if they were in memory, until nothing more is.
+    fn serve_files(&mut self) {
+        let mut file = Vec::new();
+        loop {
+            let steps = file_steps(self);
+            if steps.is_empty() {
+                return;
+            }
+            for (snapshot, step) in steps {
+                match step {
+                    FileStep::Create { .. } | FileStep::Drop => {}
+                    FileStep::Write(bytes) => {
+                        file.extend_from_slice(&bytes);
+                        self.home.file_written(snapshot, bytes.len() as u64);
+                    }
+                    FileStep::Finish => self.home.file_done(snapshot, Ok(file.len() as u64), self.now_ms),
+                    FileStep::Read { replica, offset, len_bytes } => {
+                        let bytes = file[offset as usize..][..len_bytes as usize].to_vec();
+                        self.home.file_read(replica, Ok(bytes.into()));
+                    }
+                }
+            }
+        }
     }
 
     /// Sends everyone everything.
@@ -481,6 +511,7 @@ fn who_reads_no_mark_gets_a_length() {
     assert_eq!(world.states(), ["wait_bgsave"]);
     world.pass(10_000);
     world.piece(snapshot, "b", true);
+    world.serve_files();
     let sent = world.take(plain);
     let mut sent = sent.as_slice();
     assert_eq!(full_resync(&mut sent, &world.id()), 0);
@@ -498,6 +529,7 @@ fn sync_of_old_gets_a_snapshot_and_the_stream_and_no_reply() {
     let old = world.attach_as(&[], None).unwrap();
     let snapshot = world.cut();
     world.piece(snapshot, "a", true);
+    world.serve_files();
     world.write("after");
     let sent = world.take(old);
     let mut sent = sent.as_slice();
@@ -532,6 +564,7 @@ fn who_wants_the_snapshot_only_is_closed_after_it_and_is_no_replica() {
     let id = world.attach_as(&[b"rdb-only", b"1"], None).unwrap();
     let snapshot = world.cut();
     world.piece(snapshot, "a", true);
+    world.serve_files();
     assert_eq!((world.home.replicas(), world.states().len()), (0, 0));
     world.write("after");
     let sent = world.take(id);
@@ -713,5 +746,176 @@ fn a_cut_that_was_refused_is_asked_for_again_after_a_pause() {
     assert!(world.take(id).starts_with(b"+FULLRESYNC"));
 }
 
+/// What the home asked to be done with files since it was last asked; other actions are left out.
+fn file_steps(world: &mut World) -> Vec<(u64, FileStep)> {
+    let actions = world.home.take_actions().into_iter();
+    actions
+        .filter_map(|action| match action {
+            Action::File { snapshot, step } => Some((snapshot, step)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Makes the cut of a snapshot that goes into a file, and its only piece. Returns the file.
+fn make_file(world: &mut World, keeps: bool) -> (u64, Vec<u8>) {
+    let snapshot = match world.home.take_actions().as_slice() {
+        [
+            Action::File { snapshot, step: FileStep::Create { keeps: is_kept } },
+            Action::Cut { snapshot: cut, with_data: true },
+        ] if snapshot == cut && keeps == *is_kept => *snapshot,
+        actions => panic!("{actions:?}"),
+    };
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Cut(snapshot)));
+    world.piece(snapshot, "key", true);
+    let mut file = Vec::new();
+    for (id, step) in file_steps(world) {
+        assert_eq!(id, snapshot);
+        match step {
+            FileStep::Write(bytes) => {
+                file.extend_from_slice(&bytes);
+                world.home.file_written(snapshot, bytes.len() as u64);
+            }
+            FileStep::Finish => return (snapshot, file),
+            step => panic!("{step:?}"),
+        }
+    }
+    panic!("never finished");
+}
+
+#[test]
+fn law5_a_snapshot_is_saved_with_nobody_following_and_says_nothing_of_a_history() {
+    let mut world = World::new(1, rules());
+    assert!(world.home.request_save(world.now_ms));
+    assert!(!world.home.request_save(world.now_ms), "one at a time");
+    let (snapshot, file) = make_file(&mut world, true);
+    assert!(!world.home.is_saving());
+    world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
+    let text = String::from_utf8_lossy(&file).into_owned();
+    assert!(text.starts_with("REDIS0010") && text.contains("key") && !text.contains("repl-id"));
+    assert!(!world.home.log().is_active());
+}
+
+#[test]
+fn a_save_waits_for_the_replicas_snapshot_and_they_for_it() {
+    let mut world = World::new(1, rules());
+    let replica = world.attach();
+    let first = world.cut();
+    assert!(world.home.request_save(world.now_ms));
+    assert!(world.home.take_actions().is_empty());
+    world.piece(first, "a", true);
+    world.drain();
+    assert_eq!(world.home.next_tick_ms().map(|at_ms| at_ms <= world.now_ms), Some(true));
+    world.home.tick(world.now_ms);
+    let second = world.attach();
+    let (_, file) = make_file(&mut world, true);
+    assert!(String::from_utf8_lossy(&file).contains("repl-id"), "there is a history by now");
+    world.home.tick(world.now_ms);
+    let third = world.cut();
+    world.piece(third, "c", true);
+    world.drain();
+    assert!(world.received[&replica].starts_with(b"+FULLRESYNC"));
+    assert!(world.received[&second].starts_with(b"+FULLRESYNC"));
+}
+
+#[test]
+fn a_save_that_is_given_up_leaves_nothing_wherever_it_was() {
+    let mut world = World::new(1, rules());
+    world.home.request_save(world.now_ms);
+    let snapshot = match world.home.take_actions().as_slice() {
+        [Action::File { .. }, Action::Cut { snapshot, .. }] => *snapshot,
+        actions => panic!("{actions:?}"),
+    };
+    // The cut is under way.
+    world.home.cancel_save();
+    let dropped = Action::File { snapshot, step: FileStep::Drop };
+    assert_eq!(world.home.take_actions(), [Action::Abort { snapshot }, dropped]);
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Cut(snapshot)));
+    assert_eq!(world.home.take_actions(), [Action::Abort { snapshot }]);
+    // The next one works.
+    world.home.request_save(world.now_ms);
+    let (next, file) = make_file(&mut world, true);
+    assert!(next > snapshot && !file.is_empty());
+}
+
+#[test]
+fn a_file_is_written_once_and_sent_to_all_who_came_in_time() {
+    let to_disk = Rules { sharing: Policy { is_diskless: false, ..rules().sharing }, ..rules() };
+    let mut world = World::new(1, to_disk);
+    let first = world.attach();
+    let (snapshot, file) = make_file(&mut world, false);
+    // It joins while the file is being finished.
+    let second = world.attach();
+    assert!(file_steps(&mut world).is_empty());
+    world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
+    for _ in 0..10 {
+        for (id, step) in file_steps(&mut world) {
+            assert_eq!(id, snapshot);
+            match step {
+                FileStep::Read { replica, offset, len_bytes } => {
+                    let bytes = file[offset as usize..][..len_bytes as usize].to_vec();
+                    world.home.file_read(replica, Ok(bytes.into()));
+                }
+                FileStep::Drop => {
+                    for replica in [first, second] {
+                        world.drain();
+                        let received = &world.received[&replica];
+                        let header = format!("${}\r\n", file.len());
+                        let at = received.windows(header.len()).position(|part| part == header.as_bytes());
+                        assert_eq!(&received[at.unwrap() + header.len()..], file);
+                    }
+                    world.write("after");
+                    world.drain();
+                    assert!(
+                        world.received[&second]
+                            .ends_with(&world.received[&first][world.received[&first].len() - 5..])
+                    );
+                    return;
+                }
+                step => panic!("{step:?}"),
+            }
+        }
+        world.drain();
+    }
+    panic!("the file is never dropped");
+}
+
+#[test]
+fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
+    let to_disk = Rules { sharing: Policy { is_diskless: false, ..rules().sharing }, ..rules() };
+    let mut world = World::new(1, to_disk);
+    let replica = world.attach();
+    let snapshot = match world.home.take_actions().as_slice() {
+        [Action::File { .. }, Action::Cut { snapshot, .. }] => *snapshot,
+        actions => panic!("{actions:?}"),
+    };
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Cut(snapshot)));
+    world.home.file_done(snapshot, Err("disk full".into()), world.now_ms);
+    let actions = world.home.take_actions();
+    let why = "its snapshot failed: disk full".to_owned();
+    assert!(
+        actions.contains(&Action::Abort { snapshot }) && actions.contains(&Action::Close { replica, why })
+    );
+    world.home.detach(replica);
+    world.attach();
+    make_file(&mut world, false);
+}
+
+#[test]
+fn a_loaded_history_is_continued_by_who_has_no_more_of_it() {
+    let old = ReplId::parse(&[b'a'; 40]).unwrap();
+    for (next_byte, continues) in [(1235, true), (1236, false), (1234, false)] {
+        let mut world = World::new(1, rules());
+        world.home.resume(old, 1234, false);
+        assert_eq!(world.home.end_offset(), 1234);
+        let replica = world.resume(old.as_str(), next_byte);
+        world.drain();
+        let reply = String::from_utf8_lossy(&world.received[&replica]).into_owned();
+        assert_eq!(reply.starts_with("+CONTINUE"), continues, "{next_byte}: {reply}");
+    }
+}
 mod relay;
 mod upkeep;

@@ -1,13 +1,10 @@
-//! How long the stream is kept without replicas (`repl-backlog-ttl`), how much of a snapshot is kept in memory, and
-//! whose dataset a master may replace ("protected restart").
+//! How long the stream is kept without replicas (`repl-backlog-ttl`), and whose dataset a master may replace ("protected
+//! restart").
 
 use super::{Action, Home};
 use crate::ids::ReplId;
-use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// A snapshot is collected up to this for replicas that want to know its length first.
-const SPOOL_MAX_BYTES: u64 = 256 << 20;
 /// Histories of this process that are remembered.
 const OWN_IDS_MAX: usize = 64;
 
@@ -51,7 +48,7 @@ impl Home {
 
     /// Whether replicas that come with an older history are refused.
     pub fn is_protected(&self) -> bool {
-        self.rules.protects && !self.protection.is_confirmed
+        self.rules.protects && !self.protection.is_confirmed && self.relay.is_none()
     }
 
     /// Whether who asks with these words is on a history that did not begin here, and has something of it. A stock server
@@ -88,6 +85,8 @@ impl Home {
         self.peers.is_empty()
             && !self.is_replica()
             && self.log.is_active()
+            // A replica keeps it: its own master may have to ask it for what it has.
+            && self.relay.is_none()
             && self.rules.backlog_ttl_ms > 0
             && !self.retention.is_stopping
     }
@@ -111,6 +110,11 @@ impl Home {
         }
     }
 
+    /// The stream is kept after all: this node has become a replica meanwhile.
+    pub fn go_on_with_stream(&mut self) {
+        self.retention.is_stopping = false;
+    }
+
     /// The shards collect no effects any more, and what they collected before is merged.
     pub(super) fn stream_stopped(&mut self) {
         assert!(self.retention.is_stopping && self.peers.is_empty(), "nobody attached meanwhile");
@@ -120,25 +124,5 @@ impl Home {
         // What is written from now on, at the same offsets, is not this history.
         self.ids.renew(&mut self.rng);
         self.protection.add(self.ids.current());
-    }
-
-    /// Collects a snapshot for replicas that want to know its length first, as far as memory may be used for that.
-    pub(super) fn spool(&mut self, bytes: Bytes) {
-        let snapshot = self.snapshot.as_mut().expect("in the making");
-        snapshot.spool_bytes += bytes.len() as u64;
-        if snapshot.spool_bytes <= SPOOL_MAX_BYTES {
-            return snapshot.spool.push(bytes);
-        }
-        snapshot.spool = Vec::new();
-        for member in &snapshot.members {
-            let peer = self.peers.get_mut(member).expect("members are attached");
-            if !std::mem::replace(&mut peer.is_closing, true) {
-                let why = format!(
-                    "it does not understand snapshots that end with a mark (capa eof), and this one exceeds the \
-                     {SPOOL_MAX_BYTES} bytes that are collected in memory for such replicas"
-                );
-                self.actions.push(Action::Close { replica: *member, why });
-            }
-        }
     }
 }

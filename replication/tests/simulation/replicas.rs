@@ -129,6 +129,7 @@ impl Replicas {
                 Action::Cut { snapshot, .. } => self.cut(shard, snapshot),
                 Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
                 Action::Resume { .. } => {}
+                Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
                 Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
                 Action::StopStream => unreachable!("it is kept for ever"),

@@ -60,7 +60,13 @@ fn law8_transactions_wait_for_the_walk_too() {
         CONN,
         ATOMIC,
         None,
-        Some(vec![big.clone().into(), other.clone().into()]),
+        Some(
+            [&big[..], &other[..]]
+                .into_iter()
+                .map(AsRef::as_ref)
+                .collect::<crate::locks::LockKeys>()
+                .finish(),
+        ),
         &format!("SADD {big} x; SET {other} 1"),
     );
     cluster.pass(1, 0);

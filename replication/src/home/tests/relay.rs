@@ -189,9 +189,9 @@ fn law6_a_master_that_becomes_a_replica_can_go_on_from_its_own_history() {
 fn a_dataset_from_a_file_goes_on_with_its_history() {
     let mut world = World::new(1, rules());
     world.home.start_as_replica();
-    let position = Position { id: id(b'f'), offset: 90, db: 3 };
-    world.home.restore(position);
-    assert_eq!(world.home.position(), Some(position));
+    world.home.resume(id(b'f'), 90, true);
+    world.home.set_stream_db(3);
+    assert_eq!(world.home.position(), Some(Position { id: id(b'f'), offset: 90, db: 3 }));
 }
 
 #[test]

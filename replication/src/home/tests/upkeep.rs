@@ -111,20 +111,3 @@ fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     world.home.set_rules(rules());
     assert!(world.attach_as(CAPA, Some(&words)).is_ok());
 }
-
-#[test]
-fn law9_a_snapshot_for_who_reads_no_mark_is_not_collected_without_bound() {
-    let mut world = World::new(1, rules());
-    let id = world.attach_as(&[], Some(&[b"?", b"-1"])).expect("attaches");
-    let snapshot = world.cut();
-    // The same bytes over and over: only their number counts.
-    let chunk = Bytes::from(vec![0; 16 << 20]);
-    for _ in 0..17 {
-        let piece = Piece { chunks: vec![chunk.clone()], checksum: Checksum::default(), is_last: false };
-        world.home.piece(snapshot, piece);
-    }
-    let actions = world.home.take_actions();
-    assert!(matches!(&actions[..], [Action::Close { replica, .. }] if *replica == id), "{actions:?}");
-    world.home.detach(id);
-    assert_eq!(world.home.take_actions(), [Action::Abort { snapshot }]);
-}

@@ -1,0 +1,242 @@
+//! Snapshots on disk, on the home shard: `SAVE`, `BGSAVE`, `save` points, the snapshot before the end, and the files from
+//! which replicas are sent theirs. The snapshot itself is made as for replicas (`braid_replication::home::files`); the files
+//! are written by threads of their own ([`crate::disk`]).
+
+use super::replicas::HOME;
+use super::{Engine, Front};
+use crate::disk::{SnapshotFile, Told};
+use crate::session::control::{Order, PauseMode};
+use crate::{log_notice, log_warning};
+use braid_core::resp::Reply;
+use braid_replication::acks::ReplicaId;
+use braid_replication::home::FileStep;
+use braid_shards::{ConnId, ShardId};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the `save` points are looked at.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// After a snapshot failed, none is tried by itself for so long.
+const RETRY_DELAY_S: u64 = 5;
+/// Snapshots that are made at the end until one holds everything that was answered.
+const LAST_SAVES_MAX: u32 = 5;
+/// Longest pause of writes for the snapshot at the end.
+const LAST_SAVE_PAUSE_MS: u64 = 1 << 40;
+
+/// Who waits for an answer: the shard and its connection.
+pub type Asker = (ShardId, ConnId);
+
+/// `SHUTDOWN`, or a signal, with a snapshot before the end.
+#[derive(Debug, Clone, Copy)]
+pub struct LastSave {
+    /// End even if the snapshot fails.
+    pub force: bool,
+    pub asker: Option<Asker>,
+}
+
+/// The home shard's state for this file.
+#[derive(Default)]
+pub struct Saving {
+    /// By snapshot.
+    files: BTreeMap<u64, SnapshotFile>,
+    /// The snapshot to be kept that is being written, and since when.
+    kept: Option<(u64, Instant)>,
+    /// Clients whose `SAVE` waits.
+    askers: Vec<Asker>,
+    last: Option<LastSave>,
+    last_saves: u32,
+    next_look: Option<Instant>,
+    /// Of the latest cut: the snapshot, and all changes of the dataset before it.
+    pub(super) dirty_at_cut: Rc<Cell<(u64, u64)>>,
+}
+
+impl Engine {
+    /// One round's work for snapshots on disk.
+    pub(super) fn look_after_saves(&mut self) {
+        let front = &mut self.front;
+        if front.home.is_none() || front.saving.next_look.is_some_and(|at| front.now < at) {
+            return;
+        }
+        front.saving.next_look = Some(front.now + LOOK_PERIOD);
+        if front.node.persistence.is_loading() {
+            return;
+        }
+        let now_s = front.now_ms() / 1000;
+        let saves = front.node.persistence.saves().clone();
+        let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
+        let may_try = saves.is_last_ok || now_s.saturating_sub(saves.last_try_s) > RETRY_DELAY_S;
+        let due = front
+            .config
+            .save
+            .0
+            .iter()
+            .find(|point| dirty >= point.changes && now_s.saturating_sub(saves.last_s) > point.seconds);
+        if let Some(point) = due.filter(|_| may_try && dirty > 0)
+            && front.node.persistence.begin_save(now_s)
+        {
+            log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
+            self.save(None);
+        }
+    }
+
+    /// Begins the snapshot that [`crate::persistence::Persistence::begin_save`] admitted.
+    pub(super) fn save(&mut self, asker: Option<Asker>) {
+        self.front.saving.askers.extend(asker);
+        let now_ms = self.front.now_ms();
+        let home = self.front.home.as_mut().expect("orders to save go home");
+        home.request_save(now_ms);
+    }
+
+    /// Begins the snapshot before the end. Writes wait from now on.
+    pub(super) fn save_and_stop(&mut self, last: LastSave) {
+        let (now_ms, uptime_ms) = (self.front.now_ms(), self.front.uptime_ms());
+        let node = Arc::clone(&self.front.node);
+        if node.persistence.is_loading() {
+            return node.stop();
+        }
+        if self.front.saving.last.replace(last).is_some() {
+            return;
+        }
+        log_notice!("Saving the final RDB snapshot before exiting.");
+        node.pause.begin(PauseMode::Write, uptime_ms + LAST_SAVE_PAUSE_MS, uptime_ms);
+        self.front.saving.last_saves = 0;
+        // One that was begun before does not have everything.
+        self.front.home.as_mut().expect("orders to save go home").cancel_save();
+        self.front.saving.kept = None;
+        let now_s = now_ms / 1000;
+        if !node.persistence.begin_save(now_s) {
+            // The former one's place is kept.
+            node.persistence.saves().running_since_s = Some(now_s);
+        }
+        self.save(None);
+    }
+
+    /// Does what the home wants to be done with a file.
+    pub(super) fn file_step(&mut self, snapshot: u64, step: FileStep) {
+        let front = &mut self.front;
+        match step {
+            FileStep::Create { keeps } => front.create_file(snapshot, keeps),
+            FileStep::Drop => {
+                front.saving.files.remove(&snapshot);
+                if front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
+                    self.saved(snapshot, Err("it was given up".to_owned()));
+                }
+            }
+            FileStep::Write(bytes) => front.with_file(snapshot, |file| file.write(bytes)),
+            FileStep::Finish => front.with_file(snapshot, SnapshotFile::finish),
+            FileStep::Read { replica, offset, len_bytes } => {
+                front.with_file(snapshot, |file| file.read(replica.0, offset, len_bytes));
+            }
+        }
+    }
+
+    /// A file's thread told something.
+    pub(super) fn file_told(&mut self, snapshot: u64, told: Told) {
+        let now_ms = self.front.now_ms();
+        let home = self.front.home.as_mut().expect("files tell the home");
+        match told {
+            Told::Written(len_bytes) => home.file_written(snapshot, len_bytes),
+            Told::Read { reader, outcome } => home.file_read(ReplicaId(reader), outcome),
+            Told::Done(outcome) => {
+                home.file_done(snapshot, outcome.clone(), now_ms);
+                if self.front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
+                    self.front.saving.files.remove(&snapshot);
+                    self.saved(snapshot, outcome);
+                } else if outcome.is_err() {
+                    self.front.saving.files.remove(&snapshot);
+                }
+            }
+        }
+    }
+
+    /// A snapshot to be kept is in its place, or failed.
+    fn saved(&mut self, snapshot: u64, outcome: Result<u64, String>) {
+        let front = &mut self.front;
+        let now_s = front.now_ms() / 1000;
+        let begun = front.saving.kept.take().map_or(front.now, |(_, begun)| begun);
+        let (cut, dirty) = front.saving.dirty_at_cut.get();
+        match &outcome {
+            Ok(len_bytes) => {
+                assert_eq!(cut, snapshot, "one snapshot at a time");
+                let took_s = front.now.duration_since(begun).as_secs_f64();
+                log_notice!("DB saved on disk: {len_bytes} bytes in {took_s:.3} seconds");
+                front.node.persistence.end_save(Some(dirty), now_s);
+            }
+            Err(why) => {
+                log_warning!("Write error saving DB on disk: {why}");
+                front.node.persistence.end_save(None, now_s);
+            }
+        }
+        let mut answer = Reply::default();
+        match &outcome {
+            Ok(_) => answer.ok(),
+            Err(why) => answer.error(&format!("ERR Error saving DB on disk: {why}")),
+        }
+        for (shard, conn) in std::mem::take(&mut front.saving.askers) {
+            front.node.order(shard, Order::Answer(conn, answer.buf.clone()));
+        }
+        if let Some(last) = front.saving.last {
+            self.last_saved(last, outcome.is_ok(), dirty);
+        }
+    }
+
+    /// The snapshot before the end is made, or failed.
+    fn last_saved(&mut self, last: LastSave, is_ok: bool, dirty: u64) {
+        let node = Arc::clone(&self.front.node);
+        self.front.saving.last_saves += 1;
+        let is_complete = node.statistics.dirty() <= dirty;
+        if is_ok && !is_complete && self.front.saving.last_saves < LAST_SAVES_MAX {
+            // Writes that were on their way when the pause began were answered after the cut.
+            node.persistence.begin_save(self.front.now_ms() / 1000);
+            return self.save(None);
+        }
+        if is_ok || last.force {
+            return node.stop();
+        }
+        log_warning!("Errors trying to shut down the server. Check the logs for more information.");
+        self.front.saving.last = None;
+        node.pause.end();
+        node.wake_all();
+        if let Some((shard, conn)) = last.asker {
+            let mut answer = Reply::default();
+            answer.error("ERR Errors trying to SHUTDOWN. Check logs.");
+            node.order(shard, Order::Answer(conn, answer.buf));
+        }
+    }
+}
+
+impl Front {
+    fn create_file(&mut self, snapshot: u64, keeps: bool) {
+        let temporary = PathBuf::from(format!("temp-{}-{snapshot}.rdb", std::process::id()));
+        let target = keeps.then(|| PathBuf::from(&self.config.dbfilename));
+        let node = Arc::clone(&self.node);
+        let tell = move |told| node.order(HOME, Order::File(snapshot, told));
+        if keeps {
+            self.saving.kept = Some((snapshot, self.now));
+        }
+        match SnapshotFile::create(temporary, target, tell) {
+            Ok(file) => drop(self.saving.files.insert(snapshot, file)),
+            Err(error) => {
+                // Told as the thread would have: in a later round.
+                self.node.order(HOME, Order::File(snapshot, Told::Done(Err(error.to_string()))));
+            }
+        }
+    }
+
+    fn with_file(&mut self, snapshot: u64, work: impl FnOnce(&SnapshotFile)) {
+        // One that failed is gone, and the home hears of it.
+        if let Some(file) = self.saving.files.get(&snapshot) {
+            work(file);
+        }
+    }
+
+    /// When the `save` points are looked at next; None: there are none.
+    pub(super) fn saves_deadline(&self) -> Option<Instant> {
+        let looks = self.home.is_some() && !self.config.save.0.is_empty();
+        looks.then_some(self.saving.next_look).flatten()
+    }
+}

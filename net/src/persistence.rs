@@ -1,0 +1,204 @@
+//! What all shards know of snapshots on disk: whether one is being written or loaded, and how the last ones ended. What
+//! `INFO persistence`, `LASTSAVE` and the refusal of commands meanwhile are told from.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// How snapshots on disk went. Times are seconds since the Unix epoch.
+#[derive(Debug, Clone)]
+pub struct Saves {
+    /// One is asked for or being written, since then.
+    pub running_since_s: Option<u64>,
+    /// The last one that succeeded; at first, the start.
+    pub last_s: u64,
+    /// When one was last begun.
+    pub last_try_s: u64,
+    pub is_last_ok: bool,
+    /// How long the last one took.
+    pub last_took_s: Option<u64>,
+    pub count: u64,
+    /// Changes to the dataset that are in the last one.
+    pub saved_dirty: u64,
+    /// Keys that were loaded at the start.
+    pub keys_loaded: u64,
+}
+
+/// How far loading at the start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub since_s: u64,
+    pub total_bytes: u64,
+    pub loaded_bytes: u64,
+}
+
+/// See the module.
+pub struct Persistence {
+    saves: Mutex<Saves>,
+    /// The dataset is being loaded at the start, so that commands on keys are refused.
+    is_loading: AtomicBool,
+    since_s: AtomicU64,
+    total_bytes: AtomicU64,
+    loaded_bytes: AtomicU64,
+    /// The last snapshot failed and `stop-writes-on-bgsave-error` may apply.
+    is_broken: AtomicBool,
+    over: Mutex<bool>,
+    is_over: Condvar,
+    failure: Mutex<Option<String>>,
+}
+
+impl Persistence {
+    pub fn new(now_s: u64) -> Self {
+        let saves = Saves {
+            running_since_s: None,
+            last_s: now_s,
+            last_try_s: 0,
+            is_last_ok: true,
+            last_took_s: None,
+            count: 0,
+            saved_dirty: 0,
+            keys_loaded: 0,
+        };
+        Self {
+            saves: Mutex::new(saves),
+            is_loading: AtomicBool::new(true),
+            since_s: AtomicU64::new(now_s),
+            total_bytes: AtomicU64::new(0),
+            loaded_bytes: AtomicU64::new(0),
+            is_broken: AtomicBool::new(false),
+            over: Mutex::new(false),
+            is_over: Condvar::new(),
+            failure: Mutex::new(None),
+        }
+    }
+
+    pub fn saves(&self) -> MutexGuard<'_, Saves> {
+        self.saves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks a snapshot as asked for. False: one is already.
+    pub fn begin_save(&self, now_s: u64) -> bool {
+        let mut saves = self.saves();
+        if saves.running_since_s.is_some() {
+            return false;
+        }
+        saves.running_since_s = Some(now_s);
+        saves.last_try_s = now_s;
+        true
+    }
+
+    /// A snapshot ended; with the changes that it holds, if it succeeded.
+    pub fn end_save(&self, saved_dirty: Option<u64>, now_s: u64) {
+        let mut saves = self.saves();
+        let since_s = saves.running_since_s.take().unwrap_or(now_s);
+        saves.last_took_s = Some(now_s.saturating_sub(since_s));
+        saves.is_last_ok = saved_dirty.is_some();
+        if let Some(dirty) = saved_dirty {
+            saves.last_s = now_s;
+            saves.count += 1;
+            saves.saved_dirty = dirty;
+        }
+        self.is_broken.store(saved_dirty.is_none(), Ordering::Relaxed);
+    }
+
+    /// Whether the last snapshot failed: one load.
+    #[inline]
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Whether the dataset is still being loaded: one load.
+    #[inline]
+    pub fn is_loading(&self) -> bool {
+        self.is_loading.load(Ordering::Relaxed)
+    }
+
+    /// How far that is.
+    pub fn progress(&self) -> Option<Progress> {
+        self.is_loading().then(|| Progress {
+            since_s: self.since_s.load(Ordering::Relaxed),
+            total_bytes: self.total_bytes.load(Ordering::Relaxed),
+            loaded_bytes: self.loaded_bytes.load(Ordering::Relaxed),
+        })
+    }
+
+    pub fn set_progress(&self, loaded_bytes: u64, total_bytes: u64) {
+        self.loaded_bytes.store(loaded_bytes, Ordering::Relaxed);
+        self.total_bytes.store(total_bytes, Ordering::Relaxed);
+    }
+
+    /// The dataset is there; `dirty` changes of the counters came from loading.
+    pub fn end_loading(&self, keys: u64) {
+        self.saves().keys_loaded = keys;
+        self.is_loading.store(false, Ordering::SeqCst);
+        self.tell_over();
+    }
+
+    /// The server cannot go on: why, for the operator.
+    pub fn fail(&self, why: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.tell_over();
+    }
+
+    fn tell_over(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.is_over.notify_all();
+    }
+
+    /// Ends [`Persistence::wait_loaded`] whatever comes.
+    pub fn interrupt(&self) {
+        self.tell_over();
+    }
+
+    /// Waits until loading is over, one way or the other. True: the dataset is there.
+    pub fn wait_loaded(&self) -> bool {
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*over {
+            over = self.is_over.wait(over).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(over);
+        !self.is_loading()
+    }
+
+    /// What [`Persistence::fail`] was told.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_is_one_at_a_time_and_its_end_is_remembered() {
+        let persistence = Persistence::new(100);
+        assert!(persistence.begin_save(110));
+        assert!(!persistence.begin_save(111));
+        persistence.end_save(None, 115);
+        assert!(persistence.is_broken());
+        let saves = persistence.saves().clone();
+        assert_eq!(
+            (saves.last_s, saves.is_last_ok, saves.last_took_s, saves.count),
+            (100, false, Some(5), 0)
+        );
+        assert!(persistence.begin_save(120));
+        persistence.end_save(Some(33), 121);
+        let saves = persistence.saves().clone();
+        assert_eq!((saves.last_s, saves.last_try_s, saves.saved_dirty, saves.count), (121, 120, 33, 1));
+        assert!(!persistence.is_broken());
+    }
+
+    #[test]
+    fn loading_ends_in_a_dataset_or_a_failure() {
+        let persistence = Persistence::new(100);
+        persistence.set_progress(5, 10);
+        assert_eq!(persistence.progress(), Some(Progress { since_s: 100, total_bytes: 10, loaded_bytes: 5 }));
+        persistence.fail("broken".into());
+        assert!(!persistence.wait_loaded());
+        assert_eq!(persistence.failure().as_deref(), Some("broken"));
+        let persistence = Persistence::new(100);
+        persistence.end_loading(7);
+        assert!(persistence.wait_loaded());
+        assert_eq!((persistence.progress(), persistence.saves().keys_loaded), (None, 7));
+    }
+}

@@ -1,0 +1,380 @@
+//! Snapshots on disk, with real processes: what was saved is what comes back, here and in stock servers; what is not whole is
+//! refused.
+
+mod common;
+#[path = "replication/load.rs"]
+mod load;
+
+use braid_bench::client::Client;
+use braid_bench::cmd;
+use braid_bench::dataset::{self, Dataset};
+use braid_bench::peers::{Builder, Kind, Peer};
+use braid_bench::wait;
+use common::{braid, braid_builder, call, connect};
+use load::{Load, State};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const STOCK: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn field(peer: &Peer, section: &str, name: &str) -> String {
+    connect(peer).info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn start(builder: Builder) -> Peer {
+    builder.start().unwrap_or_else(|error| panic!("the server starts: {error}"))
+}
+
+/// Commands of all families from several clients.
+fn run_load(peer: &Peer, shards: usize, commands: u64, mut meanwhile: impl FnMut(&Peer)) {
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, peer, shards, &state);
+        for step in 1..4 {
+            wait_until("the load has run", || {
+                assert!(!state.has_failed.load(Ordering::Relaxed), "the load failed");
+                state.commands.load(Ordering::Relaxed) >= commands * step / 3
+            });
+            meanwhile(peer);
+        }
+        load.stop();
+    });
+}
+
+fn fill(peer: &Peer) {
+    let mut client = connect(peer);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let big: Vec<u8> = (0..3 << 20).map(|_| rng.u8(..)).collect();
+    let mut commands = vec![cmd!["SET", "big:string", big], cmd!["SET", "number", 1_234_567]];
+    for n in 0..20_000u32 {
+        commands.push(cmd!["RPUSH", "big:list", format!("element {n}")]);
+        commands.push(cmd!["HSET", "big:hash", n, format!("value {n}")]);
+        commands.push(cmd!["ZADD", "big:zset", f64::from(n) / 7.0, n]);
+        commands.push(cmd!["SADD", "big:set", u64::from(n) * 1_000_003]);
+    }
+    for db in 0..16 {
+        commands.push(cmd!["SELECT", db]);
+        commands.push(cmd!["SET", "here", db, "PX", 10_000_000 + db]);
+        commands.push(cmd!["SET", b"\x00\xff\r\n$-1", db]);
+        commands.push(cmd!["SET", b"", "an empty name"]);
+    }
+    for reply in client.pipeline(&commands).expect("the server stays") {
+        reply.ok().expect("the dataset is accepted");
+    }
+}
+
+/// Both hold the same, but for keys that expired in between.
+fn assert_same(left: &Dataset, right: &Dataset) {
+    let diff = dataset::diff(left, right);
+    assert!(diff.is_empty(), "{diff}");
+}
+
+/// No key is about to expire while datasets are compared.
+fn settle(peer: &Peer) {
+    let mut client = connect(peer);
+    for db in 0..16 {
+        call(&mut client, &cmd!["SELECT", db]);
+        for key in call(&mut client, &["KEYS", "*"]).items().expect("an array") {
+            let key = key.text();
+            let left_ms = call(&mut client, &cmd!["PTTL", &*key]).as_int().expect("a number");
+            if (0..600_000).contains(&left_ms) {
+                call(&mut client, &cmd!["PERSIST", &*key]);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_loss_a_dataset_survives_a_shutdown_whatever_the_number_of_shards() {
+    let mut peer = start(braid_builder(3));
+    fill(&peer);
+    run_load(&peer, 3, 3000, |_| {});
+    settle(&peer);
+    let before = Dataset::read(&mut connect(&peer)).expect("is read");
+    for shards in [1, 5, 2] {
+        connect(&peer).send(&["SHUTDOWN", "SAVE"]).expect("is sent");
+        assert!(peer.wait_exit(TIMEOUT).expect("it ends").success());
+        peer.set_threads(shards);
+        peer.restart().expect("it starts again");
+        assert_same(&before, &Dataset::read(&mut connect(&peer)).expect("is read"));
+        assert_eq!(field(&peer, "persistence", "loading"), "0");
+        assert_eq!(field(&peer, "persistence", "rdb_last_load_keys_loaded"), before.len().to_string());
+    }
+    assert!(peer.log().contains("DB loaded from disk"));
+}
+
+#[test]
+fn stock_servers_load_what_braid_saved() {
+    let peer = start(braid_builder(3));
+    fill(&peer);
+    run_load(&peer, 3, 2000, |_| {});
+    settle(&peer);
+    call(&mut connect(&peer), &["SAVE"]);
+    let before = Dataset::read(&mut connect(&peer)).expect("is read");
+    for kind in STOCK {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::copy(peer.dir().join("dump.rdb"), folder.path().join("dump.rdb")).expect("is copied");
+        let stock = start(Peer::builder(kind).dir(folder.path()));
+        assert_same(&before, &Dataset::read(&mut connect(&stock)).expect("is read"));
+    }
+}
+
+#[test]
+fn braid_loads_what_stock_servers_saved() {
+    for kind in STOCK {
+        let stock = start(Peer::builder(kind));
+        fill(&stock);
+        run_load(&stock, 2, 2000, |_| {});
+        settle(&stock);
+        call(&mut connect(&stock), &["SAVE"]);
+        let before = Dataset::read(&mut connect(&stock)).expect("is read");
+        for shards in [1, 4] {
+            let folder = tempfile::tempdir().expect("a folder");
+            std::fs::copy(stock.dir().join("dump.rdb"), folder.path().join("dump.rdb")).expect("is copied");
+            let peer = start(braid_builder(shards).dir(folder.path()));
+            assert_same(&before, &Dataset::read(&mut connect(&peer)).expect("is read"));
+        }
+    }
+}
+
+/// One client counts one key up after the other, all the time; a snapshot holds a prefix of that.
+#[test]
+fn law5_a_snapshot_under_load_holds_exactly_what_came_before_its_cut() {
+    const KEYS: usize = 40;
+    let peer = start(braid_builder(3));
+    fill(&peer);
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("count:{n}")).collect();
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &peer, 3, &state);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let counted = thread::scope(|inner| {
+            let counter = inner.spawn(|| {
+                let mut client = connect(&peer);
+                let mut rounds = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let commands: Vec<_> = keys.iter().map(|key| cmd!["INCR", key]).collect();
+                    client.pipeline(&commands).expect("the server stays");
+                    rounds += 1;
+                }
+                rounds
+            });
+            for saves in 1..4 {
+                assert_eq!(call(&mut connect(&peer), &["BGSAVE"]), "Background saving started");
+                wait_until("it is saved", || field(&peer, "persistence", "rdb_saves") == saves.to_string());
+                let folder = tempfile::tempdir().expect("a folder");
+                std::fs::copy(peer.dir().join("dump.rdb"), folder.path().join("dump.rdb"))
+                    .expect("is copied");
+                let copy = start(braid_builder(2).dir(folder.path()));
+                let values = call(&mut connect(&copy), &[&["MGET".to_owned()], keys.as_slice()].concat());
+                let values: Vec<u64> =
+                    values.items().expect("an array").iter().map(|v| v.text().parse().unwrap_or(0)).collect();
+                assert!(
+                    values.is_sorted_by(|a, b| a >= b),
+                    "a later count without an earlier one: {values:?}"
+                );
+                assert!(values[0] - values[KEYS - 1] <= 1, "{values:?}");
+                // Braid and a stock server read the same out of it.
+                let stock = start(Peer::builder(Kind::Redis7).dir(folder.path()));
+                settle(&copy);
+                let theirs = Dataset::read(&mut connect(&stock)).expect("is read");
+                let ours = Dataset::read(&mut connect(&copy)).expect("is read");
+                assert_eq!(theirs.get(0, "big:list"), ours.get(0, "big:list"));
+                assert_eq!(theirs.get(0, "big:zset"), ours.get(0, "big:zset"));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            counter.join().expect("the counter succeeds")
+        });
+        assert!(counted > 0);
+        load.stop();
+    });
+}
+
+/// Kills and starts again. The kernel may keep the listening socket for a moment after the process is gone.
+fn restart(peer: &mut Peer) {
+    wait::until("it starts again", TIMEOUT, || Ok(peer.restart().is_ok()))
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn no_loss_a_kill_during_a_save_leaves_the_old_file_or_the_new_one_whole() {
+    let mut peer = start(braid_builder(2));
+    call(&mut connect(&peer), &["SET", "marker", "old"]);
+    call(&mut connect(&peer), &["SAVE"]);
+    let mut rng = fastrand::Rng::with_seed(2);
+    for round in 0..4 {
+        let mut client = connect(&peer);
+        let big: Vec<u8> = (0..8 << 20).map(|_| rng.u8(..)).collect();
+        (0..4).for_each(|n| drop(call(&mut client, &cmd!["SET", format!("big{n}"), &big])));
+        call(&mut client, &["SET", "marker", "new"]);
+        call(&mut client, &["BGSAVE"]);
+        thread::sleep(Duration::from_millis(round * 7));
+        restart(&mut peer);
+        let mut client = connect(&peer);
+        let is_new = call(&mut client, &["GET", "marker"]) == "new";
+        let bigs = call(&mut client, &["EXISTS", "big0", "big1", "big2", "big3"]);
+        assert_eq!(bigs.as_int(), Some(if is_new { 4 } else { 0 }));
+        call(&mut client, &["FLUSHALL"]);
+        call(&mut client, &["SET", "marker", "old"]);
+        call(&mut client, &["SAVE"]);
+    }
+}
+
+/// Starts a server by hand that is expected not to stay. Returns whether it failed, and what it said.
+fn try_start(folder: &Path, shards: usize) -> (bool, String) {
+    let port = braid_bench::peers::free_port().expect("a port");
+    let output = Command::new(braid().binary().expect("the binary"))
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--shards", &shards.to_string()])
+        .args(["--save", ""])
+        .arg("--dir")
+        .arg(folder)
+        .output()
+        .expect("it runs");
+    let text = [output.stdout, output.stderr].concat();
+    (!output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn no_loss_a_file_that_is_not_whole_is_refused_and_stays() {
+    let peer = start(braid_builder(2));
+    run_load(&peer, 2, 1500, |_| {});
+    call(&mut connect(&peer), &["SAVE"]);
+    let good = std::fs::read(peer.dir().join("dump.rdb")).expect("is read");
+    let mut rng = fastrand::Rng::with_seed(3);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("dump.rdb");
+    for round in 0..16 {
+        let mut bad = good.clone();
+        let at = rng.usize(..good.len());
+        match round {
+            0 => bad.clear(),
+            1..10 => bad.truncate(at),
+            _ => bad[at.max(9)] ^= 1 << rng.u8(..8),
+        }
+        std::fs::write(&path, &bad).expect("is written");
+        let (has_failed, said) = try_start(folder.path(), 1 + round % 3);
+        assert!(
+            has_failed && said.contains("Fatal error loading the DB") && said.contains(" at byte "),
+            "{said}"
+        );
+        assert!(std::fs::read(&path).expect("is read") == bad, "the file stays as it was");
+    }
+}
+
+/// Whether it has a link to its master.
+fn is_linked(replica: &Peer) -> bool {
+    connect(replica)
+        .info("replication")
+        .is_ok_and(|info| info.get("master_link_status").is_some_and(|status| status == "up"))
+}
+
+#[test]
+fn a_restarted_master_keeps_its_replicas_when_nothing_was_lost() {
+    let mut peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
+    let replica = Kind::Redis7.start().expect("the peer starts");
+    call(&mut connect(&replica), &cmd!["REPLICAOF", "127.0.0.1", peer.port()]);
+    wait_until("the replica is linked", || is_linked(&replica));
+    run_load(&peer, 2, 1000, |_| {});
+    settle(&peer);
+    wait::until_caught_up(&mut connect(&peer), &mut connect(&replica), TIMEOUT).expect("catches up");
+    connect(&peer).send(&["SHUTDOWN", "SAVE"]).expect("is sent");
+    assert!(peer.wait_exit(TIMEOUT).expect("it ends").success());
+    peer.set_threads(3);
+    peer.restart().expect("it starts again");
+    wait_until("the replica is back", || field(&peer, "replication", "connected_slaves") == "1");
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_eq!(
+        (field(&peer, "stats", "sync_full"), field(&peer, "stats", "sync_partial_ok")),
+        ("0".into(), "1".into())
+    );
+    call(&mut connect(&peer), &["SET", "after", "1"]);
+    wait::until_caught_up(&mut connect(&peer), &mut connect(&replica), TIMEOUT).expect("catches up");
+    let theirs = Dataset::read(&mut connect(&replica)).expect("is read");
+    assert_same(&Dataset::read(&mut connect(&peer)).expect("is read"), &theirs);
+}
+
+#[test]
+fn replicas_are_sent_a_file_when_they_are_told_not_to_go_without() {
+    let peer = start(braid_builder(3).args(["--repl-diskless-sync", "no"]));
+    fill(&peer);
+    let replicas = STOCK.map(|kind| kind.start().expect("the peer starts"));
+    let mut attached = 0;
+    run_load(&peer, 3, 3000, |peer| {
+        call(&mut connect(&replicas[attached]), &cmd!["REPLICAOF", "127.0.0.1", peer.port()]);
+        attached += 1;
+    });
+    for replica in &replicas {
+        wait_until("the replica is linked", || is_linked(replica));
+    }
+    settle(&peer);
+    for replica in &replicas {
+        wait::until_caught_up(&mut connect(&peer), &mut connect(replica), TIMEOUT).expect("catches up");
+        let theirs = Dataset::read(&mut connect(replica)).expect("is read");
+        assert_same(&Dataset::read(&mut connect(&peer)).expect("is read"), &theirs);
+        let log = replica.log();
+        assert!(!log.contains("streamed replication with EOF") && log.contains("bytes from "), "{log}");
+    }
+    wait_until("no file is left", || {
+        std::fs::read_dir(peer.dir())
+            .expect("is read")
+            .all(|entry| !entry.expect("an entry").file_name().to_string_lossy().starts_with("temp-"))
+    });
+}
+
+#[test]
+fn save_points_save_and_a_failure_refuses_writes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inner = folder.path().join("inner");
+    std::fs::create_dir(&inner).expect("is made");
+    let peer = start(braid_builder(2).args(["--enable-protected-configs", "yes"]));
+    let mut client = connect(&peer);
+    assert!(!peer.dir().join("dump.rdb").exists());
+    call(&mut client, &["SET", "a", "1"]);
+    assert_eq!(field(&peer, "persistence", "rdb_changes_since_last_save"), "1");
+    call(&mut client, &["CONFIG", "SET", "save", "1 1"]);
+    wait_until("it saves by itself", || field(&peer, "persistence", "rdb_saves") == "1");
+    assert!(peer.dir().join("dump.rdb").exists());
+    assert_eq!(field(&peer, "persistence", "rdb_changes_since_last_save"), "0");
+    let saved_s = call(&mut client, &["LASTSAVE"]).as_int().expect("a time");
+    assert_eq!(field(&peer, "persistence", "rdb_last_save_time"), saved_s.to_string());
+    // A folder that is gone.
+    call(&mut client, &cmd!["CONFIG", "SET", "save", "3600 1", "dir", inner.to_str().unwrap()]);
+    std::fs::remove_dir(&inner).expect("is removed");
+    let refused = client.command(&["SAVE"]).expect("an answer");
+    assert!(refused.is_error() && refused.text().contains("Error saving DB on disk"), "{}", refused.text());
+    assert_eq!(field(&peer, "persistence", "rdb_last_bgsave_status"), "err");
+    let refused = client.command(&["SET", "a", "2"]).expect("an answer");
+    assert!(refused.text().starts_with("MISCONF"), "{}", refused.text());
+    assert_eq!(call(&mut client, &["GET", "a"]), "1");
+    let refused = client.command(&["SHUTDOWN"]).expect("an answer");
+    assert_eq!(refused.text(), "ERR Errors trying to SHUTDOWN. Check logs.");
+    call(&mut client, &["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    call(&mut client, &["SET", "a", "2"]);
+    call(&mut client, &cmd!["CONFIG", "SET", "dir", peer.dir().to_str().unwrap()]);
+    call(&mut client, &["SAVE"]);
+    assert_eq!(field(&peer, "persistence", "rdb_last_bgsave_status"), "ok");
+}
+
+#[test]
+fn a_signal_saves_when_there_are_save_points() {
+    let mut peer = start(braid_builder(2));
+    call(&mut connect(&peer), &["CONFIG", "SET", "save", "3600 1"]);
+    call(&mut connect(&peer), &["SET", "a", "1"]);
+    assert!(peer.terminate(TIMEOUT).expect("it ends").success());
+    peer.restart().expect("it starts again");
+    assert_eq!(call(&mut connect(&peer), &["GET", "a"]), "1");
+    let mut client: Client = connect(&peer);
+    call(&mut client, &["SET", "b", "1"]);
+    client.send(&["SHUTDOWN", "NOSAVE"]).expect("is sent");
+    peer.wait_exit(TIMEOUT).expect("it ends");
+    peer.restart().expect("it starts again");
+    assert_eq!(call(&mut connect(&peer), &["EXISTS", "a", "b"]).as_int(), Some(1));
+}
