@@ -508,3 +508,47 @@ fn a_restarted_replica_resumes_where_its_file_ends() {
         assert_same(&theirs, &Dataset::read(&mut connect(&peer)).expect("is read"));
     }
 }
+
+/// As on a master: a file that a replica writes while the stream comes in is a prefix of the stream, and where it ends.
+#[test]
+fn law5_a_snapshot_of_a_replica_under_load_resumes_without_a_gap() {
+    const KEYS: usize = 30;
+    let master = start(Peer::builder(Kind::Redis7).args(["--repl-backlog-size", "256mb"]));
+    fill(&master);
+    let mut peer = start(braid_builder(3));
+    call(&mut connect(&peer), &cmd!["REPLICAOF", "127.0.0.1", master.port()]);
+    wait_until("the replica is linked", || is_linked(&peer));
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("count:{n}")).collect();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let folder = tempfile::tempdir().expect("a folder");
+    thread::scope(|scope| {
+        let counter = scope.spawn(|| {
+            let mut client = connect(&master);
+            while !is_over.load(Ordering::Relaxed) {
+                let commands: Vec<_> = keys.iter().map(|key| cmd!["INCR", key]).collect();
+                client.pipeline(&commands).expect("the server stays");
+            }
+        });
+        for saves in 1..4 {
+            call(&mut connect(&peer), &["BGSAVE"]);
+            wait_until("it is saved", || field(&peer, "persistence", "rdb_saves") == saves.to_string());
+        }
+        std::fs::copy(peer.dir().join("dump.rdb"), folder.path().join("dump.rdb")).expect("is copied");
+        let copy = start(braid_builder(2).dir(folder.path()));
+        let values = call(&mut connect(&copy), &[&["MGET".to_owned()], keys.as_slice()].concat());
+        let values: Vec<u64> =
+            values.items().expect("an array").iter().map(|v| v.text().parse().unwrap_or(0)).collect();
+        assert!(values.is_sorted_by(|a, b| a >= b) && values[0] - values[KEYS - 1] <= 1, "{values:?}");
+        // It is killed, and goes on from its file: counts that were lost or came twice would show.
+        peer.kill().expect("it is killed");
+        peer.set_args(["--replicaof", "127.0.0.1", &master.port().to_string()]);
+        restart(&mut peer);
+        wait_until("the replica is linked", || is_linked(&peer));
+        is_over.store(true, Ordering::Relaxed);
+        counter.join().expect("the counter succeeds");
+    });
+    wait::until_caught_up(&mut connect(&master), &mut connect(&peer), TIMEOUT).expect("catches up");
+    assert_eq!(field(&master, "stats", "sync_full"), "1");
+    let theirs = Dataset::read(&mut connect(&master)).expect("is read");
+    assert_same(&theirs, &Dataset::read(&mut connect(&peer)).expect("is read"));
+}
