@@ -123,7 +123,7 @@ impl Engine {
             FileStep::Drop => {
                 front.give_up_file(snapshot);
                 if front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
-                    self.saved(snapshot, Err("it was given up".to_owned()));
+                    self.save_given_up();
                 }
             }
             FileStep::Write(bytes) => front.with_file(snapshot, |file| file.write(bytes)),
@@ -153,6 +153,29 @@ impl Engine {
         }
     }
 
+    /// The dataset was replaced while its snapshot was made.
+    fn save_given_up(&mut self) {
+        log_warning!("The snapshot was given up, for its dataset was replaced");
+        self.front.saving.kept = None;
+        self.front.node.persistence.cancel_save();
+        let why = "the dataset was replaced meanwhile";
+        self.answer_askers(&Err(why.to_owned()));
+        if let Some(last) = self.front.saving.last {
+            self.last_saved(last, false, 0);
+        }
+    }
+
+    fn answer_askers(&mut self, outcome: &Result<u64, String>) {
+        let mut answer = Reply::default();
+        match outcome {
+            Ok(_) => answer.ok(),
+            Err(why) => answer.error(&format!("ERR Error saving DB on disk: {why}")),
+        }
+        for (shard, conn) in std::mem::take(&mut self.front.saving.askers) {
+            self.front.node.order(shard, Order::Answer(conn, answer.buf.clone()));
+        }
+    }
+
     /// A snapshot to be kept is in its place, or failed.
     fn saved(&mut self, snapshot: u64, outcome: Result<u64, String>) {
         let front = &mut self.front;
@@ -171,15 +194,8 @@ impl Engine {
                 front.node.persistence.end_save(None, now_s);
             }
         }
-        let mut answer = Reply::default();
-        match &outcome {
-            Ok(_) => answer.ok(),
-            Err(why) => answer.error(&format!("ERR Error saving DB on disk: {why}")),
-        }
-        for (shard, conn) in std::mem::take(&mut front.saving.askers) {
-            front.node.order(shard, Order::Answer(conn, answer.buf.clone()));
-        }
-        if let Some(last) = front.saving.last {
+        self.answer_askers(&outcome);
+        if let Some(last) = self.front.saving.last {
             self.last_saved(last, outcome.is_ok(), dirty);
         }
     }
