@@ -4,6 +4,8 @@
 //! Bytes go to the disk past the page cache (`O_DIRECT`) where the file system allows it: a snapshot is not read again soon,
 //! and must not push out what is. The last bytes, which fill no block, go through the cache.
 
+pub mod segments;
+
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::fs::{File, OpenOptions};
@@ -192,8 +194,9 @@ impl DirectWriter {
         Ok(())
     }
 
-    /// Writes the chunk that is full.
+    /// Writes the chunk, which is full or holds nothing.
     fn flush(&mut self) -> io::Result<()> {
+        assert!(self.filled.is_multiple_of(BLOCK_BYTES), "what fills no block is for the end");
         let chunk = &self.buffer[self.start..self.start + self.filled];
         let mut outcome = self.direct.as_ref().unwrap_or(&self.file).write_all_at(chunk, self.written);
         let is_refused = outcome.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL));

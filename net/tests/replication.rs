@@ -300,8 +300,11 @@ fn law4_a_fake_replica_that_resumes_anywhere_reads_the_same_bytes() {
 
 #[test]
 fn a_replica_that_was_away_for_longer_than_the_backlog_gets_a_full_sync() {
-    let braid =
-        start(braid_builder(2).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "16kb"]));
+    let braid = start(
+        braid_builder(2)
+            .args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "16kb"])
+            .args(["--repl-backlog-disk-size", "0"]),
+    );
     let replica = Kind::Valkey.start().expect("the peer starts");
     let proxy = Proxy::start(braid.addr()).expect("a proxy");
     follow(&replica, proxy.port());

@@ -50,6 +50,8 @@ const EARLY_TICKETS_MAX: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     pub backlog_bytes: u64,
+    /// What may be on disk of the stream, for who is behind the backlog; 0: nothing.
+    pub backlog_disk_bytes: u64,
     /// How long the stream is kept after the last replica left; 0: for ever.
     pub backlog_ttl_ms: u64,
     /// `protected-restart`: a master that started empty does not replace datasets of other histories.
@@ -103,6 +105,9 @@ pub struct Report {
     pub backlog_bytes: u64,
     pub first_byte: u64,
     pub histlen_bytes: u64,
+    /// Of the stream, what is on disk, and what is in memory; some may be in both.
+    pub disk_bytes: u64,
+    pub memory_bytes: u64,
     pub replicas: Vec<ReplicaLine>,
     /// What the replicas that are online have acknowledged.
     pub acked_offsets: Vec<u64>,
@@ -145,6 +150,12 @@ impl Peer {
             self.queue_bytes += bytes.len() as u64;
             self.queue.push_back(bytes);
         }
+    }
+
+    /// By which it is known when it comes back.
+    fn name(&self) -> String {
+        let (host, port) = self.handshake.address(&self.ip);
+        format!("{host}:{port}")
     }
 }
 
@@ -216,10 +227,12 @@ pub struct Home {
 impl Home {
     pub fn new(shards: usize, rules: Rules, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
+        let mut log = Log::new(0, rules.backlog_bytes);
+        log.set_disk_bytes(rules.backlog_disk_bytes);
         Self {
             shards,
             ids: Ids::new(&mut rng),
-            log: Log::new(0, rules.backlog_bytes),
+            log,
             merge: Merge::new(0, EARLY_TICKETS_MAX),
             acks: Acks::default(),
             sharing: Sharing::default(),
@@ -254,6 +267,9 @@ impl Home {
     pub fn set_rules(&mut self, rules: Rules) {
         if rules.backlog_bytes != self.rules.backlog_bytes {
             self.log.set_backlog_bytes(rules.backlog_bytes);
+        }
+        if rules.backlog_disk_bytes != self.rules.backlog_disk_bytes {
+            self.log.set_disk_bytes(rules.backlog_disk_bytes);
         }
         self.rules = rules;
     }
@@ -369,6 +385,7 @@ impl Home {
             self.last_ping_ms = now_ms;
         }
         self.next_replica += 1;
+        self.log.is_back(&peer.name());
         self.peers.insert(id, peer);
         self.poll_sharing(now_ms);
         Ok(id)
@@ -376,9 +393,12 @@ impl Home {
 
     /// A replica's connection is gone.
     pub fn detach(&mut self, id: ReplicaId) {
-        let Some(peer) = self.peers.remove(&id) else { return };
-        self.drop_reader(peer.file);
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        self.drop_reader(peer.file.take());
         if let Some(reader) = peer.reader {
+            if peer.handshake.is_streaming() {
+                self.log.expect_back(reader, peer.name());
+            }
             self.log.remove_reader(reader);
         }
         self.acks.remove_replica(id);
@@ -415,6 +435,9 @@ impl Home {
             peer.last_heard_ms = now_ms;
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
+            }
+            if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
+                self.log.acked(reader, offset);
             }
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
         }
@@ -658,6 +681,7 @@ impl Home {
     /// Time passes. To be called at least every second while there are replicas.
     pub fn tick(&mut self, now_ms: u64) {
         self.last_tick_ms = now_ms;
+        self.log.tick(now_ms);
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
         self.poll_failover(now_ms);
@@ -703,7 +727,7 @@ impl Home {
                 // The others of its snapshot, and the next one, wait for it.
                 "timeout while it was sent the snapshot".to_string()
             } else if let Some(exceeded) = exceeded {
-                format!("output buffer limit: {exceeded:?}")
+                exceeded.to_string()
             } else {
                 continue;
             };
@@ -743,6 +767,8 @@ impl Home {
             backlog_bytes: self.log.backlog_bytes(),
             first_byte: self.log.first_byte(),
             histlen_bytes: self.log.histlen_bytes(),
+            disk_bytes: self.log.disk_bytes(),
+            memory_bytes: self.log.memory_bytes(),
             replicas: shown
                 .enumerate()
                 .map(|(index, (id, peer))| {

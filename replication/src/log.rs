@@ -5,11 +5,15 @@
 //! for byte `n + 1`.
 //!
 //! The log holds pieces by reference count and hands out slices of them; it copies only pieces too small to be worth a
-//! reference. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them. A reader is
-//! whoever consumes the stream: a replica, the spill to disk, the append-only file.
+//! reference. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them: then in memory
+//! or, if it may use the disk, there ([`behind`], [`spill`]). A reader is whoever consumes the stream, such as a replica.
+
+mod behind;
+pub mod spill;
 
 use std::collections::VecDeque;
 
+use behind::Spill;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Smaller pieces are copied together: a reference costs about 80 bytes here and in the iovec of every send.
@@ -45,6 +49,21 @@ impl Default for ReaderLimits {
 pub enum Exceeded {
     Hard,
     Soft,
+    /// It needs what the disk's budget had no room for.
+    Disk,
+    /// It needs what the disk does not give back.
+    Unreadable,
+}
+
+impl std::fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Exceeded::Hard => "output buffer limit: Hard",
+            Exceeded::Soft => "output buffer limit: Soft",
+            Exceeded::Disk => "it is further behind than repl-backlog-disk-size reaches",
+            Exceeded::Unreadable => "the part of the stream that it needs can't be read from disk",
+        })
+    }
 }
 
 struct Piece {
@@ -56,6 +75,12 @@ struct Piece {
 struct Reader {
     /// Bytes of the stream it has had.
     position: u64,
+    /// What it says that it has applied, if it has said so.
+    acked: Option<u64>,
+    /// What follows its position, read from disk.
+    fetched: VecDeque<Bytes>,
+    /// It cannot go on.
+    lost: Option<Exceeded>,
     over_soft_since_ms: Option<u64>,
 }
 
@@ -77,6 +102,7 @@ pub struct Log {
     backlog_bytes: u64,
     is_active: bool,
     slots: Vec<Slot>,
+    spill: Spill,
 }
 
 impl Log {
@@ -90,6 +116,7 @@ impl Log {
             backlog_bytes,
             is_active: false,
             slots: Vec::new(),
+            spill: Spill::new(),
         }
     }
 
@@ -117,6 +144,7 @@ impl Log {
         self.tail.clear();
         self.start = offset;
         self.end = offset;
+        self.spill.reset(offset);
     }
 
     pub fn is_active(&self) -> bool {
@@ -128,15 +156,15 @@ impl Log {
         self.end
     }
 
-    /// `repl_backlog_first_byte_offset`: number, from 1, of the first byte kept, or of the next one if none is; 0 while
-    /// inactive.
+    /// `repl_backlog_first_byte_offset`: number, from 1, of the first byte kept, in memory or on disk, or of the next one
+    /// if none is; 0 while inactive.
     pub fn first_byte(&self) -> u64 {
-        if self.is_active { self.start + 1 } else { 0 }
+        if self.is_active { self.first_offset() + 1 } else { 0 }
     }
 
-    /// `repl_backlog_histlen`: bytes kept.
+    /// `repl_backlog_histlen`: bytes kept, in memory or on disk.
     pub fn histlen_bytes(&self) -> u64 {
-        self.end - self.start
+        self.end - self.first_offset()
     }
 
     /// `repl_backlog_size`.
@@ -186,10 +214,15 @@ impl Log {
         }
     }
 
-    /// Lets go of what neither the backlog's size nor a reader keeps. Frees whole pieces, so call it often.
+    /// Lets go of what neither the backlog's size nor a reader keeps, and brings to disk what has to go there. Frees whole
+    /// pieces, so call it often.
     pub fn trim(&mut self) {
-        let backlog_start = self.end.saturating_sub(self.backlog_bytes);
-        let floor = self.readers().map(|reader| reader.position).fold(backlog_start, u64::min);
+        self.spill();
+        self.forget_before(self.memory_floor());
+        self.read_ahead();
+    }
+
+    fn forget_before(&mut self, floor: u64) {
         if floor <= self.start {
             return;
         }
@@ -210,14 +243,14 @@ impl Log {
     /// Whether a partial resync can start with `next_byte` (counted from 1): every byte from it on is kept, or it is
     /// the very next one.
     pub fn can_continue_with(&self, next_byte: u64) -> bool {
-        self.is_active && next_byte > self.start && next_byte <= self.end + 1
+        self.is_active && next_byte > self.first_offset() && next_byte <= self.end + 1
     }
 
     /// Appends to `out` up to `max_slices` slices and `max_bytes` bytes of the stream from `offset` on, and returns how
     /// many bytes they are. They stay valid whatever becomes of the log.
     ///
     /// # Panics
-    /// If the log does not have `offset`: readers pin what they need.
+    /// If memory does not have `offset`.
     pub fn slices(&mut self, offset: u64, max_bytes: u64, max_slices: usize, out: &mut Vec<Bytes>) -> u64 {
         assert!(self.start <= offset && offset <= self.end, "offset {offset} is not in the log");
         self.seal();
@@ -247,7 +280,13 @@ impl Log {
             self.slots.push(Slot::default());
             self.slots.len() - 1
         });
-        self.slots[slot].reader = Some(Reader { position, over_soft_since_ms: None });
+        self.slots[slot].reader = Some(Reader {
+            position,
+            acked: None,
+            fetched: VecDeque::new(),
+            lost: None,
+            over_soft_since_ms: None,
+        });
         ReaderId { slot: slot as u32, generation: self.slots[slot].generation }
     }
 
@@ -269,7 +308,8 @@ impl Log {
         self.end - self.reader(id).position
     }
 
-    /// The next slices for the reader, as in [`Log::slices`]. It has had them when [`Log::advance`] says so.
+    /// The next slices for the reader, as in [`Log::slices`]. It has had them when [`Log::advance`] says so. None, though
+    /// bytes are pending: they are being read from disk, or it is to be cut off.
     pub fn reader_slices(
         &mut self,
         id: ReaderId,
@@ -277,7 +317,25 @@ impl Log {
         max_slices: usize,
         out: &mut Vec<Bytes>,
     ) -> u64 {
-        self.slices(self.position(id), max_bytes, max_slices, out)
+        let reader = self.reader(id);
+        if reader.lost.is_some() {
+            return 0;
+        }
+        if !reader.fetched.is_empty() {
+            let mut left_bytes = max_bytes;
+            for bytes in reader.fetched.iter().take(max_slices) {
+                let len_bytes = left_bytes.min(bytes.len() as u64);
+                if len_bytes > 0 {
+                    out.push(bytes.slice(..len_bytes as usize));
+                }
+                left_bytes -= len_bytes;
+            }
+            return max_bytes - left_bytes;
+        }
+        match reader.position {
+            position if position < self.start => 0,
+            position => self.slices(position, max_bytes, max_slices, out),
+        }
     }
 
     /// The reader has had `len_bytes` more.
@@ -289,15 +347,32 @@ impl Log {
         let reader = self.reader_mut(id);
         reader.position += len_bytes;
         assert!(reader.position <= end, "a reader passed the end of the log");
+        let mut left_bytes = len_bytes as usize;
+        while let Some(bytes) = reader.fetched.front_mut().filter(|_| left_bytes > 0) {
+            let had_bytes = left_bytes.min(bytes.len());
+            bytes.advance(had_bytes);
+            left_bytes -= had_bytes;
+            if bytes.is_empty() {
+                reader.fetched.pop_front();
+            }
+        }
     }
 
-    /// Whether the reader is too far behind and has to be cut off (or served from disk). Ask again from time to time:
-    /// the soft limit is about how long. A hard limit below the backlog's size is raised to it, since who is cut off
-    /// could come back and ask for the same bytes.
+    /// Whether the reader is too far behind and has to be cut off. Ask again from time to time: the soft limit is about how
+    /// long. A hard limit below the backlog's size is raised to it, since who is cut off could come back and ask for the
+    /// same bytes. What is on disk does not count, and while the disk works nor does what is on its way there.
     pub fn check_limits(&mut self, id: ReaderId, limits: ReaderLimits, now_ms: u64) -> Option<Exceeded> {
-        let pending_bytes = self.pending_bytes(id);
-        let hard_bytes = limits.hard_bytes.max(self.backlog_bytes);
+        if let Some(lost) = self.reader(id).lost {
+            return Some(lost);
+        }
+        let pending_bytes = self.pending_in_memory(self.reader(id));
+        let grace_bytes = self.pending_grace();
+        let hard_bytes = limits.hard_bytes.max(self.backlog_bytes).max(grace_bytes.unwrap_or(0));
         let reader = self.reader_mut(id);
+        if grace_bytes.is_some_and(|grace_bytes| pending_bytes <= grace_bytes) {
+            reader.over_soft_since_ms = None;
+            return None;
+        }
         if limits.soft_bytes == 0 || pending_bytes <= limits.soft_bytes {
             reader.over_soft_since_ms = None;
         }

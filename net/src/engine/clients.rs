@@ -357,6 +357,7 @@ impl Engine {
                 Order::Save(asker) => self.save(asker),
                 Order::SaveAndStop(last) => self.save_and_stop(last),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
+                Order::Spilled(told) => self.front.spilled(told),
                 Order::Look => {}
                 Order::Role(request) => {
                     if let Some(follower) = &mut self.front.follower {

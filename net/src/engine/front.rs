@@ -92,6 +92,8 @@ pub struct Front {
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
     pub(super) saving: Saving,
+    /// Where the stream waits for slow replicas, once there were any.
+    pub(super) segments: Option<crate::disk::segments::Segments>,
     pub(super) restoring: Option<Box<Restoring>>,
     /// See [`Front::take_load_outcome`].
     pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
@@ -137,6 +139,7 @@ impl Front {
             reported_replicas: 0,
             loads: Loads::default(),
             saving: Saving::default(),
+            segments: None,
             restoring: None,
             load_outcome: None,
         }

@@ -14,6 +14,7 @@ pub mod mailbox;
 mod replicas;
 mod restoring;
 mod saving;
+mod spilling;
 pub mod stream;
 pub mod tasks;
 

@@ -55,6 +55,7 @@ pub fn rules(config: &Config) -> Rules {
     let replica = &config.client_output_buffer_limit.replica;
     Rules {
         backlog_bytes: config.repl_backlog_size_bytes.max(16 << 10),
+        backlog_disk_bytes: config.repl_backlog_disk_size_bytes,
         backlog_ttl_ms: u64::from(config.repl_backlog_ttl_s) * 1000,
         protects: config.protected_restart,
         ping_period_ms: u64::from(config.repl_ping_replica_period_s) * 1000,
@@ -285,6 +286,8 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, is_busy: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
+        self.spill();
+        let Some(home) = &mut self.home else { return };
         let may_wait = is_busy && self.now < self.next_feed;
         let is_due = |id: &ReplicaId| !may_wait || home.is_pressing(*id);
         let due: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().filter(is_due).collect();

@@ -452,6 +452,7 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("repl_backlog_size", call.front.config.repl_backlog_size_bytes);
     page.field("repl_backlog_first_byte_offset", report.first_byte);
     page.field("repl_backlog_histlen", report.histlen_bytes);
+    page.field("repl_backlog_disk_bytes", report.disk_bytes);
 }
 
 /// What a replica knows of its master.

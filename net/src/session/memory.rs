@@ -36,7 +36,7 @@ impl Usage {
             resident: memory::resident_bytes(),
             committed: memory::committed_bytes(),
             clients: (node.connected_clients.load(Ordering::Relaxed) * AT_REST_BYTES) as u64,
-            replication_backlog: replication.histlen_bytes,
+            replication_backlog: replication.memory_bytes,
             tables: survey.table_bytes,
         }
     }

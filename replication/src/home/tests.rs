@@ -10,6 +10,7 @@ const SECOND_MS: u64 = 1000;
 fn rules() -> Rules {
     Rules {
         backlog_bytes: 1 << 20,
+        backlog_disk_bytes: 0,
         backlog_ttl_ms: 0,
         protects: false,
         ping_period_ms: 10 * SECOND_MS,

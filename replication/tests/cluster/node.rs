@@ -67,6 +67,7 @@ impl Node {
     pub fn new(seed: u64, backlog_bytes: u64) -> Self {
         let rules = Rules {
             backlog_bytes,
+            backlog_disk_bytes: 0,
             backlog_ttl_ms: 0,
             protects: false,
             ping_period_ms: 1_000,

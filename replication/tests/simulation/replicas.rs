@@ -70,6 +70,7 @@ impl Replicas {
     pub fn new(shards: usize, seed: u64) -> Self {
         let rules = Rules {
             backlog_bytes: 1 << 40,
+            backlog_disk_bytes: 0,
             backlog_ttl_ms: 0,
             protects: false,
             ping_period_ms: 1_000,
