@@ -120,7 +120,8 @@ impl Log {
 
     /// Offset before the first byte that is kept, in memory or on disk.
     pub(super) fn first_offset(&self) -> u64 {
-        if self.spill.is_on { self.spill.range.start().min(self.start) } else { self.start }
+        // What memory has of earlier bytes goes with the next trim, for nobody needs it.
+        if self.spill.is_on { self.spill.range.start() } else { self.start }
     }
 
     /// The reader says that it has applied the stream up to `offset`.
@@ -132,10 +133,11 @@ impl Log {
     /// The reader goes away, and whoever it is may come back for the rest. To be called before it is removed.
     pub fn expect_back(&mut self, id: ReaderId, who: String) {
         let reader = self.reader(id);
-        let position = reader.need();
-        if self.spill.budget_bytes == 0 || reader.lost.is_some() || position < self.first_offset() {
+        if self.spill.budget_bytes == 0 || reader.lost.is_some() {
             return;
         }
+        // It acknowledges now and then only, and has more most likely.
+        let position = reader.need().max(self.first_offset());
         let absent = &mut self.spill.absent;
         if let Some(same) = absent.iter_mut().find(|absent| absent.who == who) {
             same.position = same.position.min(position);

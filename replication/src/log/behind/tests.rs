@@ -173,8 +173,8 @@ impl World {
 #[test]
 fn one_stream_every_reader_reads_it_whatever_the_disk_does() {
     let (mut spilled, mut failed, mut resumed) = (0, 0, 0);
-    for seed in 0..150 {
-        let disk_bytes = [0, 1000, 4000, 100_000][seed as usize % 4];
+    for seed in 0..300 {
+        let disk_bytes = [0, 1, 1000, 4000, 100_000][seed as usize % 5];
         let mut world = World::new(seed, disk_bytes);
         let disk_bytes = disk_bytes.max(SIZES.chunk_bytes * BUDGET_MIN_CHUNKS);
         world.failing = [0, 0, 3, 30][seed as usize / 4 % 4];
