@@ -147,6 +147,11 @@ impl Node {
         self.end_offset.load(Ordering::Relaxed)
     }
 
+    /// `master_failover_state`, as the home shard last published it.
+    pub fn failover_state(&self) -> &'static str {
+        self.replication.lock().unwrap_or_else(PoisonError::into_inner).failover_state
+    }
+
     pub fn set_end_offset(&self, offset: u64) {
         self.end_offset.store(offset, Ordering::Relaxed);
     }

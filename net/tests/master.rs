@@ -8,6 +8,7 @@ use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
 use common::{braid_builder, call, connect, key_per_shard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -263,7 +264,8 @@ fn no_loss_an_empty_restarted_master_does_not_wipe_its_replicas() {
     call(&mut client, &["SET", "other", "precious"]);
     assert_eq!(call(&mut client, &["WAIT", "3", "30000"]), Value::Int(3));
     braid.kill().expect("killed");
-    braid.restart().expect("starts again, empty");
+    // The kernel may hold on to the port for a moment after the process has gone.
+    wait_until("it starts again, empty", || braid.restart().is_ok());
     let mut client = connect(&braid);
     assert_eq!(call(&mut client, &["DBSIZE"]), Value::Int(0));
     // They ask, are refused, and keep what they have.
@@ -317,4 +319,102 @@ fn replicas_are_shown_as_such_and_can_be_killed_by_their_class() {
     }
     wait_until("the replica is cut off", || closed(&mut client));
     replica.cont().expect("a signal");
+}
+
+/// A Braid that follows `port`, in step.
+fn braid_replica_of(shards: usize, port: u16) -> Peer {
+    let replica = start(master(shards).args(["--protected-restart", "no"]));
+    let mut client = connect(&replica);
+    call(&mut client, &cmd!["REPLICAOF", "127.0.0.1", port]);
+    wait_until("the replica is in step", || field(&mut client, "master_link_status") == "up");
+    replica
+}
+
+/// Counts up at a master until it is one no longer. Returns the last count that was confirmed.
+fn count_until_refused(peer: &Peer) -> i64 {
+    let mut client = connect(peer);
+    let mut last = 0;
+    loop {
+        match client.command(&["INCR", "counter"]).expect("the server stays") {
+            Value::Int(count) => last = count,
+            Value::Error(text) => {
+                assert!(text.starts_with("READONLY"), "{text}");
+                return last;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_loss_a_master_hands_over_to_a_replica_and_follows_it_without_a_full_sync() {
+    for (number, to_stock) in [(0, true), (1, false), (2, false)] {
+        let old = start(master(SHARDS));
+        let new =
+            if to_stock { replica_of(Kind::Redis7, old.port()) } else { braid_replica_of(3, old.port()) };
+        let mut client = connect(&old);
+        wait_until("the replica is online", || field(&mut client, "slave0").contains("state=online"));
+        let last = thread::scope(|scope| {
+            let writers: Vec<_> = (0..4).map(|_| scope.spawn(|| count_until_refused(&old))).collect();
+            wait_until(
+                "some was written",
+                || matches!(call(&mut client, &["GET", "counter"]), Value::Bulk(count) if count.len() > 2),
+            );
+            let reply = match number {
+                2 => call(&mut client, &["FAILOVER", "TIMEOUT", "30000"]),
+                _ => call(&mut client, &cmd!["FAILOVER", "TO", "127.0.0.1", new.port(), "TIMEOUT", 30_000]),
+            };
+            assert_eq!(reply, Value::Simple("OK".into()));
+            writers.into_iter().map(|writer| writer.join().expect("counts")).max()
+        });
+        let mut heir = connect(&new);
+        assert_eq!(field(&mut heir, "role"), "master");
+        assert_eq!(field(&mut client, "role"), "slave");
+        wait_until("it follows", || field(&mut client, "master_link_status") == "up");
+        wait_until("it is over", || field(&mut client, "master_failover_state") == "no-failover");
+        assert_eq!(call(&mut heir, &["GET", "counter"]), last.expect("four").to_string().as_str());
+        call(&mut heir, &["SET", "new", "value"]);
+        assert_eq!(call(&mut heir, &["WAIT", "1", "30000"]), Value::Int(1));
+        assert_eq!(call(&mut client, &["GET", "new"]), "value");
+        assert_eq!(call(&mut client, &["GET", "counter"]), call(&mut heir, &["GET", "counter"]));
+        assert_eq!(heir.info("stats").unwrap()["sync_full"], "0");
+        assert_eq!(heir.info("stats").unwrap()["sync_partial_ok"], "1");
+    }
+}
+
+#[test]
+fn a_failover_that_does_not_come_off_leaves_the_master_as_it_was() {
+    let braid = start(master(SHARDS));
+    let mut client = connect(&braid);
+    let mut other = connect(&braid);
+    let refused = "ERR FAILOVER requires connected replicas.";
+    assert_eq!(error_of(client.command(&["FAILOVER"]).unwrap()), refused);
+    assert_eq!(error_of(client.command(&["FAILOVER", "ABORT"]).unwrap()), "ERR No failover in progress.");
+    assert_eq!(error_of(client.command(&["FAILOVER", "FOO"]).unwrap()), "ERR syntax error");
+    let replica = replica_of(Kind::Valkey, braid.port());
+    replica.stop().expect("a signal");
+    for aborts in [false, true] {
+        call(&mut other, &["SET", "key", "before"]);
+        let timeout = if aborts { "60000" } else { "300" };
+        assert_eq!(call(&mut client, &["FAILOVER", "TIMEOUT", timeout]), Value::Simple("OK".into()));
+        other.send(&["SET", "key", "after"]).expect("sent");
+        // Readers are served meanwhile.
+        assert_eq!(call(&mut client, &["GET", "key"]), "before");
+        if aborts {
+            wait_until("it is under way", || {
+                field(&mut client, "master_failover_state") == "waiting-for-sync"
+            });
+            let again = error_of(client.command(&["FAILOVER"]).unwrap());
+            assert_eq!(again, "ERR FAILOVER already in progress.");
+            call(&mut client, &["FAILOVER", "ABORT"]);
+        }
+        assert_eq!(other.receive().expect("an answer"), Value::Simple("OK".into()));
+        assert_eq!(call(&mut client, &["GET", "key"]), "after");
+        wait_until("it is over", || field(&mut client, "master_failover_state") == "no-failover");
+        assert_eq!(field(&mut client, "role"), "master");
+    }
+    replica.cont().expect("a signal");
+    call(&mut client, &["SET", "key", "streamed"]);
+    assert_eq!(call(&mut client, &["WAIT", "1", "30000"]), Value::Int(1));
+    assert_eq!(client.info("stats").unwrap()["sync_full"], "1");
 }

@@ -4,11 +4,13 @@
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
 mod files;
+mod handover;
 pub mod relay;
 mod upkeep;
 mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved};
+use crate::failover::{Failover, Step};
 use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
@@ -74,11 +76,13 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// A step of a failover.
+    Failover(Step),
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,
-    /// The change of role is complete: what follows is done in the new one.
-    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -102,6 +106,8 @@ pub struct Report {
     pub replicas: Vec<ReplicaLine>,
     /// What the replicas that are online have acknowledged.
     pub acked_offsets: Vec<u64>,
+    /// `master_failover_state`.
+    pub failover_state: &'static str,
     /// Replicas of other histories are refused, see [`Home::confirm_dataset`].
     pub is_protected: bool,
     pub full_syncs: u64,
@@ -196,6 +202,7 @@ pub struct Home {
     resolved: Vec<Resolved>,
     /// Where the stream ended when replicas were last asked for their offsets.
     asked_at: Option<u64>,
+    failover: Failover,
     retention: Retention,
     protection: Protection,
     full_syncs: u64,
@@ -232,6 +239,7 @@ impl Home {
             rng,
             resolved: Vec::new(),
             asked_at: None,
+            failover: Failover::default(),
             retention: Retention::default(),
             protection: Protection::default(),
             full_syncs: 0,
@@ -277,8 +285,8 @@ impl Home {
         for marked in std::mem::take(&mut self.marked) {
             match marked.mark {
                 Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
-                Mark::Offset(STOP_MARK) => self.stream_stopped(),
                 Mark::Role => self.turned(marked.offset),
+                Mark::Offset(STOP_MARK) => self.stream_stopped(),
                 Mark::Offset(_) => {}
             }
         }
@@ -303,7 +311,7 @@ impl Home {
             ids: &self.ids,
             log: &self.log,
             upstream: self.upstream(),
-            is_failing_over: false,
+            is_failing_over: self.failover.is_under_way(),
             is_protected: self.refuses_history_of(psync),
             has_pending_output: false,
         };
@@ -652,6 +660,7 @@ impl Home {
         self.last_tick_ms = now_ms;
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
+        self.poll_failover(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -666,6 +675,7 @@ impl Home {
         if now_ms.saturating_sub(self.last_ping_ms) >= self.rules.ping_period_ms {
             self.last_ping_ms = now_ms;
             if self.relay.is_none()
+                && !self.failover.is_under_way()
                 && self.log.is_active()
                 && self.peers.values().any(|peer| peer.handshake.is_streaming())
             {
@@ -707,7 +717,13 @@ impl Home {
         let start = self.sharing.next_start_ms(self.rules.sharing);
         let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
-        let others = [save, self.retry_cut_ms, self.acks.next_deadline_ms(), self.next_retention_ms()];
+        let others = [
+            save,
+            self.retry_cut_ms,
+            self.acks.next_deadline_ms(),
+            self.next_retention_ms(),
+            self.failover.next_deadline_ms(),
+        ];
         start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }
 
@@ -738,6 +754,7 @@ impl Home {
                 })
                 .collect(),
             acked_offsets: self.acked_offsets(),
+            failover_state: self.failover_state(),
             is_protected: self.is_protected(),
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,

@@ -30,6 +30,9 @@ pub const COMMANDS: &[Command] = &[
     Command::new("replconf", -1, Handler::Session)
         .flags(PROTOCOL.or(Flags::LOADING).or(Flags::STALE).or(Flags::ALLOW_BUSY))
         .doc("server", "3.0.0", "Configures the replication stream, and acknowledges it.", "O(1)"),
+    Command::new("failover", -1, Handler::Session)
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::STALE).or(Flags::NO_MULTI))
+        .doc("server", "6.2.0", "Lets a replica take this master's place.", "O(1)"),
     Command::new("replicaof", 3, Handler::Session).flags(ROLE).doc(
         "server",
         "5.0.0",

@@ -48,6 +48,8 @@ pub enum Asker {
     /// The master, which wants this node in its place, on a connection of the home shard; with the words of the `PSYNC`
     /// that it wants answered then.
     Heir(ConnId, Vec<Vec<u8>>),
+    /// A failover: the node to be followed is to take over, at this offset of the stream.
+    Failover { offset: u64 },
 }
 
 /// An epoch that is being applied.
@@ -311,6 +313,7 @@ impl Engine {
     fn do_link_actions(&mut self, follower: &mut Follower) -> bool {
         let actions = follower.link.as_mut().map(Link::take_actions).unwrap_or_default();
         let worked = !actions.is_empty();
+        let now_ms = self.front.now_ms();
         for action in actions {
             match action {
                 LinkAction::Connect => self.connect_link(follower),
@@ -325,12 +328,16 @@ impl Engine {
                 LinkAction::Continue { id } => {
                     let home = self.front.home.as_mut().expect("on the home shard");
                     home.continue_as(id);
+                    home.failover_done(now_ms);
                     // What is being applied is so when it is.
                     if follower.applying.is_none() {
                         follower.applied_offset = home.end_offset();
                     }
                 }
-                LinkAction::FailoverRefused(why) => log_warning!("Failover was refused: {why}"),
+                LinkAction::FailoverRefused(why) => {
+                    let home = self.front.home.as_mut().expect("on the home shard");
+                    home.failover_refused(&format!("Failover target rejected psync request: {why}"), now_ms);
+                }
                 LinkAction::Notice(text) => log_notice!("{text}"),
                 LinkAction::Warning(text) => log_warning!("{text}"),
             }
@@ -492,7 +499,10 @@ impl Engine {
                 self.front.node.replica.store(true, Ordering::SeqCst);
                 follower.applied_offset = self.front.home.as_ref().expect("on the home shard").end_offset();
                 let target = Target { host: host.clone(), port: *port };
-                self.make_link(follower, target);
+                match request.answer {
+                    Some(Asker::Failover { offset }) => self.make_failover_link(follower, target, offset),
+                    _ => self.make_link(follower, target),
+                }
             }
             (Turn::Promote, None) => {
                 self.front.node.replica.store(false, Ordering::SeqCst);
@@ -502,6 +512,20 @@ impl Engine {
             _ => unreachable!("a request and its turn go the same way"),
         }
         self.answer_role(request);
+    }
+
+    /// A link by which the target is asked to take over.
+    fn make_failover_link(&mut self, follower: &mut Follower, target: Target, offset: u64) {
+        let now_ms = self.front.now_ms();
+        let home = self.front.home.as_mut().expect("on the home shard");
+        if home.end_offset() == offset {
+            let link = Link::for_failover(target, link_rules(&self.front.config), now_ms);
+            follower.link = Some(link);
+        } else {
+            // A write that was under way when writes were paused came in late. What it wrote is not lost: this node is
+            // made a master again.
+            home.failover_refused("a write came in after the target had caught up", now_ms);
+        }
     }
 
     fn make_link(&mut self, follower: &mut Follower, target: Target) {
@@ -536,8 +560,12 @@ impl Engine {
         });
         changed.expect("cannot fail");
         node.wake_all();
+        // Whoever hears of it must not find the numbers of before.
+        self.front.next_report_ms = 0;
+        self.front.publish_replication();
+        let node = &self.front.node;
         match answer {
-            None => {}
+            None | Some(Asker::Failover { .. }) => {}
             Some(Asker::Client(shard, conn)) => {
                 node.order(shard, Order::Answer(conn, b"+OK\r\n".to_vec()));
             }
@@ -558,6 +586,10 @@ impl Engine {
             return;
         }
         follower.next_report_ms = now_ms + REPORT_PERIOD_MS;
+        if state != follower.reported_up {
+            // The history may be another one.
+            self.front.next_report_ms = 0;
+        }
         follower.reported_up = state;
         node.is_link_up.store(state == Some(true), Ordering::SeqCst);
         *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = follower

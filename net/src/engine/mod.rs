@@ -7,6 +7,7 @@ mod clients;
 mod conn;
 pub mod follower;
 mod front;
+mod handover;
 mod link_socket;
 mod loading;
 pub mod mailbox;
@@ -467,6 +468,10 @@ impl Engine {
         }
         let Some(conn) = self.front.conn_mut(token) else { return };
         conn.eof = true;
+        if conn.awaits_replicas {
+            // It may have to wait for ever, and a client that went away looks like this.
+            return self.close(token);
+        }
         // A half-closed connection still gets the answers to what it sent, of which some may not have been run yet.
         if conn.waiting || !conn.input.is_empty() {
             // The end of a send may have been taken from the ring just before this, and have made room for more.

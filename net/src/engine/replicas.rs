@@ -95,6 +95,7 @@ impl Engine {
         if self.front.cut_refused.take() {
             home.cut_refused(now_ms);
         }
+        home.poll_failover(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -117,6 +118,7 @@ impl Engine {
                         follower.want_stop();
                     }
                 }
+                Action::Failover(step) => self.failover_step(step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -334,7 +336,7 @@ impl Front {
     }
 
     /// Lets the other shards see where the stream is.
-    fn publish_replication(&mut self) {
+    pub(super) fn publish_replication(&mut self) {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();

@@ -4,6 +4,7 @@
 //! tickets of what was answered before may still be on their way to the merge. So it waits, parked like a command in a
 //! pause, until all tickets taken before are merged. That is the usual state, found with one load.
 
+use super::handover::FailoverRequest;
 use super::{Conn, Front};
 use crate::node::Node;
 use crate::session::clients::shard_of;
@@ -124,6 +125,10 @@ impl Front {
 
     /// Parks a connection until enough replicas have acknowledged what it waits for.
     pub fn begin_wait(&mut self, conn: &mut Conn, wait: Wait) {
+        if conn.eof {
+            conn.closing = true;
+            return;
+        }
         conn.waiting = true;
         conn.awaits_replicas = true;
         self.stream.waits += 1;
@@ -176,6 +181,11 @@ impl Front {
         self.stream.waits
     }
 
+    /// Sends something to the home shard, which may be this one.
+    pub(super) fn send_home(&mut self, message: Box<dyn Any + Send>) {
+        self.stream.to_home.push(message);
+    }
+
     pub(super) fn take_messages_home(&mut self) -> Vec<Box<dyn Any + Send>> {
         std::mem::take(&mut self.stream.to_home)
     }
@@ -183,11 +193,12 @@ impl Front {
     /// Takes what this file's functions sent home. Gives back what is something else.
     pub(super) fn stream_message(&mut self, message: Box<dyn Any + Send>) -> Result<(), Box<dyn Any + Send>> {
         let now_ms = self.now_ms();
-        let home = self.home.as_mut().expect("sent home");
         let message = match message.downcast::<Wait>() {
             Ok(wait) => {
                 let Wait { conn, offset, replicas, timeout_ms, level } = *wait;
-                let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(timeout_ms));
+                let home = self.home.as_mut().expect("sent home");
+                // The millisecond under way has begun already.
+                let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(timeout_ms + 1));
                 let answer = home.wait(WaiterId(conn.0), offset, replicas, deadline_ms, level);
                 if let Some(replicas) = answer {
                     self.answer_wait(Resolved { waiter: WaiterId(conn.0), replicas, level });
@@ -196,7 +207,15 @@ impl Front {
             }
             Err(other) => other,
         };
+        let message = match message.downcast::<FailoverRequest>() {
+            Ok(request) => {
+                self.failover_request(*request);
+                return Ok(());
+            }
+            Err(other) => other,
+        };
         let end = message.downcast::<EndWait>()?;
+        let home = self.home.as_mut().expect("sent home");
         match home.cancel_wait(WaiterId(end.conn.0)) {
             Some(resolved) if end.answers => self.answer_wait(resolved),
             // Its answer is on its way already, or nobody is left to read it.
@@ -213,9 +232,14 @@ impl Front {
             // There is no append-only file here.
             Level::Durable => format!("*2\r\n:0\r\n:{}\r\n", resolved.replicas),
         };
+        self.answer_later(conn, bytes.into_bytes());
+    }
+
+    /// Answers a connection of any shard.
+    pub(super) fn answer_later(&mut self, conn: ConnId, bytes: Vec<u8>) {
         match shard_of(conn) {
-            shard if shard == self.id => self.reply(conn, bytes.as_bytes(), Vec::new(), true),
-            shard => self.node.order(shard, Order::Answer(conn, bytes.into_bytes())),
+            shard if shard == self.id => self.reply(conn, &bytes, Vec::new(), true),
+            shard => self.node.order(shard, Order::Answer(conn, bytes)),
         }
     }
 }

@@ -441,7 +441,8 @@ fn replication(page: &mut Page<'_>, call: &Call<'_>) {
     for line in &report.replicas {
         let _ = write!(page.0, "{}\r\n", line.info);
     }
-    page.field("master_failover_state", "no-failover");
+    let state = report.failover_state;
+    page.field("master_failover_state", if state.is_empty() { "no-failover" } else { state });
     page.field("master_replid", &report.id);
     page.field("master_replid2", &report.former_id);
     page.field("master_repl_offset", node.end_offset());

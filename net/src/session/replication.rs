@@ -8,6 +8,7 @@ use crate::engine::follower::{Asker, RoleRequest, request_role};
 use braid_core::command::Error;
 use braid_core::resp::number::parse_i64;
 use braid_replication::acks::ReplicaId;
+use braid_replication::failover::Request;
 use braid_replication::link::LinkState;
 use braid_replication::psync::{Replconf, Replica};
 
@@ -39,6 +40,14 @@ pub fn replconf(call: &mut Call<'_>) -> Result<(), Error> {
         Replconf::Error(text) => return Err(Error::owned(text)),
         Replconf::Ack { .. } | Replconf::GetAck | Replconf::Nothing => {}
     }
+    Ok(())
+}
+
+/// `FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]`
+pub fn failover(call: &mut Call<'_>) -> Result<(), Error> {
+    let words: Vec<&[u8]> = call.args[1..].to_vec();
+    let request = Request::parse(&words).map_err(Error::text)?;
+    call.front.ask_for_failover(call.conn, request);
     Ok(())
 }
 
@@ -160,6 +169,10 @@ pub fn replicaof(call: &mut Call<'_>) -> Result<(), Error> {
     if master.is_some() && call.front.node.config.snapshot().replicaof.0 == master {
         call.out.simple("OK Already connected to specified master");
         return Ok(());
+    }
+    let state = call.front.node.failover_state();
+    if !state.is_empty() && state != "no-failover" {
+        return Err(Error::text("ERR REPLICAOF not allowed while failing over."));
     }
     // Within a transaction there is no later.
     let is_later = !call.conn.waiting;

@@ -36,6 +36,7 @@ const IMPLEMENTATIONS: &[(&str, Implementation)] = &[
     ("replicaof", replication::replicaof),
     ("slaveof", replication::replicaof),
     ("role", replication::role),
+    ("failover", replication::failover),
     ("wait", waits::wait),
     ("waitaof", waits::waitaof),
     ("client", client::client),
