@@ -269,6 +269,7 @@ impl Shard {
     /// Another shard is about to answer: its message is likely to come within microseconds.
     pub fn awaits_answers(&self) -> bool {
         !self.flights.is_empty()
+            || !self.waiting_legs.is_empty()
             || !self.txs.is_empty()
             || self.outstanding.is_some()
             || self.locks.is_holding()
