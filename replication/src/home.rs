@@ -78,11 +78,11 @@ pub enum Action {
     Close { replica: ReplicaId, why: String },
     /// A step of a failover.
     Failover(Step),
+    /// The change of role is complete: what follows is done in the new one.
+    Turned(Turn),
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,
-    /// The change of role is complete: what follows is done in the new one.
-    Turned(Turn),
 }
 
 /// A replica's line of `INFO replication` and `ROLE`.
@@ -285,8 +285,8 @@ impl Home {
         for marked in std::mem::take(&mut self.marked) {
             match marked.mark {
                 Mark::Cut(snapshot) => self.cut(snapshot, marked.offset),
-                Mark::Offset(STOP_MARK) => self.stream_stopped(),
                 Mark::Role => self.turned(marked.offset),
+                Mark::Offset(STOP_MARK) => self.stream_stopped(),
                 Mark::Offset(_) => {}
             }
         }

@@ -560,6 +560,10 @@ impl Engine {
         });
         changed.expect("cannot fail");
         node.wake_all();
+        // Whoever hears of it must not find the numbers of before.
+        self.front.next_report_ms = 0;
+        self.front.publish_replication();
+        let node = &self.front.node;
         match answer {
             None | Some(Asker::Failover { .. }) => {}
             Some(Asker::Client(shard, conn)) => {
@@ -582,6 +586,10 @@ impl Engine {
             return;
         }
         follower.next_report_ms = now_ms + REPORT_PERIOD_MS;
+        if state != follower.reported_up {
+            // The history may be another one.
+            self.front.next_report_ms = 0;
+        }
         follower.reported_up = state;
         node.is_link_up.store(state == Some(true), Ordering::SeqCst);
         *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = follower

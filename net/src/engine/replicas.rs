@@ -112,13 +112,13 @@ impl Engine {
                 Action::Turned(turn) => self.front.turned = Some(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
-                Action::Failover(step) => self.failover_step(step),
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => {
                     if let Some(follower) = &mut self.front.follower {
                         follower.want_stop();
                     }
                 }
+                Action::Failover(step) => self.failover_step(step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -336,7 +336,7 @@ impl Front {
     }
 
     /// Lets the other shards see where the stream is.
-    fn publish_replication(&mut self) {
+    pub(super) fn publish_replication(&mut self) {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();

@@ -917,5 +917,6 @@ fn a_loaded_history_is_continued_by_who_has_no_more_of_it() {
         assert_eq!(reply.starts_with("+CONTINUE"), continues, "{next_byte}: {reply}");
     }
 }
+
 mod relay;
 mod upkeep;

@@ -83,7 +83,6 @@ impl Home {
     /// Whether the time without replicas is counted: they may come back for the stream only where it is kept.
     fn counts_time_alone(&self) -> bool {
         self.peers.is_empty()
-            && !self.is_replica()
             && self.log.is_active()
             // A replica keeps it: its own master may have to ask it for what it has.
             && self.relay.is_none()

@@ -131,9 +131,9 @@ impl Replicas {
                 Action::Resume { .. } => {}
                 Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
-                Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
-                Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Turned(_) => panic!("nobody changes roles here"),
+                Action::StopStream => unreachable!("it is kept for ever"),
+                Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
             }
         }
         aborted
