@@ -28,12 +28,13 @@ const SPREAD: usize = 5;
 
 /// A server of this kind, ready to be anybody's master; Braid with so many shards.
 fn node(kind: &Kind, shards: usize) -> Builder {
-    match kind {
-        Kind::Braid(_) => {
-            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
-        }
-        _ => Peer::builder(kind.clone()).args(["--repl-backlog-size", "64mb"]),
-    }
+    let builder = match kind {
+        Kind::Braid(_) => braid_builder(shards).args(["--repl-diskless-sync-delay", "0"]),
+        _ => Peer::builder(kind.clone()),
+    };
+    // On a machine that is short of time a replica may fall far behind, and full syncs are counted.
+    let patient = ["--repl-backlog-size", "512mb", "--client-output-buffer-limit", "replica 0 0 0"];
+    builder.args(patient)
 }
 
 fn replica(shards: usize) -> Peer {
