@@ -394,9 +394,9 @@ fn no_loss_keys_are_refused_until_all_are_there() {
     let port = braid_bench::peers::free_port().expect("a port");
     let mut child = Command::new(braid().binary().expect("the binary"))
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--shards", "3", "--save", ""])
-        .args(["--logfile", "log"])
         .arg("--dir")
         .arg(folder.path())
+        .stdout(std::process::Stdio::null())
         .spawn()
         .expect("it runs");
     let (first, rest) = file.split_at(file.len() / 2);
