@@ -309,7 +309,7 @@ fn replicas_are_shown_as_such_and_can_be_killed_by_their_class() {
     });
     assert_eq!(client.info("stats").unwrap()["sync_full"], "1");
     // A limit that is set at run time holds for those that are there. The backlog's size is what it cannot go below.
-    call(&mut client, &["CONFIG", "SET", "repl-backlog-size", "16kb"]);
+    call(&mut client, &["CONFIG", "SET", "repl-backlog-size", "16kb", "repl-backlog-disk-size", "0"]);
     call(&mut client, &["CONFIG", "SET", "client-output-buffer-limit", "replica 1mb 0 0"]);
     replica.stop().expect("a signal");
     let value = "x".repeat(1 << 20);

@@ -139,3 +139,23 @@ fn a_replica_is_served_from_memory_when_no_disk_is_allowed() {
     replica.cont().expect("goes on");
     assert_equal(&braid, &replica);
 }
+
+#[test]
+fn no_loss_a_disk_that_fails_leaves_it_to_memory() {
+    let braid = start(master("4gb").args(["--enable-protected-configs", "yes"]));
+    let mut client = connect(&braid);
+    let folder = tempfile::tempdir().expect("a folder");
+    call(&mut client, &["CONFIG", "SET", "dir", folder.path().to_str().expect("is text")]);
+    call(&mut client, &["CONFIG", "SET", "client-output-buffer-limit", "replica 1gb 0 0"]);
+    let replica = replica_of(braid.port());
+    assert_equal(&braid, &replica);
+    // Nothing can be made in a folder that is gone.
+    folder.close().expect("is removed");
+    replica.stop().expect("is stopped");
+    write(&mut client, 60);
+    wait_until("it is told", || braid.log().contains("can't be written to disk"));
+    assert_eq!(disk_bytes(&mut client), 0);
+    replica.cont().expect("goes on");
+    assert_equal(&braid, &replica);
+    assert_eq!(number(&mut client, "stats", "sync_full"), 1);
+}

@@ -919,5 +919,6 @@ fn a_loaded_history_is_continued_by_who_has_no_more_of_it() {
     }
 }
 
+mod absence;
 mod relay;
 mod upkeep;
