@@ -2,8 +2,10 @@
 
 mod common;
 #[path = "replication/load.rs"]
+#[expect(dead_code, reason = "the writes here are few and large")]
 mod load;
 #[path = "common/proxy.rs"]
+#[expect(dead_code, reason = "connections break at a moment, not at a byte")]
 mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;

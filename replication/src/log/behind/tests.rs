@@ -416,3 +416,26 @@ fn switched_off_it_cuts_off_who_was_on_disk() {
     world.trim();
     assert_eq!(world.log.memory_bytes(), BACKLOG_BYTES);
 }
+
+#[test]
+fn a_disk_that_hangs_or_fails_keeps_no_memory_for_who_is_not_there() {
+    for hangs in [false, true] {
+        let mut world = World::new(7, 1 << 20);
+        let reader = world.log.add_reader(world.first_offset);
+        world.log.expect_back(reader, "it".into());
+        world.log.remove_reader(reader);
+        world.failing = 100;
+        let mut most_bytes = 0;
+        for _ in 0..200 {
+            world.append(100);
+            if !hangs {
+                world.settle();
+            }
+            most_bytes = most_bytes.max(world.log.memory_bytes());
+        }
+        assert!(most_bytes <= BACKLOG_BYTES + 4 * SIZES.unacked_bytes + 100, "{most_bytes}");
+        assert_eq!(world.log.memory_bytes(), BACKLOG_BYTES, "it is forgotten");
+        world.settle();
+        assert!(world.files.is_empty());
+    }
+}
