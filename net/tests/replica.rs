@@ -18,7 +18,7 @@ use braid_bench::peers::{Builder, Kind, Peer};
 use common::{braid, braid_builder, call, connect, key_per_shard, number_from_env};
 use load::{Load, State};
 use proxy::Proxy;
-use replicas::{assert_equal, enough, field, follow, is_linked, number, start, wait_until};
+use replicas::{TIMEOUT, assert_equal, enough, field, follow, is_linked, number, start, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -502,6 +502,61 @@ fn without_a_link_old_data_is_served_or_not() {
     call(&mut there, &["REPLICAOF", "NO", "ONE"]);
     wait_until("the chain is linked", || is_linked(&replica) && is_linked(&below));
     assert_equal(&master, &below);
+}
+
+#[test]
+fn law9_a_replica_that_is_saved_and_started_again_goes_on_where_it_was() {
+    for kind in [Kind::Redis7, braid()] {
+        let (master, mut replica) = (start(node(&kind, 2)), replica(3));
+        follow(&replica, master.port());
+        let state = State::default();
+        thread::scope(|scope| {
+            let load = Load::start(scope, &master, SPREAD, &state);
+            state.pass(enough() / 5);
+            wait_until("the replica is linked", || is_linked(&replica));
+            // Somewhere in the midst, and in whatever database.
+            let _ = connect(&replica).command(&["SHUTDOWN", "SAVE"]);
+            replica.wait_exit(TIMEOUT).expect("it ends");
+            state.pass(enough() / 5);
+            replica.set_args(["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+            replica.restart().expect("starts again");
+            wait_until("the replica is linked", || is_linked(&replica));
+            state.pass(enough() / 5);
+            load.stop();
+        });
+        assert_equal(&master, &replica);
+        let mut client = connect(&master);
+        let syncs = ["sync_full", "sync_partial_ok"].map(|name| number(&mut client, "stats", name));
+        assert_eq!(syncs, [1, 1], "the file says where it stands");
+    }
+}
+
+#[test]
+fn a_replica_that_stands_still_or_dies_comes_back() {
+    let master = replica(2);
+    let (frozen, mut dying) = (replica(1), replica(3));
+    let state = State::default();
+    thread::scope(|scope| {
+        let load = Load::start(scope, &master, SPREAD, &state);
+        for replica in [&frozen, &dying] {
+            follow(replica, master.port());
+            wait_until("the replica is linked", || is_linked(replica));
+        }
+        frozen.stop().expect("is stopped");
+        dying.kill().expect("is killed");
+        state.pass(enough());
+        dying.set_args(["--replicaof", &format!("127.0.0.1 {}", master.port())]);
+        dying.restart().expect("starts again");
+        frozen.cont().expect("goes on");
+        state.pass(enough() / 5);
+        load.stop();
+    });
+    for replica in [&frozen, &dying] {
+        wait_until("the replica is linked", || is_linked(replica));
+        assert_equal(&master, replica);
+    }
+    // The first attempts, and who lost its data.
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 3);
 }
 
 #[test]
