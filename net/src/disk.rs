@@ -34,11 +34,12 @@ enum Command {
     Read { reader: u64, offset: u64, len_bytes: u64 },
 }
 
-/// A snapshot file in the making. What is asked for is done in order. When this is dropped, a file that is not in its place is
-/// removed.
+/// A snapshot file in the making. What is asked for is done in order. It ends with [`SnapshotFile::give_up`]
+/// or [`SnapshotFile::close`]: a file that is not in its place is then removed.
 pub struct SnapshotFile {
     commands: Sender<Command>,
     is_given_up: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl SnapshotFile {
@@ -55,7 +56,7 @@ impl SnapshotFile {
         let (commands, received) = unbounded();
         let is_given_up = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&is_given_up);
-        std::thread::Builder::new().name("braid-snapshot".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("braid-snapshot".into()).spawn(move || {
             let mut placed = false;
             let outcome = work(&temporary, target.as_deref(), &received, &seen, &tell, &mut placed);
             if let Err(error) = outcome {
@@ -65,7 +66,7 @@ impl SnapshotFile {
                 let _ = std::fs::remove_file(&temporary);
             }
         })?;
-        Ok(Self { commands, is_given_up })
+        Ok(Self { commands, is_given_up, thread })
     }
 
     pub fn write(&self, bytes: Bytes) {
@@ -82,15 +83,23 @@ impl SnapshotFile {
         self.ask(Command::Read { reader, offset, len_bytes });
     }
 
+    /// Nobody needs it any more, whatever has been asked for.
+    pub fn give_up(self) {
+        self.is_given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the file up and waits until it is removed. Before the process ends, and never while a shard serves.
+    pub fn close(self) {
+        let Self { commands, is_given_up, thread } = self;
+        is_given_up.store(true, Ordering::Relaxed);
+        drop(commands);
+        // It has told what went wrong, if anything did.
+        let _ = thread.join();
+    }
+
     fn ask(&self, command: Command) {
         // A thread that failed has told so and is gone.
         let _ = self.commands.send(command);
-    }
-}
-
-impl Drop for SnapshotFile {
-    fn drop(&mut self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
     }
 }
 
@@ -327,7 +336,7 @@ mod tests {
             SnapshotFile::create(folder.path().join("temp"), Some(target.clone()), tell).unwrap()
         });
         file.write(Bytes::from_static(&[7; 100_000]));
-        drop(file);
+        file.give_up();
         // The thread is gone when nobody can tell anything any more.
         while receiver.recv().is_ok() {}
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
@@ -345,8 +354,7 @@ mod tests {
         file.read(3, 2, 5);
         let Ok(Told::Read { reader: 3, outcome }) = receiver.recv() else { panic!("a read is answered") };
         assert_eq!(outcome.unwrap(), "23456");
-        drop(file);
-        while receiver.recv().is_ok() {}
+        file.close();
         assert!(!temporary.exists());
     }
 

@@ -202,7 +202,7 @@ type TcpListener = (SocketAddr, OwnedFd);
 
 /// Opens the listening sockets: those of TCP, then all.
 fn listen(config: &Config) -> Result<(Vec<TcpListener>, Vec<OwnedFd>), String> {
-    let tcp = startup::listen::listen_all(config, &[])?;
+    let tcp = startup::listen::listen_all(config, &[], startup::listen::START_PATIENCE)?;
     let mut all = Vec::new();
     for (_, socket) in &tcp {
         all.push(socket.try_clone().map_err(|error| format!("no file descriptor is left: {error}"))?);

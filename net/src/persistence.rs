@@ -100,6 +100,11 @@ impl Persistence {
         self.is_broken.store(saved_dirty.is_none(), Ordering::Relaxed);
     }
 
+    /// A snapshot was given up because its dataset was replaced: that says nothing of the disk.
+    pub fn cancel_save(&self) {
+        self.saves().running_since_s = None;
+    }
+
     /// Whether the last snapshot failed: one load.
     #[inline]
     pub fn is_broken(&self) -> bool {

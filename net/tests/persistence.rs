@@ -12,6 +12,7 @@ use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
 use common::{braid, braid_builder, call, connect};
 use load::{Load, State};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -377,4 +378,177 @@ fn a_signal_saves_when_there_are_save_points() {
     peer.wait_exit(TIMEOUT).expect("it ends");
     peer.restart().expect("it starts again");
     assert_eq!(call(&mut connect(&peer), &["EXISTS", "a", "b"]).as_int(), Some(1));
+}
+
+/// The file is a pipe here, so that the test decides how far loading comes.
+#[test]
+fn no_loss_keys_are_refused_until_all_are_there() {
+    let source = start(braid_builder(2));
+    fill(&source);
+    call(&mut connect(&source), &["SAVE"]);
+    let file = std::fs::read(source.dir().join("dump.rdb")).expect("is read");
+    let before = Dataset::read(&mut connect(&source)).expect("is read");
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = Command::new("mkfifo").arg(folder.path().join("dump.rdb")).status().expect("it runs");
+    assert!(made.success());
+    let port = braid_bench::peers::free_port().expect("a port");
+    let mut child = Command::new(braid().binary().expect("the binary"))
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--shards", "3", "--save", ""])
+        .arg("--dir")
+        .arg(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let (first, rest) = file.split_at(file.len() / 2);
+    let mut pipe =
+        std::fs::OpenOptions::new().write(true).open(folder.path().join("dump.rdb")).expect("is opened");
+    pipe.write_all(first).expect("is written");
+    let mut client = None;
+    wait_until("it listens", || {
+        client = Client::connect(("127.0.0.1", port)).ok();
+        client.is_some()
+    });
+    let mut client = client.expect("just connected");
+    for words in [&["GET", "number"][..], &["SET", "number", "1"], &["PING"], &["SAVE"]] {
+        let refused = client.command(words).expect("an answer");
+        assert_eq!(refused.text(), "LOADING Redis is loading the dataset in memory", "{words:?}");
+    }
+    wait_until("it has read that", || {
+        let info = client.info("persistence").expect("INFO");
+        info["loading"] == "1" && info["loading_loaded_bytes"].parse::<usize>().expect("a number") >= 1 << 20
+    });
+    pipe.write_all(rest).expect("is written");
+    drop(pipe);
+    wait_until("it is loaded", || client.info("persistence").expect("INFO")["loading"] == "0");
+    assert_same(&before, &Dataset::read(&mut client).expect("is read"));
+    client.send(&["SHUTDOWN", "NOSAVE"]).expect("is sent");
+    assert!(child.wait().expect("it ends").success());
+}
+
+/// Clients write until the server goes; whatever was answered is there again.
+#[test]
+fn no_loss_a_shutdown_under_load_keeps_every_write_that_was_answered() {
+    let mut peer = start(braid_builder(3));
+    fill(&peer);
+    let answered: Vec<i64> = thread::scope(|scope| {
+        let write = |client: Client, number: usize| {
+            let mut client = client;
+            let keys: Vec<String> = (0..8).map(|n| format!("count:{number}:{n}")).collect();
+            let mut last = 0;
+            loop {
+                let commands: Vec<_> = keys.iter().map(|key| cmd!["INCR", key]).collect();
+                if commands.iter().any(|command| client.send(command).is_err()) {
+                    return last;
+                }
+                // The answers come one by one, so that the last one before the end counts.
+                for _ in &keys {
+                    match client.receive() {
+                        Ok(reply) => last = reply.as_int().expect("a count") - 1,
+                        Err(_) => return last,
+                    }
+                }
+                last += 1;
+            }
+        };
+        let writers: Vec<_> = (0..6)
+            .map(|number| (connect(&peer), number))
+            .map(|(c, n)| scope.spawn(move || write(c, n)))
+            .collect();
+        wait_until("they have written", || {
+            let counts: Vec<String> = (0..6).map(|n| format!("count:{n}:7")).collect();
+            let counts = call(&mut connect(&peer), &[&["MGET".to_owned()], counts.as_slice()].concat());
+            counts
+                .items()
+                .expect("an array")
+                .iter()
+                .all(|count| count.text().parse::<u32>().is_ok_and(|n| n > 50))
+        });
+        connect(&peer).send(&["SHUTDOWN", "SAVE"]).expect("is sent");
+        assert!(peer.wait_exit(TIMEOUT).expect("it ends").success());
+        writers.into_iter().map(|writer| writer.join().expect("a writer succeeds")).collect()
+    });
+    peer.restart().expect("it starts again");
+    let mut client = connect(&peer);
+    for (number, last) in answered.iter().enumerate() {
+        // The last key of a round that was answered as a whole.
+        let count = call(&mut client, &cmd!["GET", format!("count:{number}:7")]).text();
+        assert!(count.parse::<i64>().expect("a number") >= *last, "{count} of {last}");
+        assert!(*last > 50);
+    }
+}
+
+#[test]
+fn a_restarted_replica_resumes_where_its_file_ends() {
+    for kind in [Kind::Redis7, Kind::Valkey] {
+        let master = start(Peer::builder(kind));
+        let mut peer = start(braid_builder(2));
+        fill(&master);
+        call(&mut connect(&peer), &cmd!["REPLICAOF", "127.0.0.1", master.port()]);
+        wait_until("the replica is linked", || is_linked(&peer));
+        run_load(&master, 2, 1000, |_| {});
+        wait::until_caught_up(&mut connect(&master), &mut connect(&peer), TIMEOUT).expect("catches up");
+        // The stream goes on in a database of its own behind the file's end.
+        let mut client = connect(&master);
+        call(&mut client, &["SELECT", "9"]);
+        call(&mut client, &["SET", "before", "1"]);
+        wait::until_caught_up(&mut connect(&master), &mut connect(&peer), TIMEOUT).expect("catches up");
+        connect(&peer).send(&["SHUTDOWN", "SAVE"]).expect("is sent");
+        assert!(peer.wait_exit(TIMEOUT).expect("it ends").success());
+        call(&mut client, &["SET", "meanwhile", "1"]);
+        peer.set_threads(3);
+        peer.set_args(["--replicaof", "127.0.0.1", &master.port().to_string()]);
+        peer.restart().expect("it starts again");
+        wait_until("the replica is linked", || is_linked(&peer));
+        call(&mut client, &["SET", "after", "1"]);
+        settle(&master);
+        wait::until_caught_up(&mut connect(&master), &mut connect(&peer), TIMEOUT).expect("catches up");
+        let synced = (field(&master, "stats", "sync_full"), field(&master, "stats", "sync_partial_ok"));
+        assert_eq!(synced, ("1".into(), "1".into()));
+        let theirs = Dataset::read(&mut connect(&master)).expect("is read");
+        assert_same(&theirs, &Dataset::read(&mut connect(&peer)).expect("is read"));
+    }
+}
+
+/// As on a master: a file that a replica writes while the stream comes in is a prefix of the stream, and where it ends.
+#[test]
+fn law5_a_snapshot_of_a_replica_under_load_resumes_without_a_gap() {
+    const KEYS: usize = 30;
+    let master = start(Peer::builder(Kind::Redis7).args(["--repl-backlog-size", "256mb"]));
+    fill(&master);
+    let mut peer = start(braid_builder(3));
+    call(&mut connect(&peer), &cmd!["REPLICAOF", "127.0.0.1", master.port()]);
+    wait_until("the replica is linked", || is_linked(&peer));
+    let keys: Vec<String> = (0..KEYS).map(|n| format!("count:{n}")).collect();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let folder = tempfile::tempdir().expect("a folder");
+    thread::scope(|scope| {
+        let counter = scope.spawn(|| {
+            let mut client = connect(&master);
+            while !is_over.load(Ordering::Relaxed) {
+                let commands: Vec<_> = keys.iter().map(|key| cmd!["INCR", key]).collect();
+                client.pipeline(&commands).expect("the server stays");
+            }
+        });
+        for saves in 1..4 {
+            call(&mut connect(&peer), &["BGSAVE"]);
+            wait_until("it is saved", || field(&peer, "persistence", "rdb_saves") == saves.to_string());
+        }
+        std::fs::copy(peer.dir().join("dump.rdb"), folder.path().join("dump.rdb")).expect("is copied");
+        let copy = start(braid_builder(2).dir(folder.path()));
+        let values = call(&mut connect(&copy), &[&["MGET".to_owned()], keys.as_slice()].concat());
+        let values: Vec<u64> =
+            values.items().expect("an array").iter().map(|v| v.text().parse().unwrap_or(0)).collect();
+        assert!(values.is_sorted_by(|a, b| a >= b) && values[0] - values[KEYS - 1] <= 1, "{values:?}");
+        // It is killed, and goes on from its file: counts that were lost or came twice would show.
+        peer.kill().expect("it is killed");
+        peer.set_args(["--replicaof", "127.0.0.1", &master.port().to_string()]);
+        restart(&mut peer);
+        wait_until("the replica is linked", || is_linked(&peer));
+        is_over.store(true, Ordering::Relaxed);
+        counter.join().expect("the counter succeeds");
+    });
+    wait::until_caught_up(&mut connect(&master), &mut connect(&peer), TIMEOUT).expect("catches up");
+    assert_eq!(field(&master, "stats", "sync_full"), "1");
+    let theirs = Dataset::read(&mut connect(&master)).expect("is read");
+    assert_same(&theirs, &Dataset::read(&mut connect(&peer)).expect("is read"));
 }

@@ -275,7 +275,7 @@ fn a_quiet_link_that_breaks_is_resumed() {
 
 #[test]
 fn law4_a_fake_replica_that_resumes_anywhere_reads_the_same_bytes() {
-    let braid = start(master(3));
+    let braid = start(master(3).args(["--protected-restart", "no"]));
     let mut client = connect(&braid);
     let mut first = Fake::attach(&braid).expect("attaches");
     first.ack().expect("is heard");

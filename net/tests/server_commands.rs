@@ -564,17 +564,21 @@ fn the_command_table_describes_itself() {
 }
 
 #[test]
-fn a_shutdown_ends_the_server_unless_data_was_to_be_kept() {
+fn a_shutdown_ends_the_server_with_a_snapshot_or_without() {
     for shards in SHARDS {
         let mut peer = start_braid(shards);
         let mut client = connect(&peer);
         assert_eq!(refusal(&mut client, "SHUTDOWN foo"), "ERR syntax error");
         assert_eq!(refusal(&mut client, "SHUTDOWN ABORT"), "ERR No shutdown in progress.");
-        assert!(refusal(&mut client, "SHUTDOWN SAVE").contains("SHUTDOWN NOSAVE ends without one"));
-        client.send(&["SHUTDOWN", "NOSAVE"]).unwrap();
-        let error = client.receive().expect_err("no reply comes");
-        assert!(is_closed(&error), "{error}");
-        assert!(peer.wait_exit(PATIENCE).unwrap().success());
+        for (how, saves) in [("NOSAVE", false), ("SAVE", true)] {
+            connect(&peer).send(&["SHUTDOWN", how]).unwrap();
+            let error = client.receive().expect_err("no reply comes");
+            assert!(is_closed(&error), "{error}");
+            assert!(peer.wait_exit(PATIENCE).unwrap().success());
+            assert_eq!(peer.dir().join("dump.rdb").exists(), saves);
+            peer.restart().unwrap();
+            client = connect(&peer);
+        }
     }
 }
 

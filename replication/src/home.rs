@@ -393,7 +393,10 @@ impl Home {
 
     /// Gives up a snapshot that nobody is left to receive. One that is not cut yet is given up at its cut.
     fn drop_unwanted_snapshot(&mut self) {
-        if self.snapshot.as_ref().is_some_and(|snapshot| !snapshot.is_wanted() && snapshot.is_cut) {
+        if let Some(snapshot) = &self.snapshot
+            && !snapshot.is_wanted()
+            && snapshot.is_cut
+        {
             self.abort_snapshot();
         }
     }
@@ -484,9 +487,9 @@ impl Home {
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        // A master selects the database anew behind the cut; what is relayed cannot be added to.
-        let db = self.relay.as_ref().map_or(0, |relay| relay.db);
         if self.log.is_active() {
+            // A master selects the database anew behind the cut; what is relayed cannot be added to.
+            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
             snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
             snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
             snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());

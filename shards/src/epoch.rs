@@ -8,7 +8,7 @@
 //! A part may find keys on loan to a client's transaction. That transaction may wait for a shard that holds, so the part
 //! cannot simply wait for it: the owner recalls the loan, and a coordinator that has not got all its loans yet returns those
 //! it has and starts over. One that has them all runs at once and returns them anyway. Hence an epoch waits for nothing but
-//! messages under way, and since a hold ends only when every part is applied, while a loan taken before a part arrived
+//! messages under way. A transaction that was recalled goes before the epoch after the next, so it is recalled twice at most. Since a hold ends only when every part is applied, while a loan taken before a part arrived
 //! keeps that part back, transactions and epochs are serializable (both are strictly two-phase).
 
 use crate::locks::TxId;
@@ -193,6 +193,10 @@ pub enum EpochMsg {
     Applied { epoch: u64, error: Option<EpochError> },
     /// Home to owner: everybody has applied it.
     Release { epoch: u64 },
+    /// Coordinator to home: a transaction that was recalled is to run before the next epoch begins.
+    Wait,
+    /// Coordinator to home: it ran.
+    GoOn,
 }
 
 /// An epoch under way, at the home shard.
@@ -216,8 +220,16 @@ impl Shard {
     /// # Panics
     /// If the epoch before is not over, or there is nothing to apply.
     pub fn apply_epoch(&mut self, epoch: u64, parts: Vec<(ShardId, Part)>) {
-        assert!(self.outstanding.is_none(), "one epoch at a time");
+        assert!(!self.has_epoch(), "one epoch at a time");
         assert!(!parts.is_empty(), "an epoch concerns somebody");
+        if self.recalled_txs > 0 {
+            self.postponed = Some((epoch, parts));
+        } else {
+            self.begin_epoch(epoch, parts);
+        }
+    }
+
+    fn begin_epoch(&mut self, epoch: u64, parts: Vec<(ShardId, Part)>) {
         let holds = parts.len() > 1;
         let shards: SmallVec<[ShardId; 8]> = parts.iter().map(|(shard, _)| *shard).collect();
         self.outstanding = Some(Outstanding { epoch, left: shards.len(), shards, error: None });
@@ -228,7 +240,7 @@ impl Shard {
 
     /// Home shard: whether an epoch is under way.
     pub fn has_epoch(&self) -> bool {
-        self.outstanding.is_some()
+        self.outstanding.is_some() || self.postponed.is_some()
     }
 
     pub(crate) fn receive_epoch(&mut self, from: ShardId, message: EpochMsg, host: &mut impl Host) {
@@ -243,6 +255,15 @@ impl Shard {
             }
             EpochMsg::Applied { epoch, error } => self.part_applied(from, epoch, error, host),
             EpochMsg::Release { .. } => self.release_hold(host),
+            EpochMsg::Wait => self.recalled_txs += 1,
+            EpochMsg::GoOn => {
+                self.recalled_txs -= 1;
+                if self.recalled_txs == 0
+                    && let Some((epoch, parts)) = self.postponed.take()
+                {
+                    self.begin_epoch(epoch, parts);
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! commands ([`Shard::run`], [`Shard::dispatch`], [`Shard::begin`]), and ends every tick with [`Shard::end_tick`],
 //! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
-use crate::epoch::{EpochError, EpochMsg, Outstanding, WaitingPart};
+use crate::epoch::{EpochError, EpochMsg, Outstanding, Part, WaitingPart};
 use crate::flight::{FlightId, Flights, Leg, Pieces, WaitingLeg, WaitingLegs};
 use crate::load::{LoadAnswer, LoadMsg, Successor};
 use crate::locks::{Locks, TxId};
@@ -153,6 +153,10 @@ pub struct Shard {
     pub(crate) borrowers: HashMap<TxId, (ShardId, u64)>,
     /// At the home shard: the epoch under way.
     pub(crate) outstanding: Option<Outstanding>,
+    /// At the home shard: transactions that were recalled and are to run before the next epoch.
+    pub(crate) recalled_txs: usize,
+    /// At the home shard: the epoch that waits for them.
+    pub(crate) postponed: Option<(u64, Vec<(ShardId, Part)>)>,
     /// A part of an epoch that waits for keys on loan.
     pub(crate) part: Option<Box<WaitingPart>>,
     /// A dataset being loaded beside the slice.
@@ -220,6 +224,8 @@ impl Shard {
             next_token: 0,
             borrowers: HashMap::new(),
             outstanding: None,
+            recalled_txs: 0,
+            postponed: None,
             part: None,
             successor: None,
             dropped: Vec::new(),

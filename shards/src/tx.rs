@@ -8,6 +8,7 @@
 //!
 //! A transaction over the whole keyspace (`FLUSHALL`, the cut of a snapshot) borrows the slices themselves.
 
+use crate::epoch::EpochMsg;
 use crate::locks::{Claim, LockKey, TxId, Verdict};
 use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
@@ -43,6 +44,8 @@ pub(crate) struct Tx {
     waiting: usize,
     loans: Vec<(ShardId, Loan)>,
     refused: bool,
+    /// An epoch took its loans back: the next one waits for it.
+    is_recalled: bool,
     /// Until when the watch holds; None: it does not.
     watch_until_ms: Option<u64>,
 }
@@ -82,6 +85,7 @@ impl Shard {
             waiting: 0,
             loans: Vec::new(),
             refused: false,
+            is_recalled: false,
             watch_until_ms: Some(u64::MAX),
         };
         self.ask(self.next_token, tx);
@@ -148,8 +152,12 @@ impl Shard {
     fn recalled(&mut self, token: u64, id: TxId) {
         let Some(tx) = self.txs.get_mut(&token).filter(|tx| tx.id == id) else { return };
         tx.refused = true;
+        let is_first = !std::mem::replace(&mut tx.is_recalled, true);
         for (shard, loan) in std::mem::take(&mut tx.loans) {
             self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+        }
+        if is_first {
+            self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::Wait)));
         }
     }
 
@@ -241,7 +249,10 @@ impl Shard {
             tx.watch_until_ms = Some(u64::MAX);
             return self.ask(token, tx);
         }
-        let Tx { id, loans, work, watch_until_ms, watcher, .. } = tx;
+        let Tx { id, loans, work, watch_until_ms, watcher, is_recalled, .. } = tx;
+        if is_recalled {
+            self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::GoOn)));
+        }
         // A watched key may have expired since its owner looked.
         let watch_dirty = watch_until_ms.is_none_or(|until_ms| self.time().ms() > until_ms);
         if let Some(watcher) = watcher {

@@ -114,18 +114,22 @@ fn read_payload(c: &Ctx<'_>, bytes: &[u8]) -> Result<(u32, OwnedValue<Object>), 
 fn restore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let (key, bytes) = (args[1], args[3]);
     let options = parse_options(args)?;
-    if !options.replace && c.keys.exists(key) {
+    // It is accessed by that, as in Redis.
+    if !options.replace && c.keys.write(key).is_some() {
         return Err(Error::text("BUSYKEY Target key name already exists."));
     }
     let ttl_ms = parse_i64(args[2]).ok_or(Error::NotInteger)?;
-    let ttl_ms = u64::try_from(ttl_ms).map_err(|_| Error::text("ERR Invalid TTL value, must be >= 0"))?;
+    if ttl_ms < 0 {
+        return Err(Error::text("ERR Invalid TTL value, must be >= 0"));
+    }
     let (version, mut value) = read_payload(c, bytes)?;
     let had = options.replace && c.keys.remove(key);
     let now_ms = c.now_ms();
+    // A sum that overflows is over already, as in Redis.
     let expiry_ms = match ttl_ms {
         0 => None,
-        at_ms if options.is_absolute => Some(at_ms),
-        ttl_ms => Some(now_ms.saturating_add(ttl_ms)),
+        at_ms if options.is_absolute => Some(at_ms as u64),
+        ttl_ms => Some(u64::try_from((now_ms as i64).wrapping_add(ttl_ms)).unwrap_or(0)),
     };
     if expiry_ms.is_some_and(|at_ms| at_ms <= now_ms) && !c.keys.replica && !c.keys.from_master {
         // It is over already: nothing comes into being.

@@ -354,16 +354,16 @@ impl Engine {
                     // On loan to a transaction: as soon as it is back.
                     None => self.front.public().orders.push(Order::ActiveExpire(on)),
                 },
+                Order::Save(asker) => self.save(asker),
+                Order::SaveAndStop(last) => self.save_and_stop(last),
+                Order::File(snapshot, told) => self.file_told(snapshot, told),
+                Order::Look => {}
                 Order::Role(request) => {
                     if let Some(follower) = &mut self.front.follower {
                         follower.request(request);
                     }
                 }
                 Order::LookedUp { lookup, found } => self.looked_up(lookup, found),
-                Order::Save(asker) => self.save(asker),
-                Order::SaveAndStop(last) => self.save_and_stop(last),
-                Order::File(snapshot, told) => self.file_told(snapshot, told),
-                Order::Look => {}
                 Order::Purge => memory::purge_this_thread(),
                 Order::Listen(listeners) => {
                     for token in std::mem::take(&mut self.tcp_listeners) {

@@ -85,11 +85,6 @@ impl Engine {
         outcome
     }
 
-    /// Whether something is being loaded, or was loaded and not swapped in.
-    pub(super) fn is_loading(&self) -> bool {
-        self.front.loads.under_way.is_some()
-    }
-
     /// Whether more should be fed: the shards have not got more than they can decode soon.
     pub(super) fn load_wants_more(&self) -> bool {
         self.front
@@ -99,7 +94,7 @@ impl Engine {
             .is_some_and(|loading| loading.failed.is_none() && loading.loader.wants_more())
     }
 
-    /// The loader of the load under way.
+    /// The loader of the load under way, until it is swapped in or dropped.
     pub(super) fn loader(&self) -> Option<&Loader> {
         self.front.loads.under_way.as_ref().map(|loading| &loading.loader)
     }

@@ -156,6 +156,7 @@ impl Engine {
                 sleeper.sleep().await?;
             }
         }
+        self.front.close_files();
         Ok(())
     }
 

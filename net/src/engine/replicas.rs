@@ -152,7 +152,8 @@ impl Engine {
                 }
                 dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
                 for slice in &mut *everything.slices {
-                    slice.stream |= streams;
+                    // A replica's log is fed by its master.
+                    slice.stream |= streams && !slice.replica;
                     if with_data {
                         slice.begin_snapshot(options).expect("checked above");
                         slice.snapshot_id = snapshot;

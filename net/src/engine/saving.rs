@@ -69,9 +69,12 @@ impl Engine {
         let saves = front.node.persistence.saves().clone();
         let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
         let may_try = saves.is_last_ok || now_s.saturating_sub(saves.last_try_s) > RETRY_DELAY_S;
-        let due = front.config.save.0.iter().find(|point| {
-            dirty >= u64::from(point.changes) && now_s.saturating_sub(saves.last_s) > u64::from(point.seconds)
-        });
+        let due = front
+            .config
+            .save
+            .0
+            .iter()
+            .find(|point| dirty >= point.changes && now_s.saturating_sub(saves.last_s) > point.seconds);
         if let Some(point) = due.filter(|_| may_try && dirty > 0)
             && front.node.persistence.begin_save(now_s)
         {
@@ -118,9 +121,9 @@ impl Engine {
         match step {
             FileStep::Create { keeps } => front.create_file(snapshot, keeps),
             FileStep::Drop => {
-                front.saving.files.remove(&snapshot);
+                front.give_up_file(snapshot);
                 if front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
-                    self.saved(snapshot, Err("it was given up".to_owned()));
+                    self.save_given_up();
                 }
             }
             FileStep::Write(bytes) => front.with_file(snapshot, |file| file.write(bytes)),
@@ -141,12 +144,35 @@ impl Engine {
             Told::Done(outcome) => {
                 home.file_done(snapshot, outcome.clone(), now_ms);
                 if self.front.saving.kept.is_some_and(|(id, _)| id == snapshot) {
-                    self.front.saving.files.remove(&snapshot);
+                    self.front.give_up_file(snapshot);
                     self.saved(snapshot, outcome);
                 } else if outcome.is_err() {
-                    self.front.saving.files.remove(&snapshot);
+                    self.front.give_up_file(snapshot);
                 }
             }
+        }
+    }
+
+    /// The dataset was replaced while its snapshot was made.
+    fn save_given_up(&mut self) {
+        log_warning!("The snapshot was given up, for its dataset was replaced");
+        self.front.saving.kept = None;
+        self.front.node.persistence.cancel_save();
+        let why = "the dataset was replaced meanwhile";
+        self.answer_askers(&Err(why.to_owned()));
+        if let Some(last) = self.front.saving.last {
+            self.last_saved(last, false, 0);
+        }
+    }
+
+    fn answer_askers(&mut self, outcome: &Result<u64, String>) {
+        let mut answer = Reply::default();
+        match outcome {
+            Ok(_) => answer.ok(),
+            Err(why) => answer.error(&format!("ERR Error saving DB on disk: {why}")),
+        }
+        for (shard, conn) in std::mem::take(&mut self.front.saving.askers) {
+            self.front.node.order(shard, Order::Answer(conn, answer.buf.clone()));
         }
     }
 
@@ -168,15 +194,8 @@ impl Engine {
                 front.node.persistence.end_save(None, now_s);
             }
         }
-        let mut answer = Reply::default();
-        match &outcome {
-            Ok(_) => answer.ok(),
-            Err(why) => answer.error(&format!("ERR Error saving DB on disk: {why}")),
-        }
-        for (shard, conn) in std::mem::take(&mut front.saving.askers) {
-            front.node.order(shard, Order::Answer(conn, answer.buf.clone()));
-        }
-        if let Some(last) = front.saving.last {
+        self.answer_askers(&outcome);
+        if let Some(last) = self.front.saving.last {
             self.last_saved(last, outcome.is_ok(), dirty);
         }
     }
@@ -222,6 +241,18 @@ impl Front {
                 self.node.order(HOME, Order::File(snapshot, Told::Done(Err(error.to_string()))));
             }
         }
+    }
+
+    /// Lets go of a file. One that is in its place stays there.
+    fn give_up_file(&mut self, snapshot: u64) {
+        if let Some(file) = self.saving.files.remove(&snapshot) {
+            file.give_up();
+        }
+    }
+
+    /// Before the end: files that are not in their place are removed.
+    pub(super) fn close_files(&mut self) {
+        std::mem::take(&mut self.saving.files).into_values().for_each(SnapshotFile::close);
     }
 
     fn with_file(&mut self, snapshot: u64, work: impl FnOnce(&SnapshotFile)) {

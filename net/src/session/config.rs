@@ -132,7 +132,7 @@ const LISTENING_SHARD: u16 = 0;
 
 fn prepare_listeners(node: &Node, config: &Config) -> Result<Vec<(std::net::SocketAddr, OwnedFd)>, String> {
     let present = node.tcp_listeners.lock().unwrap_or_else(PoisonError::into_inner);
-    listen::listen_all(config, &present).map_err(|error| {
+    listen::listen_all(config, &present, std::time::Duration::ZERO).map_err(|error| {
         crate::log_warning!("{error}");
         "Unable to listen on this port. Check server logs.".to_owned()
     })

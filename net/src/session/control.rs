@@ -22,10 +22,6 @@ pub enum Order {
     SleepUntil(Instant),
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     ActiveExpire(bool),
-    /// `REPLICAOF`, for the home shard.
-    Role(RoleRequest),
-    /// What the system's resolver says about the master's name.
-    LookedUp { lookup: u64, found: Result<SocketAddr, String> },
     /// Home: write the snapshot that was admitted, and answer who asks.
     Save(Option<Asker>),
     /// Home: write a snapshot and end.
@@ -34,6 +30,10 @@ pub enum Order {
     File(u64, Told),
     /// Look whether there is something to do.
     Look,
+    /// `REPLICAOF`, for the home shard.
+    Role(RoleRequest),
+    /// What the system's resolver says about the master's name.
+    LookedUp { lookup: u64, found: Result<SocketAddr, String> },
     /// `MEMORY PURGE`.
     Purge,
     /// Listen on these sockets from now on, and no longer on the TCP ports so far.

@@ -5,6 +5,7 @@ use crate::config::Config;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// The addresses that `bind` and `port` name, each with whether this machine may lack it. None with port 0.
 ///
@@ -30,19 +31,39 @@ pub fn addresses(config: &Config) -> Result<Vec<(SocketAddr, bool)>, String> {
     config.bind.0.iter().map(parse).collect()
 }
 
-/// Listens on all addresses, reusing the sockets that listen on one already.
+/// How long a start waits for an address that is in use. The kernel lets go of what a killed server's rings were accepting
+/// on a little after the process is gone, and who restarts it at once shall not fail.
+pub const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Listens on an address, waiting up to `patience` for whoever has it.
+fn listen_patiently(address: SocketAddr, backlog: i32, patience: Duration) -> io::Result<OwnedFd> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    loop {
+        match listen_tcp(address, backlog) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < patience => {
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Listens on all addresses, reusing the sockets that listen on one already, and waiting up to `patience` for each that is
+/// in use.
 ///
 /// # Errors
 /// Redis's line for the address that is not to be had, or that there is none at all; then nothing has changed.
 pub fn listen_all(
     config: &Config,
     present: &[(SocketAddr, OwnedFd)],
+    patience: Duration,
 ) -> Result<Vec<(SocketAddr, OwnedFd)>, String> {
     let mut sockets = Vec::new();
     for (address, optional) in addresses(config)? {
         let socket = match present.iter().find(|(other, _)| *other == address) {
             Some((_, socket)) => socket.try_clone(),
-            None => listen_tcp(address, config.tcp_backlog as i32),
+            None => listen_patiently(address, config.tcp_backlog as i32, patience),
         };
         match socket {
             Ok(socket) => sockets.push((address, socket)),
@@ -87,15 +108,18 @@ mod tests {
     #[test]
     fn a_socket_that_listens_is_kept() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let first = listen_all(&config(free, "127.0.0.1"), &[]).unwrap();
+        let first = listen_all(&config(free, "127.0.0.1"), &[], Duration::ZERO).unwrap();
         // A second socket for the same address is not to be had: so this is the first one.
-        let second = listen_all(&config(free, "127.0.0.1"), &first).unwrap();
+        let second = listen_all(&config(free, "127.0.0.1"), &first, Duration::ZERO).unwrap();
         assert_eq!(crate::startup::sockets::local_address(second[0].1.as_fd()), Some(first[0].0));
-        let error = listen_all(&config(free, "127.0.0.1"), &[]).unwrap_err();
+        let error = listen_all(&config(free, "127.0.0.1"), &[], Duration::ZERO).unwrap_err();
         assert!(error.contains("Address already in use"), "{error}");
         // 192.0.2.1 is no machine's: a dash makes that no error, but one address there must be.
-        assert_eq!(listen_all(&config(free, "127.0.0.1 -192.0.2.1"), &first).unwrap().len(), 1);
-        assert!(listen_all(&config(free, "192.0.2.1"), &[]).is_err());
-        assert!(listen_all(&config(free, "-192.0.2.1"), &[]).is_err());
+        assert_eq!(
+            listen_all(&config(free, "127.0.0.1 -192.0.2.1"), &first, Duration::ZERO).unwrap().len(),
+            1
+        );
+        assert!(listen_all(&config(free, "192.0.2.1"), &[], Duration::ZERO).is_err());
+        assert!(listen_all(&config(free, "-192.0.2.1"), &[], Duration::ZERO).is_err());
     }
 }

@@ -78,7 +78,7 @@ const FAMILIES: &[(&str, char, u32, &str)] = &[
          RENAMENX k k
          DUMP k
          RESTORE k (0|ms) payload [REPLACE] [ABSTTL] [IDLETIME 700000]
-         RESTORE k atms payload [ABSTTL] [REPLACE]
+         RESTORE k (4000000000000|1000000000000) payload ABSTTL REPLACE
          RESTORE k 0 payload REPLACE
          MOVE k db
          RANDOMKEY

@@ -233,3 +233,48 @@ fn law3_readers_and_transactions_meet_epochs_in_any_order() {
         assert_eq!(answered, reads, "seed {seed}");
     }
 }
+
+#[test]
+fn law3_a_transaction_on_keys_that_every_epoch_writes_is_not_put_off_for_ever() {
+    let mut worst = 0;
+    for seed in 0..300 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut cluster = replica(5);
+        let keys: Vec<String> = (1..5).map(|shard| cluster.key(shard, "k")).collect();
+        let at = rng.usize(1..5);
+        assert_eq!(cluster.send(at, CONN, &format!("MGET {}", keys.join(" "))), None);
+        let mut epoch = 0;
+        while cluster.told[at].replies.is_empty() {
+            // The next epoch begins as soon as the one before is over.
+            if !cluster.shards[0].has_epoch() {
+                epoch += 1;
+                let lines: Vec<String> = keys.iter().map(|key| format!("SET {key} {epoch}")).collect();
+                apply(&mut cluster, epoch, &lines.join("; "));
+            }
+            // The home's messages travel fast, the others' as it comes.
+            for to in 1..5 {
+                cluster.end_tick(0);
+                while cluster.is_on_its_way(0, to) {
+                    cluster.deliver(0, to);
+                }
+                cluster.end_tick(to);
+                while cluster.is_on_its_way(to, 0) {
+                    cluster.deliver(to, 0);
+                }
+            }
+            for from in 1..5 {
+                for to in 1..5 {
+                    if cluster.is_on_its_way(from, to) && rng.u8(..3) == 0 {
+                        cluster.deliver(from, to);
+                    }
+                }
+            }
+        }
+        worst = worst.max(epoch);
+        cluster.rest();
+    }
+    assert!(worst < EPOCHS_BEFORE, "{worst}");
+}
+
+/// Epochs that may pass a transaction whose messages take some time each.
+const EPOCHS_BEFORE: u64 = 25;

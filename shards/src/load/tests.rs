@@ -35,6 +35,7 @@ fn load(cluster: &mut Cluster, keys: &[String], number: u64) {
     cluster.rest();
 }
 
+#[allow(clippy::vec_box, reason = "they travel as boxes")]
 fn successors(cluster: &mut Cluster) -> Vec<Box<Keyspace>> {
     let mut whole: Vec<_> = cluster.told[0]
         .loads

@@ -61,7 +61,11 @@ fn law8_transactions_wait_for_the_walk_too() {
         ATOMIC,
         None,
         Some(
-            [&big, &other].map(|key| key.as_bytes()).into_iter().collect::<crate::locks::LockKeys>().finish(),
+            [&big[..], &other[..]]
+                .into_iter()
+                .map(AsRef::as_ref)
+                .collect::<crate::locks::LockKeys>()
+                .finish(),
         ),
         &format!("SADD {big} x; SET {other} 1"),
     );
