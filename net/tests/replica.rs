@@ -505,6 +505,28 @@ fn without_a_link_old_data_is_served_or_not() {
 }
 
 #[test]
+fn law9_a_master_that_comes_back_empty_does_not_wipe_its_replica() {
+    for shards in [1, 3] {
+        let (mut master, replica) = (start(node(&Kind::Redis7, 1)), replica(shards));
+        call(&mut connect(&master), &["SET", "a", "1"]);
+        follow(&replica, master.port());
+        assert_equal(&master, &replica);
+        master.kill().expect("is killed");
+        master.restart().expect("starts again");
+        let mut client = connect(&replica);
+        let is_refused = |client: &mut Client| field(client, "replication", "master_dataset_refused") == "1";
+        wait_until("the dataset is refused", || is_refused(&mut client));
+        assert_eq!(call(&mut client, &["GET", "a"]), "1");
+        assert!(replica.log().contains("empty dataset of another history"));
+        // Whoever says so means it.
+        follow(&replica, master.port());
+        wait_until("the dataset is accepted", || is_linked(&replica) && !is_refused(&mut client));
+        assert_eq!(call(&mut client, &["DBSIZE"]), 0);
+        assert_equal(&master, &replica);
+    }
+}
+
+#[test]
 fn law9_a_replica_that_is_saved_and_started_again_goes_on_where_it_was() {
     for kind in [Kind::Redis7, braid()] {
         let (master, mut replica) = (start(node(&kind, 2)), replica(3));

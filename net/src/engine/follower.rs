@@ -94,6 +94,10 @@ pub struct Follower {
     /// A dataset that is to be swapped in when every shard has decoded its part.
     wanted_swap: Option<(ReplId, u64)>,
     requests: VecDeque<RoleRequest>,
+    /// Even an empty dataset of an unknown history is taken in the place of ours: this master was asked for.
+    accepts_empty: bool,
+    /// One was refused.
+    has_refused: bool,
     /// Commands of the master's stream that failed.
     failed_commands: u64,
     /// The dataset is in doubt since one did.
@@ -146,6 +150,8 @@ impl Follower {
             wants_stop: false,
             wanted_swap: None,
             requests: VecDeque::new(),
+            accepts_empty: false,
+            has_refused: false,
             failed_commands: 0,
             is_doubtful: false,
             next_report_ms: 0,
@@ -329,6 +335,7 @@ impl Engine {
                     let home = self.front.home.as_mut().expect("on the home shard");
                     home.continue_as(id);
                     home.failover_done(now_ms);
+                    (follower.accepts_empty, follower.has_refused) = (false, false);
                     // What is being applied is so when it is.
                     if follower.applying.is_none() {
                         follower.applied_offset = home.end_offset();
@@ -397,6 +404,9 @@ impl Engine {
         } else if let (Some((id, offset)), Some(Ok(_))) = (follower.wanted_swap, &self.front.load_outcome) {
             follower.wanted_swap = None;
             let info = self.front.take_load_outcome().expect("just seen").expect("just seen");
+            if info.keys == 0 && self.refuses_empty(follower, id) {
+                return true;
+            }
             log_notice!("MASTER <-> REPLICA sync: {} keys loaded, putting them in place", info.keys);
             let done = Rc::<Cell<bool>>::default();
             let db = info.stream_db.unwrap_or(0);
@@ -409,6 +419,26 @@ impl Engine {
         true
     }
 
+    /// Whether an empty dataset is not taken in the place of ours: a master that lost its own would wipe us. Without data,
+    /// or on an order to follow that very master, there is nothing to lose.
+    fn refuses_empty(&mut self, follower: &mut Follower, id: ReplId) -> bool {
+        let is_known = self.front.home.as_ref().is_some_and(|home| home.knows(id));
+        let refuses = self.front.config.protected_restart
+            && !follower.accepts_empty
+            && !is_known
+            && self.front.node.statistics.has_keys();
+        if refuses {
+            follower.has_refused = true;
+            self.drop_load();
+            if let Some(link) = &mut follower.link {
+                let why = "The master has an empty dataset of another history: refused, for this node holds data \
+                           (protected-restart). REPLICAOF with its address confirms that it is to be followed";
+                link.swapped(Err(why), self.front.now_ms());
+            }
+        }
+        refuses
+    }
+
     /// What was done to the dataset as a whole may be over.
     fn finish_whole(&mut self, follower: &mut Follower) -> bool {
         let now_ms = self.front.now_ms();
@@ -419,6 +449,7 @@ impl Engine {
                 home.replace_history(id, offset, db);
                 follower.applied_offset = offset;
                 follower.is_doubtful = false;
+                (follower.accepts_empty, follower.has_refused) = (false, false);
                 if let Some(link) = &mut follower.link {
                     link.swapped(Ok(db), now_ms);
                 }
@@ -442,6 +473,7 @@ impl Engine {
             && let Some(request) = follower.requests.pop_front()
         {
             worked = true;
+            follower.accepts_empty = request.master.is_some();
             let home = self.front.home.as_mut().expect("on the home shard");
             match (&request.master, home.is_replica()) {
                 (None, false) => {
@@ -592,10 +624,12 @@ impl Engine {
         }
         follower.reported_up = state;
         node.is_link_up.store(state == Some(true), Ordering::SeqCst);
-        *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = follower
-            .link
-            .as_ref()
-            .map(|link| Upstream { link: link.report(now_ms), failed_commands: follower.failed_commands });
+        *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            follower.link.as_ref().map(|link| Upstream {
+                link: link.report(now_ms),
+                failed_commands: follower.failed_commands,
+                has_refused: follower.has_refused,
+            });
     }
 }
 

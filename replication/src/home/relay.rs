@@ -94,6 +94,11 @@ impl Home {
         Replica::default().psync(words, &master) == Sync::Promote
     }
 
+    /// Whether a history is the one that this node is on, or was on before.
+    pub fn knows(&self, id: ReplId) -> bool {
+        self.ids.is_ours(id, 0)
+    }
+
     /// The link to the master came up, or went down.
     pub fn set_link(&mut self, is_up: bool) {
         if let Some(relay) = &mut self.relay {
