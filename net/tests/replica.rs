@@ -29,9 +29,9 @@ const SPREAD: usize = 5;
 fn node(kind: &Kind, shards: usize) -> Builder {
     match kind {
         Kind::Braid(_) => {
-            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
+            braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "256mb"])
         }
-        _ => Peer::builder(kind.clone()).args(["--repl-backlog-size", "64mb"]),
+        _ => Peer::builder(kind.clone()).args(["--repl-backlog-size", "256mb"]),
     }
 }
 
@@ -216,7 +216,8 @@ fn cut_links(kind: &Kind, master_shards: usize) {
             wait_until("the replica is linked", || is_linked(replica));
         }
         for proxy in &proxies {
-            let budgets = (0..15).map(|n| if n % 5 == 4 { rng.u64(1..60) } else { rng.u64(100..60_000) });
+            // Some within the handshake: that is tried again a second later only.
+            let budgets = (0..15).map(|n| if n % 8 == 7 { rng.u64(1..60) } else { rng.u64(100..60_000) });
             proxy.break_after(budgets.collect::<Vec<_>>());
             proxy.break_all();
         }
@@ -636,6 +637,30 @@ fn law9_a_snapshot_that_breaks_off_leaves_what_was_there() {
         proxy.broken() >= 3
     });
     assert_equal(&master, &replica);
+}
+
+#[test]
+fn memory_for_two_datasets_can_be_refused() {
+    let (master, replica) = (Kind::Redis8.start().expect("the peer starts"), replica(3));
+    let mut there = connect(&master);
+    for n in 0..1000 {
+        call(&mut there, &cmd!["SET", format!("key:{n}"), n]);
+    }
+    let mut client = connect(&replica);
+    call(&mut client, &["CONFIG", "SET", "repl-diskless-load", "flush-before-load"]);
+    for n in 0..1000 {
+        call(&mut client, &cmd!["SET", format!("mine:{n}"), n]);
+    }
+    let proxy = Proxy::start(master.addr()).expect("a proxy");
+    // Within the snapshot: what was given up is not there any more.
+    proxy.break_after([5_000]);
+    follow(&replica, proxy.port());
+    wait_until("the dataset is given up", || call(&mut client, &["DBSIZE"]) == 0);
+    assert_equal(&master, &replica);
+    // With a dataset that was asked for, links go on as ever.
+    proxy.break_all();
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut there, "stats", "sync_full"), 2);
 }
 
 #[test]

@@ -308,6 +308,11 @@ impl Link {
         self.fail(why, now_ms);
     }
 
+    /// The dataset is being given up: whatever happens, only a full sync will do.
+    pub fn forget_position(&mut self) {
+        self.distrusts_position = true;
+    }
+
     fn disconnect(&mut self, now_ms: u64) {
         let was_up = self.is_up();
         if matches!(self.state, State::Header { .. } | State::Payload { .. } | State::Trailer { .. }) {

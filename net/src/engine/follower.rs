@@ -10,7 +10,7 @@ use super::link_socket::LinkSocket;
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::config::Config;
-use crate::config::values::MasterAddress;
+use crate::config::values::{DisklessLoad, MasterAddress};
 use crate::node::{REDIS_VERSION, Upstream};
 use crate::session::control::Order;
 use crate::{log_notice, log_warning};
@@ -91,6 +91,8 @@ pub struct Follower {
     wanted_cut: Option<(u64, bool)>,
     /// The shards are to collect no effects any more.
     wants_stop: bool,
+    /// The dataset is to go before its successor is loaded.
+    wants_flush: bool,
     /// A dataset that is to be swapped in when every shard has decoded its part.
     wanted_swap: Option<(ReplId, u64)>,
     requests: VecDeque<RoleRequest>,
@@ -100,7 +102,7 @@ pub struct Follower {
     has_refused: bool,
     /// Commands of the master's stream that failed.
     failed_commands: u64,
-    /// The dataset is in doubt since one did.
+    /// The dataset is not what its history says: one did, or it was given up for another that has not come yet.
     is_doubtful: bool,
     next_report_ms: u64,
     reported_up: Option<bool>,
@@ -148,6 +150,7 @@ impl Follower {
             whole: None,
             wanted_cut: None,
             wants_stop: false,
+            wants_flush: false,
             wanted_swap: None,
             requests: VecDeque::new(),
             accepts_empty: false,
@@ -325,8 +328,13 @@ impl Engine {
                 LinkAction::Connect => self.connect_link(follower),
                 LinkAction::Send(bytes) => follower.socket.send(&bytes),
                 LinkAction::Close => follower.socket.close(&mut self.front.ring, &self.front.node),
-                LinkAction::BeginLoading => self.begin_load(),
+                LinkAction::BeginLoading => {
+                    let order = self.front.config.repl_diskless_load;
+                    follower.wants_flush = order == DisklessLoad::FlushBeforeLoad;
+                    self.begin_load();
+                }
                 LinkAction::AbandonLoading => {
+                    follower.wants_flush = false;
                     follower.wanted_swap = None;
                     self.drop_load();
                 }
@@ -388,7 +396,15 @@ impl Engine {
         if !follower.is_idle() {
             return false;
         }
-        if let Some((snapshot, with_data)) = follower.wanted_cut.take() {
+        if std::mem::take(&mut follower.wants_flush) {
+            follower.is_doubtful = true;
+            if let Some(link) = &mut follower.link {
+                link.forget_position();
+            }
+            let done = Rc::<Cell<bool>>::default();
+            follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
+            self.flush(done);
+        } else if let Some((snapshot, with_data)) = follower.wanted_cut.take() {
             let done = Rc::<Cell<bool>>::default();
             follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
             self.begin_snapshot(snapshot, with_data, done);
@@ -417,6 +433,18 @@ impl Engine {
         }
         self.shard.settle(&mut self.front);
         true
+    }
+
+    /// Gives the dataset up, so that memory need not hold two.
+    fn flush(&mut self, done: Rc<Cell<bool>>) {
+        log_notice!("MASTER <-> REPLICA sync: Flushing old data");
+        let flush = move |everything: &mut Everything<'_>| {
+            for slice in &mut *everything.slices {
+                (0..slice.databases() as u16).for_each(|db| slice.clear(db));
+            }
+            done.set(true);
+        };
+        self.shard.begin(None, Work::Action(Box::new(flush)));
     }
 
     /// Whether an empty dataset is not taken in the place of ours: a master that lost its own would wipe us. Without data,
@@ -488,6 +516,9 @@ impl Engine {
                 }
                 (None, true) => {
                     self.drop_link(follower);
+                    if follower.is_doubtful {
+                        self.front.home.as_mut().expect("on the home shard").abandon_history();
+                    }
                     self.begin_turn(follower, Turn::Promote, request);
                 }
                 (Some(_), false) => self.begin_turn(follower, Turn::Follow, request),

@@ -160,6 +160,12 @@ impl Home {
         }
     }
 
+    /// The dataset is not what its history says: nobody may go on from here.
+    pub fn abandon_history(&mut self) {
+        let id = ReplId::random(&mut self.rng);
+        self.replace_history(id, self.log.end_offset(), 0);
+    }
+
     /// Closes the connections of all replicas, which will ask again. They are sent nothing more.
     fn close_replicas(&mut self, why: &str) {
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {
