@@ -200,7 +200,7 @@ struct NextLeg {
 }
 
 /// Runs whose keys are fetched ahead at a time.
-const AHEAD: usize = 16;
+pub(crate) const AHEAD: usize = 16;
 /// Parcels kept for reuse.
 const POOL_LEN: usize = 64;
 
@@ -269,6 +269,7 @@ impl Shard {
     /// Another shard is about to answer: its message is likely to come within microseconds.
     pub fn awaits_answers(&self) -> bool {
         !self.flights.is_empty()
+            || !self.waiting_legs.is_empty()
             || !self.txs.is_empty()
             || self.outstanding.is_some()
             || self.locks.is_holding()
@@ -623,24 +624,10 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
-    /// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the
-    /// cache, and fetching ahead lets the misses of a batch overlap.
+    /// As [`prefetch`], for those of the keys that are this shard's.
     pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
-        /// A smaller table is likely to be in the cache.
-        const LARGE_TABLE_LEN: usize = 4096;
-        let Some(keyspace) = &self.keyspace else { return };
-        let table = &keyspace.db(db).table;
-        if table.len() < LARGE_TABLE_LEN {
-            return;
-        }
-        let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
-        for key in keys.filter(|key| self.map.shard_of(key) == self.id) {
-            let hash = table.hash(key);
-            table.prefetch(hash);
-            hashes.push(hash);
-        }
-        for hash in hashes {
-            table.prefetch_entry(hash);
+        if let Some(keyspace) = &self.keyspace {
+            prefetch(keyspace, db, keys.filter(|key| self.map.shard_of(key) == self.id));
         }
     }
 
@@ -947,6 +934,26 @@ impl Shard {
 
     pub(crate) fn next_tx_id(&self) -> TxId {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the cache, and
+/// fetching ahead lets the misses of a batch overlap.
+pub(crate) fn prefetch<'a>(keyspace: &Keyspace, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
+    /// A smaller table is likely to be in the cache.
+    const LARGE_TABLE_LEN: usize = 4096;
+    let table = &keyspace.db(db).table;
+    if table.len() < LARGE_TABLE_LEN {
+        return;
+    }
+    let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
+    for key in keys {
+        let hash = table.hash(key);
+        table.prefetch(hash);
+        hashes.push(hash);
+    }
+    for hash in hashes {
+        table.prefetch_entry(hash);
     }
 }
 
