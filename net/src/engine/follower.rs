@@ -180,7 +180,7 @@ impl Engine {
             let rules = link_rules(&self.front.config);
             let now_ms = crate::node::unix_us() / 1000;
             follower.link = Some(Link::new(Target { host, port }, rules, now_ms));
-            self.front.node.replica.store(true, Ordering::SeqCst);
+            self.front.node.set_replica(true);
         }
     }
 

@@ -10,7 +10,6 @@ use crate::session::control::Order;
 use braid_replication::home::relay::Turn;
 use braid_replication::link::{Link, Target};
 use braid_shards::{ConnId, Everything, Mark, ShardId, Work};
-use std::sync::atomic::Ordering;
 
 /// `REPLICAOF`, on its way to the home shard.
 pub struct RoleRequest {
@@ -97,7 +96,7 @@ impl Engine {
     pub(super) fn complete_turn(&mut self, follower: &mut Follower, turn: Turn, request: RoleRequest) {
         match (turn, &request.master) {
             (Turn::Follow, Some(MasterAddress { host, port })) => {
-                self.front.node.replica.store(true, Ordering::SeqCst);
+                self.front.node.set_replica(true);
                 follower.applied_offset = self.front.home.as_ref().expect("on the home shard").end_offset();
                 let target = Target { host: host.clone(), port: *port };
                 match request.answer {
@@ -106,7 +105,7 @@ impl Engine {
                 }
             }
             (Turn::Promote, None) => {
-                self.front.node.replica.store(false, Ordering::SeqCst);
+                self.front.node.set_replica(false);
                 follower.is_doubtful = false;
                 log_notice!("MASTER MODE enabled");
             }
