@@ -624,6 +624,13 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
+    /// As [`prefetch`], for keys of this shard that are about to be used.
+    fn prefetch_own<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        if let Some(keyspace) = &self.keyspace {
+            prefetch(keyspace, 0, keys);
+        }
+    }
+
     /// As [`prefetch`], for those of the keys that are this shard's.
     pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
         if let Some(keyspace) = &self.keyspace {
@@ -650,7 +657,7 @@ impl Shard {
                         if started % AHEAD == 0 {
                             let ahead = &at_once[started..at_once.len().min(started + AHEAD)];
                             let commands = ahead.iter().map(|range| &parcel.arena[range.clone()]);
-                            self.prefetch(0, commands.flat_map(unit::likely_keys));
+                            self.prefetch_own(commands.flat_map(unit::likely_keys));
                         }
                         started += 1;
                     }
@@ -706,7 +713,7 @@ impl Shard {
             let commands = ahead
                 .iter()
                 .filter_map(|next| self.waiting_legs.commands_of(next.coordinator, next.flight, next.number));
-            self.prefetch(0, commands.flat_map(unit::likely_keys));
+            self.prefetch_own(commands.flat_map(unit::likely_keys));
             for NextLeg { coordinator, flight, number, is_certain } in ahead {
                 let Some((waiting, parcel)) =
                     self.waiting_legs.go(*coordinator, *flight, *number, *is_certain)
