@@ -79,6 +79,8 @@ fn a_frozen_replica_costs_no_memory_and_goes_on_from_disk() {
     let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(!names.iter().any(|name| name.starts_with("temp-")), "nothing is left to outlive it: {names:?}");
     frozen.cont().expect("goes on");
+    // It reads from one end of the segments while the other grows.
+    write(&mut client, 30);
     assert_equal(&braid, &frozen);
     assert_eq!(number(&mut client, "stats", "sync_full"), 2, "one for each replica");
     wait_until("the disk is given back", || disk_bytes(&mut client) == 0);
