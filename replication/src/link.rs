@@ -524,7 +524,9 @@ impl Link {
         match kind {
             "+FULLRESYNC" => {
                 let id = words.next().and_then(|word| ReplId::parse(word.as_bytes()));
-                let offset = words.next().and_then(|word| word.parse::<u64>().ok());
+                // As everywhere on the wire an offset is a signed number; beyond that there is no room for a stream.
+                let offset = words.next().and_then(|word| word.parse::<i64>().ok());
+                let offset = offset.and_then(|offset| u64::try_from(offset).ok());
                 let (Some(id), Some(offset)) = (id, offset) else {
                     // What the next attempt would claim to have is no longer known to be on the master's mind.
                     return self
@@ -554,7 +556,9 @@ impl Link {
                     self.actions.push(LinkAction::Notice(format!("Master replication ID changed to {id}")));
                 }
                 self.actions.push(LinkAction::Continue { id });
-                self.begin_stream(position.offset, position.db, now_ms);
+                self.begin_stream(position.offset, position.db);
+                // What the connection before brought may not be applied yet: the next tick tells what is.
+                self.last_sent_ms = now_ms.saturating_sub(ACK_PERIOD_MS);
             }
             "-NOMASTERLINK" | "-LOADING" => {
                 self.fail(
@@ -662,7 +666,9 @@ impl Link {
                 if let State::Swapping { offset } = self.state {
                     self.actions
                         .push(LinkAction::Notice("MASTER <-> REPLICA sync: Finished with success".into()));
-                    self.begin_stream(offset, db, now_ms);
+                    self.begin_stream(offset, db);
+                    // A master that sent a mark waits for this.
+                    self.acknowledge(offset, now_ms);
                 }
             }
             Err(why) => {
@@ -673,14 +679,12 @@ impl Link {
         }
     }
 
-    fn begin_stream(&mut self, offset: u64, db: u16, now_ms: u64) {
+    fn begin_stream(&mut self, offset: u64, db: u16) {
         let mut stream = Box::new(Stream::new(offset, db, self.rules.databases));
         stream.receive(&self.input);
         self.input.clear();
         self.state = State::Streaming(stream);
         self.down_since_ms = None;
-        // A master that sent a mark waits for this.
-        self.acknowledge(offset, now_ms);
     }
 
     /// The next piece of the stream to be applied.
