@@ -383,6 +383,24 @@ fn no_loss_a_master_hands_over_to_a_replica_and_follows_it_without_a_full_sync()
 }
 
 #[test]
+fn no_other_change_of_role_comes_between_a_failover_however_soon() {
+    let braid = start(master(SHARDS));
+    let mut replica = Fake::attach(&braid).expect("a full sync");
+    replica.ack().expect("sent");
+    for _ in 0..SHARDS {
+        let mut client = connect(&braid);
+        wait_until("the replica is online", || field(&mut client, "slave0").contains("state=online"));
+        // It has not applied this.
+        call(&mut client, &["SET", "key", "value"]);
+        let nobody = ["REPLICAOF", "127.0.0.1", "1"];
+        let replies = client.pipeline(&[&["FAILOVER"][..], &nobody, &["FAILOVER", "ABORT"]]).unwrap();
+        let refused = Value::Error("ERR REPLICAOF not allowed while failing over.".into());
+        assert_eq!(replies, [Value::Simple("OK".into()), refused, Value::Simple("OK".into())]);
+        assert_eq!(field(&mut client, "role"), "master");
+    }
+}
+
+#[test]
 fn a_failover_that_does_not_come_off_leaves_the_master_as_it_was() {
     let braid = start(master(SHARDS));
     let mut client = connect(&braid);
