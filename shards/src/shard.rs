@@ -125,6 +125,7 @@ pub(crate) enum Waiting {
 pub(crate) enum Loopback {
     Tx(TxMsg),
     Run(Box<ParkedRun>),
+    Unwatch(WatcherId),
     Epoch(EpochMsg),
     Load(LoadMsg),
 }
@@ -610,10 +611,18 @@ impl Shard {
     }
 
     fn unwatch_here(&mut self, watcher: WatcherId) {
+        if self.loopback.iter().any(|own| matches!(own, Loopback::Run(run) if run.watcher == Some(watcher))) {
+            // The watch is about to begin.
+            return self.loopback.push_back(Loopback::Unwatch(watcher));
+        }
+        let begins_later = self
+            .waiting
+            .iter()
+            .any(|other| matches!(other, Waiting::Run(run) if run.watcher == Some(watcher)));
         match &mut self.keyspace {
-            Some(keyspace) => keyspace.watches.unwatch(watcher),
-            // On loan as a whole: the watch ends when it is back.
-            None => self.waiting.push_back(Waiting::Unwatch(watcher)),
+            Some(keyspace) if !begins_later => keyspace.watches.unwatch(watcher),
+            // It is on loan as a whole, and the watch ends when it is back; or what begins the watch waits.
+            _ => self.waiting.push_back(Waiting::Unwatch(watcher)),
         }
     }
 
@@ -742,6 +751,7 @@ impl Shard {
             match message {
                 Loopback::Tx(message) => self.receive_tx(self.id, message, host),
                 Loopback::Run(run) => self.try_run(*run, host),
+                Loopback::Unwatch(watcher) => self.unwatch_here(watcher),
                 Loopback::Epoch(message) => self.receive_epoch(self.id, message, host),
                 Loopback::Load(message) => self.receive_load(self.id, message, host),
             }

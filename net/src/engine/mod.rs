@@ -301,8 +301,14 @@ impl Engine {
                     self.front.ready.push(id);
                 }
             }
-            Event::Closed { token } => self.front.forget(token),
-            Event::Detached { token, socket } => self.hand_over(token, socket),
+            Event::Closed { token } => {
+                self.end_watches(token);
+                self.front.forget(token);
+            }
+            Event::Detached { token, socket } => {
+                self.end_watches(token);
+                self.hand_over(token, socket);
+            }
             Event::Connected { .. } => {}
         }
     }
@@ -487,11 +493,16 @@ impl Engine {
     }
 
     fn close(&mut self, token: Token) {
+        self.front.ring.close(token);
+    }
+
+    /// A connection is gone, in whatever way: nobody asks any more for what it watched. Not before, for a `WATCH` of several
+    /// steps may go on until then.
+    fn end_watches(&mut self, token: Token) {
         if let Some(mut conn) = self.front.take_conn(token) {
             self.drop_watches(&mut conn);
             self.front.put_conn(conn);
         }
-        self.front.ring.close(token);
     }
 
     pub(crate) fn parts(&mut self) -> (&mut Shard, &mut Front) {
