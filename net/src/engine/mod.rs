@@ -128,7 +128,7 @@ impl Engine {
             if rounds % ROUNDS_PER_YIELD == 0 && !self.front.tasks.is_empty() {
                 glommio::executor().yield_task_queue_now().await;
             }
-            if worked || self.shard.has_outgoing() {
+            if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
                 continue;
             }
