@@ -140,7 +140,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, watch, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -149,6 +149,7 @@ impl Engine {
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
                     || Front::may_catch_up(node, stream)
+                    || Front::may_resume(&node.pause, watch)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
