@@ -111,6 +111,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     let wakers: Vec<Waker> =
         wakers.into_iter().map(|waker| waker.expect("each shard reported once")).collect();
     node.wakers.set(wakers.clone()).ok().expect("set once");
+    node.set_replica(node.config.snapshot().replicaof.0.is_some());
     log_notice!("Server initialized");
     node.startup_memory_bytes.store(node.refresh_memory(), std::sync::atomic::Ordering::Relaxed);
     for start in starts {

@@ -89,6 +89,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// The node follows a master from now on, or is one; the log's lines say which.
+    pub fn set_replica(&self, replica: bool) {
+        self.replica.store(replica, Ordering::SeqCst);
+        crate::log::set_role(if replica { crate::log::Role::Replica } else { crate::log::Role::Master });
+    }
+
     pub fn new(config: config::Config, config_path: Option<PathBuf>, shards: usize) -> Self {
         let mut rng = fastrand::Rng::new();
         let databases = config.databases as usize;

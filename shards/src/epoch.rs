@@ -14,9 +14,9 @@
 use crate::locks::TxId;
 use crate::parcel::{ConnId, Msg, RunFlags, TxMsg};
 use crate::pipeline::{Place, place};
-use crate::shard::{Host, Shard};
+use crate::shard::{AHEAD, Host, Shard, prefetch};
 use crate::slots::{ShardId, SlotMap};
-use crate::unit::Unit;
+use crate::unit::{Unit, likely_keys};
 use braid_core::command::{Args, Command, CommandId, Handler, registry};
 use braid_core::resp::Reply;
 use bytes::Bytes;
@@ -315,7 +315,11 @@ impl Shard {
         let mut keyspace = self.keyspace.take().expect("not on loan: checked before");
         let mut out = Reply::default();
         let mut error: Option<EpochError> = None;
-        for (command, index) in part.unit.commands().zip(&part.indexes) {
+        let mut keys = likely_keys(&part.unit.bytes);
+        for (at, (command, index)) in part.unit.commands().zip(&part.indexes).enumerate() {
+            if at % AHEAD == 0 {
+                prefetch(&keyspace, command.db, keys.by_ref().take(AHEAD));
+            }
             let mark = out.mark();
             let (id, db) = (command.id, command.db);
             self.run_on(

@@ -201,7 +201,7 @@ struct NextLeg {
 }
 
 /// Runs whose keys are fetched ahead at a time.
-const AHEAD: usize = 16;
+pub(crate) const AHEAD: usize = 16;
 /// Parcels kept for reuse.
 const POOL_LEN: usize = 64;
 
@@ -270,6 +270,7 @@ impl Shard {
     /// Another shard is about to answer: its message is likely to come within microseconds.
     pub fn awaits_answers(&self) -> bool {
         !self.flights.is_empty()
+            || !self.waiting_legs.is_empty()
             || !self.txs.is_empty()
             || self.outstanding.is_some()
             || self.locks.is_holding()
@@ -632,24 +633,17 @@ impl Shard {
         self.send(to, Msg::Upper(message));
     }
 
-    /// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the
-    /// cache, and fetching ahead lets the misses of a batch overlap.
+    /// As [`prefetch`], for keys of this shard that are about to be used.
+    fn prefetch_own<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        if let Some(keyspace) = &self.keyspace {
+            prefetch(keyspace, 0, keys);
+        }
+    }
+
+    /// As [`prefetch`], for those of the keys that are this shard's.
     pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
-        /// A smaller table is likely to be in the cache.
-        const LARGE_TABLE_LEN: usize = 4096;
-        let Some(keyspace) = &self.keyspace else { return };
-        let table = &keyspace.db(db).table;
-        if table.len() < LARGE_TABLE_LEN {
-            return;
-        }
-        let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
-        for key in keys.filter(|key| self.map.shard_of(key) == self.id) {
-            let hash = table.hash(key);
-            table.prefetch(hash);
-            hashes.push(hash);
-        }
-        for hash in hashes {
-            table.prefetch_entry(hash);
+        if let Some(keyspace) = &self.keyspace {
+            prefetch(keyspace, db, keys.filter(|key| self.map.shard_of(key) == self.id));
         }
     }
 
@@ -672,7 +666,7 @@ impl Shard {
                         if started % AHEAD == 0 {
                             let ahead = &at_once[started..at_once.len().min(started + AHEAD)];
                             let commands = ahead.iter().map(|range| &parcel.arena[range.clone()]);
-                            self.prefetch(0, commands.flat_map(unit::likely_keys));
+                            self.prefetch_own(commands.flat_map(unit::likely_keys));
                         }
                         started += 1;
                     }
@@ -728,7 +722,7 @@ impl Shard {
             let commands = ahead
                 .iter()
                 .filter_map(|next| self.waiting_legs.commands_of(next.coordinator, next.flight, next.number));
-            self.prefetch(0, commands.flat_map(unit::likely_keys));
+            self.prefetch_own(commands.flat_map(unit::likely_keys));
             for NextLeg { coordinator, flight, number, is_certain } in ahead {
                 let Some((waiting, parcel)) =
                     self.waiting_legs.go(*coordinator, *flight, *number, *is_certain)
@@ -957,6 +951,26 @@ impl Shard {
 
     pub(crate) fn next_tx_id(&self) -> TxId {
         self.counters.tx.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Starts fetching what commands on these keys will touch from memory: a table of some size is mostly not in the cache, and
+/// fetching ahead lets the misses of a batch overlap.
+pub(crate) fn prefetch<'a>(keyspace: &Keyspace, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
+    /// A smaller table is likely to be in the cache.
+    const LARGE_TABLE_LEN: usize = 4096;
+    let table = &keyspace.db(db).table;
+    if table.len() < LARGE_TABLE_LEN {
+        return;
+    }
+    let mut hashes: SmallVec<[u64; 64]> = SmallVec::new();
+    for key in keys {
+        let hash = table.hash(key);
+        table.prefetch(hash);
+        hashes.push(hash);
+    }
+    for hash in hashes {
+        table.prefetch_entry(hash);
     }
 }
 

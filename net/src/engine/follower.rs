@@ -190,7 +190,7 @@ impl Engine {
             let rules = link_rules(&self.front.config);
             let now_ms = crate::node::unix_us() / 1000;
             follower.link = Some(Link::new(Target { host, port }, rules, now_ms));
-            self.front.node.replica.store(true, Ordering::SeqCst);
+            self.front.node.set_replica(true);
         }
     }
 
@@ -503,7 +503,7 @@ impl Engine {
     fn complete_turn(&mut self, follower: &mut Follower, turn: Turn, request: RoleRequest) {
         match (turn, &request.master) {
             (Turn::Follow, Some(MasterAddress { host, port })) => {
-                self.front.node.replica.store(true, Ordering::SeqCst);
+                self.front.node.set_replica(true);
                 follower.applied_offset = self.front.home.as_ref().expect("on the home shard").end_offset();
                 let target = Target { host: host.clone(), port: *port };
                 match request.answer {
@@ -512,7 +512,7 @@ impl Engine {
                 }
             }
             (Turn::Promote, None) => {
-                self.front.node.replica.store(false, Ordering::SeqCst);
+                self.front.node.set_replica(false);
                 follower.is_doubtful = false;
                 log_notice!("MASTER MODE enabled");
             }

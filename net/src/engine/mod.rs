@@ -11,6 +11,7 @@ mod handover;
 mod link_socket;
 mod loading;
 pub mod mailbox;
+mod patience;
 mod replicas;
 mod restoring;
 mod saving;
@@ -34,6 +35,7 @@ use braid_core::resp::batch::BATCH_MAX_COMMANDS;
 use braid_core::resp::parse::ParseLimits;
 use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
 use mailbox::Mailboxes;
+use patience::Patience;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -48,8 +50,6 @@ const TICKS_PER_ROUND: u32 = 16;
 const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
 const SPARE_BATCHES: usize = 64;
-/// How long a shard looks for another shard's answer before it sleeps: about what sleeping and being woken costs.
-const ANSWER_PATIENCE: Duration = Duration::from_micros(2);
 /// Pause between two expiry sweeps that found nothing more to do.
 const SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -122,6 +122,7 @@ impl Engine {
         }
         let mut rounds = 0;
         let mut last_worked = Instant::now();
+        let mut patience = Patience::default();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
             rounds += 1;
@@ -130,12 +131,12 @@ impl Engine {
             }
             if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
+                patience.worked();
                 continue;
             }
+            let idle = self.front.now.duration_since(last_worked);
             let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
-            let patience =
-                if self.shard.awaits_answers() { busy_poll.max(ANSWER_PATIENCE) } else { busy_poll };
-            if self.front.now.duration_since(last_worked) < patience {
+            if idle < busy_poll || (self.shard.awaits_answers() && patience.lasts(idle)) {
                 std::hint::spin_loop();
                 continue;
             }
