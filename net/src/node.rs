@@ -30,6 +30,8 @@ pub struct Upstream {
     pub link: LinkReport,
     /// Commands of the stream that failed.
     pub failed_commands: u64,
+    /// The master's dataset was empty, and this node's is not: it keeps it.
+    pub has_refused: bool,
 }
 
 /// Shared by all shards; see the module.

@@ -11,11 +11,13 @@
 //! [`Link::payload`] and [`Link::consume_payload`], the stream's with [`Link::next_epoch`]: whoever applies them sets the
 //! pace, and [`Link::is_full`] tells when nothing should be received before he has caught up.
 
+mod handshake;
 pub mod stream;
 
 use crate::framing::EOF_MARK_BYTES;
 use crate::ids::ReplId;
 use bytes::{Buf, BytesMut};
+use handshake::Step;
 use stream::{Epoch, Parts, Stream, StreamError};
 
 /// Between two attempts to connect, and between two acknowledgements.
@@ -120,18 +122,6 @@ pub struct LinkReport {
     pub down_since_ms: Option<u64>,
     /// Length and received part of the snapshot under way; a length of 0 is unknown.
     pub sync: Option<(u64, u64)>,
-}
-
-/// The replies of the handshake, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Pong,
-    Auth,
-    Port,
-    Address,
-    Capabilities,
-    Version,
-    Psync,
 }
 
 /// Where a snapshot's bytes end.
@@ -308,6 +298,11 @@ impl Link {
         self.fail(why, now_ms);
     }
 
+    /// The dataset is being given up: whatever happens, only a full sync will do.
+    pub fn forget_position(&mut self) {
+        self.distrusts_position = true;
+    }
+
     fn disconnect(&mut self, now_ms: u64) {
         let was_up = self.is_up();
         if matches!(self.state, State::Header { .. } | State::Payload { .. } | State::Trailer { .. }) {
@@ -423,150 +418,6 @@ impl Link {
             State::Handshake { step, position } => self.handshake_reply(step, line, position, now_ms),
             State::Header { id, offset } => self.payload_header(line, id, offset, now_ms),
             _ => unreachable!("lines are read in two states"),
-        }
-    }
-
-    fn handshake_reply(&mut self, step: Step, line: &str, position: Option<Position>, now_ms: u64) {
-        let is_error = line.starts_with('-');
-        match step {
-            Step::Pong => {
-                // A master that wants to know who we are first is alive, too.
-                let is_fine = line.starts_with('+')
-                    || ["-NOAUTH", "-NOPERM", "-ERR operation not permitted"]
-                        .iter()
-                        .any(|fine| line.starts_with(fine));
-                if !is_fine {
-                    return self.fail(&format!("Error reply to PING from master: '{line}'"), now_ms);
-                }
-                self.actions
-                    .push(LinkAction::Notice("Master replied to PING, replication can continue...".into()));
-                self.introduce();
-            }
-            Step::Auth if is_error => {
-                return self.fail(&format!("Unable to AUTH to MASTER: {line}"), now_ms);
-            }
-            // The master may be older than these options.
-            Step::Port | Step::Address | Step::Capabilities | Step::Version if is_error => {
-                self.actions.push(LinkAction::Notice(format!(
-                    "(Non critical) Master does not understand REPLCONF {}: {line}",
-                    step.option()
-                )));
-            }
-            _ => {}
-        }
-        let step = self.next_step(step);
-        self.state = State::Handshake { step, position };
-        // A master takes it only when it owes no other answer.
-        if step == Step::Psync {
-            self.ask(position);
-        }
-    }
-
-    /// The step whose reply comes behind that of `step`.
-    fn next_step(&self, step: Step) -> Step {
-        match step {
-            Step::Pong if !self.rules.password.is_empty() => Step::Auth,
-            Step::Pong | Step::Auth => Step::Port,
-            Step::Port if !self.rules.announced_ip.is_empty() => Step::Address,
-            Step::Port | Step::Address => Step::Capabilities,
-            Step::Capabilities => Step::Version,
-            Step::Version | Step::Psync => Step::Psync,
-        }
-    }
-
-    /// Says who we are.
-    fn introduce(&mut self) {
-        let LinkRules { user, password, listening_port, announced_ip, version, .. } = self.rules.clone();
-        if !password.is_empty() {
-            let words: Vec<&[u8]> =
-                [user.as_bytes(), password.as_bytes()].into_iter().filter(|word| !word.is_empty()).collect();
-            self.send(&[&[b"AUTH".as_slice()], words.as_slice()].concat());
-        }
-        self.send(&[b"REPLCONF", b"listening-port", listening_port.to_string().as_bytes()]);
-        if !announced_ip.is_empty() {
-            self.send(&[b"REPLCONF", b"ip-address", announced_ip.as_bytes()]);
-        }
-        self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
-        self.send(&[b"REPLCONF", b"version", version.as_bytes()]);
-    }
-
-    /// Says what we want.
-    fn ask(&mut self, position: Option<Position>) {
-        match position {
-            Some(Position { id, offset, .. }) => {
-                let next_byte = (offset + 1).to_string();
-                self.actions.push(LinkAction::Notice(format!(
-                    "Trying a partial resynchronization (request {id}:{next_byte})."
-                )));
-                let mut words = vec![b"PSYNC".as_slice(), id.as_str().as_bytes(), next_byte.as_bytes()];
-                if self.is_failover {
-                    words.push(b"FAILOVER");
-                }
-                self.send(&words);
-            }
-            None => {
-                self.actions.push(LinkAction::Notice(
-                    "Partial resynchronization not possible (no cached master)".into(),
-                ));
-                self.send(&[b"PSYNC", b"?", b"-1"]);
-            }
-        }
-    }
-
-    fn psync_reply(&mut self, line: &str, position: Option<Position>, now_ms: u64) {
-        let mut words = line.split(' ');
-        let kind = words.next().unwrap_or_default();
-        if self.is_failover && kind != "+CONTINUE" {
-            self.is_failover = false;
-            self.actions.push(LinkAction::FailoverRefused(line.to_owned()));
-            return self.fail(&format!("Failover target rejected psync request: {line}"), now_ms);
-        }
-        match kind {
-            "+FULLRESYNC" => {
-                let id = words.next().and_then(|word| ReplId::parse(word.as_bytes()));
-                // As everywhere on the wire an offset is a signed number; beyond that there is no room for a stream.
-                let offset = words.next().and_then(|word| word.parse::<i64>().ok());
-                let offset = offset.and_then(|offset| u64::try_from(offset).ok());
-                let (Some(id), Some(offset)) = (id, offset) else {
-                    // What the next attempt would claim to have is no longer known to be on the master's mind.
-                    return self
-                        .distrust(&format!("Master replied with wrong +FULLRESYNC syntax: {line}"), now_ms);
-                };
-                self.actions.push(LinkAction::Notice(format!("Full resync from master: {id}:{offset}")));
-                self.actions.push(LinkAction::BeginLoading);
-                self.state = State::Header { id, offset };
-            }
-            "+CONTINUE" => {
-                let Some(position) = position else {
-                    return self.fail("Master continues a stream that was not asked for", now_ms);
-                };
-                let id = match words.next() {
-                    None => position.id,
-                    Some(word) => match ReplId::parse(word.as_bytes()) {
-                        Some(id) => id,
-                        None => {
-                            return self.fail(&format!("Master continues under a faulty id: {line}"), now_ms);
-                        }
-                    },
-                };
-                self.is_failover = false;
-                self.actions
-                    .push(LinkAction::Notice("Successful partial resynchronization with master.".into()));
-                if id != position.id {
-                    self.actions.push(LinkAction::Notice(format!("Master replication ID changed to {id}")));
-                }
-                self.actions.push(LinkAction::Continue { id });
-                self.begin_stream(position.offset, position.db);
-                // What the connection before brought may not be applied yet: the next tick tells what is.
-                self.last_sent_ms = now_ms.saturating_sub(ACK_PERIOD_MS);
-            }
-            "-NOMASTERLINK" | "-LOADING" => {
-                self.fail(
-                    &format!("Master is currently unable to PSYNC but should be in the future: {line}"),
-                    now_ms,
-                );
-            }
-            _ => self.fail(&format!("Unexpected reply to PSYNC from master: {line}"), now_ms),
         }
     }
 
@@ -717,18 +568,6 @@ impl Link {
         match self.actions.last_mut() {
             Some(LinkAction::Send(last)) => last.extend_from_slice(&bytes),
             _ => self.actions.push(LinkAction::Send(bytes)),
-        }
-    }
-}
-
-impl Step {
-    fn option(self) -> &'static str {
-        match self {
-            Step::Port => "listening-port",
-            Step::Address => "ip-address",
-            Step::Capabilities => "capa",
-            Step::Version => "version",
-            Step::Pong | Step::Auth | Step::Psync => "",
         }
     }
 }

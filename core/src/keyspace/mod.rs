@@ -98,6 +98,8 @@ pub struct Keyspace {
     pub snapshot_id: u64,
     /// Counts up whenever the reason for [`Keyspace::awaits_walk`] may have gone.
     pub huge_values_written: u64,
+    /// How often another dataset was put in the place of this one.
+    pub replacements: u64,
     /// `DEBUG SET-ACTIVE-EXPIRE`.
     pub active_expire: bool,
 }
@@ -117,6 +119,7 @@ impl Keyspace {
             replica: false,
             snapshot_id: 0,
             huge_values_written: 0,
+            replacements: 0,
             active_expire: true,
         }
     }

@@ -55,7 +55,12 @@ choice! {
 }
 choice! {
     /// `repl-diskless-load`: how a replica takes in a snapshot.
-    DisklessLoad { Disabled = "disabled", OnEmptyDb = "on-empty-db", SwapDb = "swapdb" }
+    DisklessLoad {
+        Disabled = "disabled",
+        OnEmptyDb = "on-empty-db",
+        SwapDb = "swapdb",
+        FlushBeforeLoad = "flush-before-load",
+    }
 }
 choice! {
     /// `supervised`: whom to tell that the server is ready.

@@ -6,22 +6,22 @@
 //! epochs), or a loaded dataset swapped in, or the role changed. Meanwhile received bytes wait, and beyond a bound the link
 //! is not read.
 
+mod roles;
+
+pub use roles::{Asker, RoleRequest, request_role};
+
 use super::link_socket::LinkSocket;
-use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::config::Config;
-use crate::config::values::MasterAddress;
+use crate::config::values::{DisklessLoad, MasterAddress};
 use crate::node::{REDIS_VERSION, Upstream};
-use crate::session::control::Order;
 use crate::{log_notice, log_warning};
 use braid_core::command::{Args, CommandId};
-use braid_replication::home::relay::Turn;
 use braid_replication::ids::ReplId;
 use braid_replication::link::stream::{Epoch, EpochWork, Parts};
 use braid_replication::link::{Link, LinkAction, LinkRules, Target};
 use braid_shards::{
-    ConnId, EpochBuilder, EpochError, Everything, FROM_MASTER, Fit, MASTER_CONN, Mark, Plan, ShardId,
-    SlotMap, Unit, Work,
+    EpochBuilder, EpochError, Everything, FROM_MASTER, Fit, MASTER_CONN, Plan, SlotMap, Unit, Work,
 };
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -32,25 +32,6 @@ use std::sync::atomic::Ordering;
 const REPORT_PERIOD_MS: u64 = 100;
 /// Bytes of a snapshot that one round feeds to the loader.
 const FEED_BYTES: usize = 256 << 10;
-
-/// `REPLICAOF`, on its way to the home shard.
-pub struct RoleRequest {
-    /// None: no master.
-    pub master: Option<MasterAddress>,
-    /// Who waits for the answer.
-    pub answer: Option<Asker>,
-}
-
-/// Who asked for another role.
-pub enum Asker {
-    /// A client, on this shard.
-    Client(ShardId, ConnId),
-    /// The master, which wants this node in its place, on a connection of the home shard; with the words of the `PSYNC`
-    /// that it wants answered then.
-    Heir(ConnId, Vec<Vec<u8>>),
-    /// A failover: the node to be followed is to take over, at this offset of the stream.
-    Failover { offset: u64 },
-}
 
 /// An epoch that is being applied.
 struct Applying {
@@ -91,12 +72,18 @@ pub struct Follower {
     wanted_cut: Option<(u64, bool)>,
     /// The shards are to collect no effects any more.
     wants_stop: bool,
+    /// The dataset is to go before its successor is loaded.
+    wants_flush: bool,
     /// A dataset that is to be swapped in when every shard has decoded its part.
     wanted_swap: Option<(ReplId, u64)>,
     requests: VecDeque<RoleRequest>,
+    /// Even an empty dataset of an unknown history is taken in the place of ours: this master was asked for.
+    accepts_empty: bool,
+    /// One was refused.
+    has_refused: bool,
     /// Commands of the master's stream that failed.
     failed_commands: u64,
-    /// The dataset is in doubt since one did.
+    /// The dataset is not what its history says: one did, or it was given up for another that has not come yet.
     is_doubtful: bool,
     next_report_ms: u64,
     reported_up: Option<bool>,
@@ -144,8 +131,11 @@ impl Follower {
             whole: None,
             wanted_cut: None,
             wants_stop: false,
+            wants_flush: false,
             wanted_swap: None,
             requests: VecDeque::new(),
+            accepts_empty: false,
+            has_refused: false,
             failed_commands: 0,
             is_doubtful: false,
             next_report_ms: 0,
@@ -321,8 +311,13 @@ impl Engine {
                 LinkAction::Connect => self.connect_link(follower),
                 LinkAction::Send(bytes) => follower.socket.send(&bytes),
                 LinkAction::Close => follower.socket.close(&mut self.front.ring, &self.front.node),
-                LinkAction::BeginLoading => self.begin_load(),
+                LinkAction::BeginLoading => {
+                    let order = self.front.config.repl_diskless_load;
+                    follower.wants_flush = order == DisklessLoad::FlushBeforeLoad;
+                    self.begin_load();
+                }
                 LinkAction::AbandonLoading => {
+                    follower.wants_flush = false;
                     follower.wanted_swap = None;
                     self.drop_load();
                 }
@@ -331,6 +326,7 @@ impl Engine {
                     let home = self.front.home.as_mut().expect("on the home shard");
                     home.continue_as(id);
                     home.failover_done(now_ms);
+                    (follower.accepts_empty, follower.has_refused) = (false, false);
                     // What is being applied is so when it is.
                     if follower.applying.is_none() {
                         follower.applied_offset = home.end_offset();
@@ -383,7 +379,15 @@ impl Engine {
         if !follower.is_idle() {
             return false;
         }
-        if let Some((snapshot, with_data)) = follower.wanted_cut.take() {
+        if std::mem::take(&mut follower.wants_flush) {
+            follower.is_doubtful = true;
+            if let Some(link) = &mut follower.link {
+                link.forget_position();
+            }
+            let done = Rc::<Cell<bool>>::default();
+            follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
+            self.flush(done);
+        } else if let Some((snapshot, with_data)) = follower.wanted_cut.take() {
             let done = Rc::<Cell<bool>>::default();
             follower.whole = Some(Whole::Step { done: Rc::clone(&done) });
             self.begin_snapshot(snapshot, with_data, done);
@@ -399,6 +403,9 @@ impl Engine {
         } else if let (Some((id, offset)), Some(Ok(_))) = (follower.wanted_swap, &self.front.load_outcome) {
             follower.wanted_swap = None;
             let info = self.front.take_load_outcome().expect("just seen").expect("just seen");
+            if info.keys == 0 && self.refuses_empty(follower, id) {
+                return true;
+            }
             log_notice!("MASTER <-> REPLICA sync: {} keys loaded, putting them in place", info.keys);
             let done = Rc::<Cell<bool>>::default();
             let db = info.stream_db.unwrap_or(0);
@@ -411,6 +418,38 @@ impl Engine {
         true
     }
 
+    /// Gives the dataset up, so that memory need not hold two.
+    fn flush(&mut self, done: Rc<Cell<bool>>) {
+        log_notice!("MASTER <-> REPLICA sync: Flushing old data");
+        let flush = move |everything: &mut Everything<'_>| {
+            for slice in &mut *everything.slices {
+                (0..slice.databases() as u16).for_each(|db| slice.clear(db));
+            }
+            done.set(true);
+        };
+        self.shard.begin(None, Work::Action(Box::new(flush)));
+    }
+
+    /// Whether an empty dataset is not taken in the place of ours: a master that lost its own would wipe us. Without data,
+    /// or on an order to follow that very master, there is nothing to lose.
+    fn refuses_empty(&mut self, follower: &mut Follower, id: ReplId) -> bool {
+        let is_known = self.front.home.as_ref().is_some_and(|home| home.knows(id));
+        let refuses = self.front.config.protected_restart
+            && !follower.accepts_empty
+            && !is_known
+            && self.front.node.statistics.has_keys();
+        if refuses {
+            follower.has_refused = true;
+            self.drop_load();
+            if let Some(link) = &mut follower.link {
+                let why = "The master has an empty dataset of another history: refused, for this node holds data \
+                           (protected-restart). REPLICAOF with its address confirms that it is to be followed";
+                link.swapped(Err(why), self.front.now_ms());
+            }
+        }
+        refuses
+    }
+
     /// What was done to the dataset as a whole may be over.
     fn finish_whole(&mut self, follower: &mut Follower) -> bool {
         let now_ms = self.front.now_ms();
@@ -421,6 +460,7 @@ impl Engine {
                 home.replace_history(id, offset, db);
                 follower.applied_offset = offset;
                 follower.is_doubtful = false;
+                (follower.accepts_empty, follower.has_refused) = (false, false);
                 if let Some(link) = &mut follower.link {
                     link.swapped(Ok(db), now_ms);
                 }
@@ -434,158 +474,6 @@ impl Engine {
                 follower.whole = other;
                 false
             }
-        }
-    }
-
-    /// Does what `REPLICAOF` asks for.
-    fn answer_requests(&mut self, follower: &mut Follower) -> bool {
-        let mut worked = false;
-        while follower.whole.is_none()
-            && let Some(request) = follower.requests.pop_front()
-        {
-            worked = true;
-            let home = self.front.home.as_mut().expect("on the home shard");
-            if home.is_failing_over() && matches!(request.answer, None | Some(Asker::Client(..))) {
-                // Who asked saw what was published before the failover began.
-                self.refuse_role(request);
-                continue;
-            }
-            match (&request.master, home.is_replica()) {
-                (None, false) => {
-                    // Whoever says so wants this dataset to be the master's.
-                    home.confirm_dataset();
-                    self.answer_role(request);
-                }
-                (None, true) if follower.applying.is_some() => {
-                    // What was passed on must be applied before this node writes anything of its own.
-                    follower.requests.push_front(request);
-                    return false;
-                }
-                (None, true) => {
-                    self.drop_link(follower);
-                    self.begin_turn(follower, Turn::Promote, request);
-                }
-                (Some(_), false) => self.begin_turn(follower, Turn::Follow, request),
-                (Some(MasterAddress { host, port }), true) => {
-                    let target = Target { host: host.clone(), port: *port };
-                    if follower.link.as_ref().is_none_or(|link| *link.target() != target) {
-                        self.drop_link(follower);
-                        self.make_link(follower, target);
-                    }
-                    self.answer_role(request);
-                }
-            }
-        }
-        worked
-    }
-
-    /// A transaction over everything in which the dataset changes sides.
-    fn begin_turn(&mut self, follower: &mut Follower, turn: Turn, request: RoleRequest) {
-        let home = self.front.home.as_mut().expect("on the home shard");
-        home.begin_turn(turn);
-        let is_replica = turn == Turn::Follow;
-        let stream = !is_replica && home.log().is_active();
-        self.shard.begin(
-            None,
-            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
-                for slice in &mut *everything.slices {
-                    slice.replica = is_replica;
-                    slice.stream = stream;
-                }
-                *everything.mark = Some(Mark::Role);
-            })),
-        );
-        follower.whole = Some(Whole::Turn { request });
-        self.shard.settle(&mut self.front);
-    }
-
-    /// The dataset has changed sides.
-    fn complete_turn(&mut self, follower: &mut Follower, turn: Turn, request: RoleRequest) {
-        match (turn, &request.master) {
-            (Turn::Follow, Some(MasterAddress { host, port })) => {
-                self.front.node.set_replica(true);
-                follower.applied_offset = self.front.home.as_ref().expect("on the home shard").end_offset();
-                let target = Target { host: host.clone(), port: *port };
-                match request.answer {
-                    Some(Asker::Failover { offset }) => self.make_failover_link(follower, target, offset),
-                    _ => self.make_link(follower, target),
-                }
-            }
-            (Turn::Promote, None) => {
-                self.front.node.set_replica(false);
-                follower.is_doubtful = false;
-                log_notice!("MASTER MODE enabled");
-            }
-            _ => unreachable!("a request and its turn go the same way"),
-        }
-        self.answer_role(request);
-    }
-
-    /// A link by which the target is asked to take over.
-    fn make_failover_link(&mut self, follower: &mut Follower, target: Target, offset: u64) {
-        let now_ms = self.front.now_ms();
-        let home = self.front.home.as_mut().expect("on the home shard");
-        if home.end_offset() == offset {
-            let link = Link::for_failover(target, link_rules(&self.front.config), now_ms);
-            follower.link = Some(link);
-        } else {
-            // A write that was under way when writes were paused came in late. What it wrote is not lost: this node is
-            // made a master again.
-            home.failover_refused("a write came in after the target had caught up", now_ms);
-        }
-    }
-
-    fn make_link(&mut self, follower: &mut Follower, target: Target) {
-        let now_ms = self.front.now_ms();
-        let mut link = Link::new(target, link_rules(&self.front.config), now_ms);
-        if follower.is_doubtful {
-            link.distrust("The dataset is in doubt", now_ms);
-        }
-        follower.link = Some(link);
-    }
-
-    fn drop_link(&mut self, follower: &mut Follower) {
-        if follower.link.take().is_some() {
-            follower.socket.close(&mut self.front.ring, &self.front.node);
-            follower.wanted_swap = None;
-            self.drop_load();
-            self.front.home.as_mut().expect("on the home shard").set_link(false);
-        }
-    }
-
-    /// The role stays as it is until the failover is over.
-    fn refuse_role(&mut self, request: RoleRequest) {
-        const WHY: &str = "REPLICAOF not allowed while failing over.";
-        log_warning!("{WHY}");
-        if let Some(Asker::Client(shard, conn)) = request.answer {
-            self.front.node.order(shard, Order::Answer(conn, format!("-ERR {WHY}\r\n").into_bytes()));
-        }
-    }
-
-    /// The role is as it was asked for: the configuration says so, and who asked is told.
-    fn answer_role(&mut self, request: RoleRequest) {
-        let RoleRequest { master, answer } = request;
-        match &master {
-            Some(MasterAddress { host, port }) => log_notice!("REPLICAOF {host}:{port} enabled"),
-            None => log_notice!("REPLICAOF NO ONE enabled"),
-        }
-        let node = &self.front.node;
-        let changed: Result<(), std::convert::Infallible> = node.config.update(|config| {
-            config.replicaof.0 = master;
-            Ok(())
-        });
-        changed.expect("cannot fail");
-        node.wake_all();
-        // Whoever hears of it must not find the numbers of before.
-        self.front.next_report_ms = 0;
-        self.front.publish_replication();
-        let node = &self.front.node;
-        match answer {
-            None | Some(Asker::Failover { .. }) => {}
-            Some(Asker::Client(shard, conn)) => {
-                node.order(shard, Order::Answer(conn, b"+OK\r\n".to_vec()));
-            }
-            Some(Asker::Heir(id, words)) => self.front.serve_former_master(id, words),
         }
     }
 
@@ -608,36 +496,19 @@ impl Engine {
         }
         follower.reported_up = state;
         node.is_link_up.store(state == Some(true), Ordering::SeqCst);
-        *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = follower
-            .link
-            .as_ref()
-            .map(|link| Upstream { link: link.report(now_ms), failed_commands: follower.failed_commands });
+        *node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            follower.link.as_ref().map(|link| Upstream {
+                link: link.report(now_ms),
+                failed_commands: follower.failed_commands,
+                has_refused: follower.has_refused,
+            });
     }
 }
 
 impl Front {
-    /// Answers the `PSYNC` of who was this node's master.
-    fn serve_former_master(&mut self, id: ConnId, words: Vec<Vec<u8>>) {
-        let Some(mut conn) = self.take_conn_by_id(id) else { return };
-        conn.waiting = false;
-        if let Err(error) = self.attach_replica(&mut conn, Some(words)) {
-            conn.out.error(&error.to_string());
-            self.list(&mut conn);
-        }
-        if !conn.input.is_empty() {
-            self.ready.push(id);
-        }
-        self.put_conn(conn);
-    }
-
     /// Home: an epoch is over.
     pub(super) fn note_applied(&mut self, outcome: Result<(), EpochError>) {
         let former = self.applied.replace(outcome);
         debug_assert!(former.is_none(), "one epoch at a time");
     }
-}
-
-/// Sends a request for another role to the shard that sees to it.
-pub fn request_role(front: &Front, request: RoleRequest) {
-    front.node.order(HOME, Order::Role(request));
 }

@@ -488,6 +488,10 @@ fn upstream(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("slave_priority", config.replica_priority);
     page.field("slave_read_only", u8::from(config.replica_read_only));
     page.field("replica_announced", u8::from(config.replica_announced));
+    page.field(
+        "master_dataset_refused",
+        u8::from(upstream.as_ref().is_some_and(|upstream| upstream.has_refused)),
+    );
     page.field("slave_failed_commands", upstream.as_ref().map_or(0, |upstream| upstream.failed_commands));
 }
 

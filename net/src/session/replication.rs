@@ -166,7 +166,12 @@ pub fn replicaof(call: &mut Call<'_>) -> Result<(), Error> {
         }
         Some(MasterAddress { host, port })
     };
-    if master.is_some() && call.front.node.config.snapshot().replicaof.0 == master {
+    let has_refused = || {
+        let upstream = call.front.node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        upstream.as_ref().is_some_and(|upstream| upstream.has_refused)
+    };
+    let is_same = master.is_some() && call.front.node.config.snapshot().replicaof.0 == master;
+    if is_same && !has_refused() {
         call.out.simple("OK Already connected to specified master");
         return Ok(());
     }

@@ -78,6 +78,7 @@ const DBS_AT_ONCE: usize = 64;
 #[derive(Default)]
 pub struct Published {
     stats: KeyspaceStats,
+    replacements: u64,
     trash: usize,
 }
 
@@ -91,12 +92,14 @@ impl ShardPublic {
     pub fn publish(&self, shard: &Shard, last: &mut Published) {
         let Some(keyspace) = shard.keyspace() else { return };
         let trash = usize::from(keyspace.has_trash());
-        if keyspace.stats == last.stats && trash == last.trash {
+        let is_replaced = keyspace.replacements != last.replacements;
+        if keyspace.stats == last.stats && trash == last.trash && !is_replaced {
             return;
         }
-        if keyspace.stats.dirty != last.stats.dirty || trash != last.trash {
+        if keyspace.stats.dirty != last.stats.dirty || trash != last.trash || is_replaced {
             self.publish_sizes(keyspace);
         }
+        last.replacements = keyspace.replacements;
         last.stats = keyspace.stats;
         last.trash = trash;
         let KeyspaceStats { hits, misses, expired, evicted, dirty, lazyfreed_objects, expire_cycle_us } =
@@ -122,6 +125,11 @@ impl ShardPublic {
         }
     }
 
+    /// Whether it holds keys, as far as databases are published.
+    fn has_keys(&self) -> bool {
+        self.dbs.iter().any(|(keys, _)| keys.get() > 0)
+    }
+
     /// (keys, keys with an expiry) of a database, as of the shard's last tick that changed something.
     pub fn db(&self, db: usize) -> (u64, u64) {
         self.dbs.get(db).map_or((0, 0), |(keys, expires)| (keys.get(), expires.get()))
@@ -145,6 +153,11 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Whether any shard has published that it holds keys.
+    pub fn has_keys(&self) -> bool {
+        self.shards.iter().any(ShardPublic::has_keys)
+    }
+
     pub fn new(shards: usize, databases: usize) -> Self {
         Self {
             shards: (0..shards).map(|_| ShardPublic::new(databases)).collect(),

@@ -94,6 +94,11 @@ impl Home {
         Replica::default().psync(words, &master) == Sync::Promote
     }
 
+    /// Whether a history is the one that this node is on, or was on before.
+    pub fn knows(&self, id: ReplId) -> bool {
+        self.ids.is_ours(id, 0)
+    }
+
     /// The link to the master came up, or went down.
     pub fn set_link(&mut self, is_up: bool) {
         if let Some(relay) = &mut self.relay {
@@ -153,6 +158,12 @@ impl Home {
         if let Some(relay) = &mut self.relay {
             relay.db = db;
         }
+    }
+
+    /// The dataset is not what its history says: nobody may go on from here.
+    pub fn abandon_history(&mut self) {
+        let id = ReplId::random(&mut self.rng);
+        self.replace_history(id, self.log.end_offset(), 0);
     }
 
     /// Closes the connections of all replicas, which will ask again. They are sent nothing more.

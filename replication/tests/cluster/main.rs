@@ -33,7 +33,7 @@ impl Drop for Seed {
 fn law5_and_6_nodes_in_any_topology_hold_what_their_offset_says_and_converge() {
     let range = match variable("BRAID_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..variable("BRAID_SIM_SEEDS").unwrap_or(500),
+        None => 0..variable("BRAID_SIM_SEEDS").unwrap_or(2500),
     };
     let (mut checks, mut full, mut partial) = (0, 0, 0);
     for seed in range {

@@ -148,8 +148,9 @@ impl Node {
 
     /// Ends what is being done to the dataset.
     fn settle(&mut self, now_ms: u64) {
-        self.finish_swap(now_ms);
+        // One thing at a time: what was begun before a link broke comes before what its successor brings.
         self.finish_epoch(now_ms);
+        self.finish_swap(now_ms);
     }
 
     fn finish_epoch(&mut self, now_ms: u64) {

@@ -167,6 +167,18 @@ fn law6_siblings_of_a_promoted_replica_continue_and_its_own_writes_come_behind_t
 }
 
 #[test]
+fn law6_a_dataset_in_doubt_is_nobodys_history() {
+    let mut world = World::replica();
+    let below = world.resume(id(b'a').as_str(), 501);
+    world.home.abandon_history();
+    assert_eq!(world.closed(), [below]);
+    world.turn(Turn::Promote);
+    let sibling = world.resume(id(b'a').as_str(), 501);
+    assert_eq!(world.states(), ["wait_bgsave"], "what it has may be better");
+    world.home.detach(sibling);
+}
+
+#[test]
 fn law6_a_master_that_becomes_a_replica_can_go_on_from_its_own_history() {
     let mut world = World::new(2, rules());
     assert_eq!(world.home.position(), None, "nobody followed it");
