@@ -2,12 +2,16 @@
 //! and whose data a master that restarted empty leaves alone.
 
 mod common;
+#[allow(dead_code)]
+#[path = "replication/fake.rs"]
+mod fake;
 
 use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
 use common::{braid_builder, call, connect, key_per_shard};
+use fake::Fake;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,6 +156,37 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
             call(client, &["WAITAOF", "0", "0", "0"]),
             Value::Array(vec![Value::Int(0), Value::Int(0)])
         );
+    }
+}
+
+#[test]
+fn who_is_unblocked_just_when_replicas_acknowledge_gets_one_answer() {
+    let braid = start(master(SHARDS));
+    let mut admin = connect(&braid);
+    let mut replica = Fake::attach(&braid).expect("a full sync");
+    replica.ack().expect("sent");
+    for _ in 0..SHARDS {
+        let mut waiter = connect(&braid);
+        let Value::Int(id) = call(&mut waiter, &["CLIENT", "ID"]) else { panic!("no id") };
+        let id = id.to_string();
+        for round in 0..300 {
+            call(&mut waiter, &["SET", "key", "value"]);
+            replica.offset = field(&mut admin, "master_repl_offset").parse().expect("a number");
+            waiter.send(&["WAIT", "1", "0"]).expect("sent");
+            wait_until("it is blocked", || admin.info("clients").expect("INFO")["blocked_clients"] == "1");
+            // Whichever comes first.
+            if round % 2 == 0 {
+                replica.ack().expect("sent");
+                admin.send(&["CLIENT", "UNBLOCK", &id, "ERROR"]).expect("sent");
+            } else {
+                admin.send(&["CLIENT", "UNBLOCK", &id, "ERROR"]).expect("sent");
+                replica.ack().expect("sent");
+            }
+            let answer = waiter.receive().expect("an answer");
+            assert!(matches!(answer, Value::Int(1) | Value::Error(_)), "{answer:?}");
+            assert!(admin.receive().expect("an answer").as_int().is_some());
+            assert_eq!(call(&mut waiter, &["PING"]), Value::Simple("PONG".into()));
+        }
     }
 }
 
@@ -379,6 +414,24 @@ fn no_loss_a_master_hands_over_to_a_replica_and_follows_it_without_a_full_sync()
         assert_eq!(call(&mut client, &["GET", "counter"]), call(&mut heir, &["GET", "counter"]));
         assert_eq!(heir.info("stats").unwrap()["sync_full"], "0");
         assert_eq!(heir.info("stats").unwrap()["sync_partial_ok"], "1");
+    }
+}
+
+#[test]
+fn no_other_change_of_role_comes_between_a_failover_however_soon() {
+    let braid = start(master(SHARDS));
+    let mut replica = Fake::attach(&braid).expect("a full sync");
+    replica.ack().expect("sent");
+    for _ in 0..SHARDS {
+        let mut client = connect(&braid);
+        wait_until("the replica is online", || field(&mut client, "slave0").contains("state=online"));
+        // It has not applied this.
+        call(&mut client, &["SET", "key", "value"]);
+        let nobody = ["REPLICAOF", "127.0.0.1", "1"];
+        let replies = client.pipeline(&[&["FAILOVER"][..], &nobody, &["FAILOVER", "ABORT"]]).unwrap();
+        let refused = Value::Error("ERR REPLICAOF not allowed while failing over.".into());
+        assert_eq!(replies, [Value::Simple("OK".into()), refused, Value::Simple("OK".into())]);
+        assert_eq!(field(&mut client, "role"), "master");
     }
 }
 

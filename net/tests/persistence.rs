@@ -331,6 +331,24 @@ fn replicas_are_sent_a_file_when_they_are_told_not_to_go_without() {
 }
 
 #[test]
+fn a_replicas_snapshot_begins_while_a_saved_one_is_brought_to_the_disk() {
+    let peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
+    fill(&peer);
+    for round in 1..=20 {
+        call(&mut connect(&peer), &["BGSAVE"]);
+        // It waits for the save, and is cut as soon as all of that is in its file.
+        let mut replica = connect(&peer);
+        call(&mut replica, &["REPLCONF", "capa", "eof", "capa", "psync2"]);
+        replica.send(&["PSYNC", "?", "-1"]).expect("is sent");
+        wait_until("the replica's snapshot begins", || {
+            replica.receive_line().expect("the server stays").starts_with(b"+FULLRESYNC")
+        });
+        wait_until("it is saved", || field(&peer, "persistence", "rdb_bgsave_in_progress") == "0");
+        assert_eq!(field(&peer, "persistence", "rdb_last_bgsave_status"), "ok", "{round}");
+    }
+}
+
+#[test]
 fn save_points_save_and_a_failure_refuses_writes() {
     let folder = tempfile::tempdir().expect("a folder");
     let inner = folder.path().join("inner");

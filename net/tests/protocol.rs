@@ -477,6 +477,35 @@ fn law9_a_limit_of_the_output_buffer_closes_only_the_offender() {
 }
 
 #[test]
+fn connections_that_end_in_whatever_way_watch_nothing_any_more() {
+    for shards in SHARDS {
+        let peer = start_braid(shards);
+        let keys = common::key_per_shard("key", shards);
+        let all: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let everything = [vec!["MSET"], all.iter().flat_map(|key| [*key, "x"]).collect()].concat();
+        let watch = [vec!["WATCH"], all].concat();
+        let mut busy = connect(&peer);
+        for round in 0..120 {
+            let mut stream = socket(&peer);
+            // Keys are on loan now and then when the watch comes for them.
+            (0..round % 7).for_each(|_| busy.send(&everything).unwrap());
+            stream.write_all(&wire(&[watch.iter().map(|word| word.as_bytes().to_vec()).collect()])).unwrap();
+            if round % 3 == 0 {
+                // Half-closed: it has its answer first.
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(read_to_end(&mut stream), b"+OK\r\n");
+            }
+            drop(stream);
+            (0..round % 7).for_each(|_| assert_eq!(busy.receive().unwrap(), "OK"));
+        }
+        wait::until("nothing is watched", PATIENCE, || {
+            Ok(busy.info("clients")?.get("total_watched_keys").is_some_and(|count| count == "0"))
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn connections_that_end_with_transactions_under_way_leave_nothing_behind() {
     for shards in SHARDS {
         let peer = start_braid(shards);

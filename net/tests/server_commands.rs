@@ -184,6 +184,23 @@ fn a_pause_holds_commands_back_until_it_ends() {
 }
 
 #[test]
+fn what_was_answered_before_a_pause_or_a_wait_is_sent_at_once() {
+    let peer = start_braid(2);
+    let mut admin = connect(&peer);
+    for mut client in connect_to_all_shards(&peer, 2) {
+        client.send_raw(b"GET nothing\r\nSET some thing\r\nWAIT 1 0\r\n").expect("sent");
+        assert_eq!(client.receive().expect("an answer"), Value::Null);
+        assert_eq!(client.receive().expect("an answer"), "OK");
+        run(&mut admin, "client pause 100000 write");
+        let mut other = connect(&peer);
+        other.send_raw(b"GET some\r\nSET some thing\r\n").expect("sent");
+        assert_eq!(other.receive().expect("an answer"), "thing");
+        run(&mut admin, "client unpause");
+        assert_eq!(other.receive().expect("an answer"), "OK");
+    }
+}
+
+#[test]
 fn replies_can_be_switched_off() {
     for shards in SHARDS {
         let peer = start_braid(shards);

@@ -406,6 +406,13 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
         }
+        if let Some((_, members)) = self.finishing.last_mut() {
+            members.retain(|member| *member != id);
+            if members.is_empty() {
+                // Nobody is left for whom the log is kept from that cut on.
+                self.sharing.close();
+            }
+        }
         self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
         self.regulate();

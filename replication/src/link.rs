@@ -517,7 +517,9 @@ impl Link {
                 if let State::Swapping { offset } = self.state {
                     self.actions
                         .push(LinkAction::Notice("MASTER <-> REPLICA sync: Finished with success".into()));
-                    self.begin_stream(offset, db, now_ms);
+                    self.begin_stream(offset, db);
+                    // A master that sent a mark waits for this.
+                    self.acknowledge(offset, now_ms);
                 }
             }
             Err(why) => {
@@ -528,14 +530,12 @@ impl Link {
         }
     }
 
-    fn begin_stream(&mut self, offset: u64, db: u16, now_ms: u64) {
+    fn begin_stream(&mut self, offset: u64, db: u16) {
         let mut stream = Box::new(Stream::new(offset, db, self.rules.databases));
         stream.receive(&self.input);
         self.input.clear();
         self.state = State::Streaming(stream);
         self.down_since_ms = None;
-        // A master that sent a mark waits for this.
-        self.acknowledge(offset, now_ms);
     }
 
     /// The next piece of the stream to be applied.

@@ -131,6 +131,13 @@ impl Sharing {
         self.running.as_mut().expect("a snapshot in the making").offset = Some(offset);
     }
 
+    /// Nobody is to join the snapshot in the making any more.
+    pub fn close(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.offset = None;
+        }
+    }
+
     /// The snapshot is done, or failed: the next may start. After it nobody joins.
     pub fn finish(&mut self) {
         assert!(self.running.take().is_some(), "no snapshot in the making");

@@ -113,7 +113,6 @@ pub(crate) struct WaitingLeg {
     pub flags: RunFlags,
     pub watcher: Option<WatcherId>,
     pub bytes: Range<usize>,
-    pub shared: Range<usize>,
     pub leg: Leg,
 }
 

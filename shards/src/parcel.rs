@@ -50,7 +50,6 @@ pub enum Msg {
         flags: RunFlags,
         watcher: Option<WatcherId>,
         bytes: Range<usize>,
-        shared: Range<usize>,
     },
     /// The answer to a run, from which the next leg of its flight may run if that belongs to the receiver.
     Reply {
@@ -138,6 +137,7 @@ pub struct LentKey {
 pub struct Parcel {
     pub msgs: Vec<Msg>,
     pub arena: Vec<u8>,
+    /// Values that encoded commands refer to, whichever message they belong to.
     pub shared: Vec<Bytes>,
 }
 

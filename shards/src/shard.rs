@@ -125,6 +125,7 @@ pub(crate) enum Waiting {
 pub(crate) enum Loopback {
     Tx(TxMsg),
     Run(Box<ParkedRun>),
+    Unwatch(WatcherId),
     Epoch(EpochMsg),
     Load(LoadMsg),
 }
@@ -538,21 +539,21 @@ impl Shard {
         args: Args<'_>,
     ) {
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let start = (arena.len(), shared.len());
+        let start = arena.len();
         unit::encode(arena, shared, id, db, args);
-        let end = (arena.len(), shared.len());
+        let end = arena.len();
         if let Some(open) = &mut pipeline.open {
             open.commands += 1;
             if open.to == to {
-                let Msg::Run { bytes, shared, .. } = &mut msgs[open.message] else {
+                let Msg::Run { bytes, .. } = &mut msgs[open.message] else {
                     unreachable!("the last leg's message")
                 };
-                assert_eq!((bytes.end, shared.end), start, "nothing comes between a pipeline's commands");
-                (bytes.end, shared.end) = end;
+                assert_eq!(bytes.end, start, "nothing comes between a pipeline's commands");
+                bytes.end = end;
                 return;
             }
         }
-        let (message, bytes, shared) = (msgs.len(), start.0..end.0, start.1..end.1);
+        let (message, bytes) = (msgs.len(), start..end);
         let flight = match pipeline.open {
             Some(before) => {
                 let Msg::Run { leg, .. } = &mut self.outgoing[usize::from(before.to)].msgs[before.message]
@@ -569,7 +570,7 @@ impl Shard {
         };
         let number = self.flights.add_leg(flight);
         let leg = Leg { flight, number, waits: number > 0 && pipeline.is_ordered, next: None };
-        self.outgoing[usize::from(to)].msgs.push(Msg::Run { leg, conn, flags, watcher, bytes, shared });
+        self.outgoing[usize::from(to)].msgs.push(Msg::Run { leg, conn, flags, watcher, bytes });
         let commands = pipeline.open.map_or(1, |open| open.commands);
         pipeline.open = Some(OpenFlight { id: flight, to, message, commands });
     }
@@ -588,12 +589,12 @@ impl Shard {
         let flight = self.flights.begin(conn);
         let leg = Leg { flight, number: self.flights.add_leg(flight), waits: false, next: None };
         let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
-        let (start, shared_start) = (arena.len(), shared.len());
+        let start = arena.len();
         for command in unit.commands() {
             unit::encode(arena, shared, command.id, command.db, command.args());
         }
-        let (bytes, shared) = (start..arena.len(), shared_start..shared.len());
-        msgs.push(Msg::Run { leg, conn, flags, watcher, bytes, shared });
+        let bytes = start..arena.len();
+        msgs.push(Msg::Run { leg, conn, flags, watcher, bytes });
     }
 
     /// Adds a message for another shard, or for this one.
@@ -611,10 +612,18 @@ impl Shard {
     }
 
     fn unwatch_here(&mut self, watcher: WatcherId) {
+        if self.loopback.iter().any(|own| matches!(own, Loopback::Run(run) if run.watcher == Some(watcher))) {
+            // The watch is about to begin.
+            return self.loopback.push_back(Loopback::Unwatch(watcher));
+        }
+        let begins_later = self
+            .waiting
+            .iter()
+            .any(|other| matches!(other, Waiting::Run(run) if run.watcher == Some(watcher)));
         match &mut self.keyspace {
-            Some(keyspace) => keyspace.watches.unwatch(watcher),
-            // On loan as a whole: the watch ends when it is back.
-            None => self.waiting.push_back(Waiting::Unwatch(watcher)),
+            Some(keyspace) if !begins_later => keyspace.watches.unwatch(watcher),
+            // It is on loan as a whole, and the watch ends when it is back; or what begins the watch waits.
+            _ => self.waiting.push_back(Waiting::Unwatch(watcher)),
         }
     }
 
@@ -652,7 +661,7 @@ impl Shard {
         let mut next_legs: SmallVec<[NextLeg; 64]> = SmallVec::new();
         for message in msgs.drain(..) {
             match message {
-                Msg::Run { leg, conn, flags, watcher, bytes, shared } => {
+                Msg::Run { leg, conn, flags, watcher, bytes } => {
                     if !leg.waits {
                         if started % AHEAD == 0 {
                             let ahead = &at_once[started..at_once.len().min(started + AHEAD)];
@@ -662,11 +671,11 @@ impl Shard {
                         started += 1;
                     }
                     if self.waiting_legs.may_run(from, leg) {
-                        let commands = Commands::new(&parcel.arena[bytes], &parcel.shared[shared]);
+                        let commands = Commands::new(&parcel.arena[bytes], &parcel.shared);
                         self.run_for(from, conn, flags, watcher, leg, commands, host);
                     } else {
                         let parcel = *place.get_or_insert_with(|| self.waiting_legs.reserve());
-                        let waiting = WaitingLeg { parcel, conn, flags, watcher, bytes, shared, leg };
+                        let waiting = WaitingLeg { parcel, conn, flags, watcher, bytes, leg };
                         self.waiting_legs.wait(from, waiting);
                     }
                 }
@@ -720,8 +729,8 @@ impl Shard {
                 else {
                     continue;
                 };
-                let WaitingLeg { parcel: place, conn, flags, watcher, bytes, shared, leg } = waiting;
-                let commands = Commands::new(&parcel.arena[bytes], &parcel.shared[shared]);
+                let WaitingLeg { parcel: place, conn, flags, watcher, bytes, leg } = waiting;
+                let commands = Commands::new(&parcel.arena[bytes], &parcel.shared);
                 self.run_for(*coordinator, conn, flags, watcher, leg, commands, host);
                 if let Some(parcel) = self.waiting_legs.put_back(place, parcel) {
                     self.recycle(parcel);
@@ -736,6 +745,7 @@ impl Shard {
             match message {
                 Loopback::Tx(message) => self.receive_tx(self.id, message, host),
                 Loopback::Run(run) => self.try_run(*run, host),
+                Loopback::Unwatch(watcher) => self.unwatch_here(watcher),
                 Loopback::Epoch(message) => self.receive_epoch(self.id, message, host),
                 Loopback::Load(message) => self.receive_load(self.id, message, host),
             }
@@ -913,11 +923,11 @@ impl Shard {
         let mut parcel = std::mem::replace(&mut self.outgoing[own], fresh);
         let place = self.waiting_legs.reserve();
         for message in parcel.msgs.drain(..) {
-            let Msg::Run { leg, conn, flags, watcher, bytes, shared } = message else {
+            let Msg::Run { leg, conn, flags, watcher, bytes } = message else {
                 unreachable!("only legs are sent to oneself")
             };
             assert!(leg.waits, "own commands run at once");
-            let waiting = WaitingLeg { parcel: place, conn, flags, watcher, bytes, shared, leg };
+            let waiting = WaitingLeg { parcel: place, conn, flags, watcher, bytes, leg };
             self.waiting_legs.wait(self.id, waiting);
         }
         self.waiting_legs.keep(place, parcel);

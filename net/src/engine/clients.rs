@@ -3,7 +3,7 @@
 use super::{Conn, Engine, Front};
 use crate::ring::Token;
 use crate::session::clients::{self, Class, ClientInfo, Endpoint, flag};
-use crate::session::control::{Order, PauseMode};
+use crate::session::control::{Order, Pause, PauseMode};
 use crate::session::latency::Event;
 use crate::startup::{protected, sockets};
 use crate::{log_verbose, log_warning, memory};
@@ -178,6 +178,12 @@ impl Front {
     /// Counts the connections whose command waits.
     pub(super) fn count_blocked(&self) {
         self.public().blocked_clients.set((self.watch.suspended.len() + self.waits()) as u64);
+    }
+
+    /// Whether connections are held back by a pause that somebody has ended. To be looked at before going to sleep: who ends
+    /// it wakes only those who sleep already. That its time is over is known by [`Front::clients_deadline`].
+    pub(super) fn may_resume(pause: &Pause, watch: &Watch) -> bool {
+        !watch.suspended.is_empty() && !pause.is_set()
     }
 
     /// Lets go of the connections that a pause held back, if it is over.
@@ -438,4 +444,20 @@ impl Engine {
 /// Names a connection; see [`clients::conn_id`].
 pub(super) fn conn_id(front: &Front, number: u64, token: Token) -> ConnId {
     clients::conn_id(front.id, number, token.slot())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_held_back_by_a_pause_that_was_ended_keeps_the_shard_awake() {
+        let (pause, mut watch) = (Pause::default(), Watch::default());
+        assert!(!Front::may_resume(&pause, &watch));
+        pause.begin(PauseMode::Write, 1000, 0);
+        watch.suspended.push(ConnId(1));
+        assert!(!Front::may_resume(&pause, &watch));
+        pause.end();
+        assert!(Front::may_resume(&pause, &watch));
+    }
 }

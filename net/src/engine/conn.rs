@@ -80,6 +80,11 @@ impl Conn {
         self.out.len_bytes() > WAITING_OUTPUT_MAX_LEN_BYTES
     }
 
+    /// Whether its command waits for something that may never happen: what was answered before must not wait with it.
+    pub fn waits_long(&self) -> bool {
+        self.suspended || self.awaits_replicas
+    }
+
     /// Whether replies pile up because the peer does not read them.
     pub fn is_congested(&self) -> bool {
         self.sending && self.is_full()

@@ -207,6 +207,8 @@ impl Engine {
         let mut worked = self.finish_epoch(follower);
         worked |= self.finish_whole(follower);
         worked |= self.answer_requests(follower);
+        // First: a stream that is continued tells what is applied.
+        worked |= self.do_link_actions(follower);
         if let Some(link) = &mut follower.link
             && link.next_tick_ms().is_some_and(|at_ms| at_ms <= now_ms)
         {

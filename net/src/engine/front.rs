@@ -284,7 +284,8 @@ impl Front {
             conn.listed = false;
             self.limit_output(&mut conn);
             // The replies of a pipeline leave together: what another shard is about to answer comes within microseconds.
-            let more_comes = conn.waiting && conn.out.len_bytes() < HELD_OUTPUT_MAX_LEN_BYTES;
+            let more_comes =
+                conn.waiting && !conn.waits_long() && conn.out.len_bytes() < HELD_OUTPUT_MAX_LEN_BYTES;
             if !conn.sending && !more_comes {
                 self.send(&mut conn);
             }

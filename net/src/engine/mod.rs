@@ -130,7 +130,7 @@ impl Engine {
             if rounds % ROUNDS_PER_YIELD == 0 && !self.front.tasks.is_empty() {
                 glommio::executor().yield_task_queue_now().await;
             }
-            if worked || self.shard.has_outgoing() {
+            if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
                 patience.worked();
                 continue;
@@ -142,7 +142,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, watch, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -151,6 +151,7 @@ impl Engine {
                     || node.stopping.load(Ordering::Relaxed)
                     || Front::may_walk_on(node, *held_back)
                     || Front::may_catch_up(node, stream)
+                    || Front::may_resume(&node.pause, watch)
             };
             if tasks.is_empty() {
                 ring.wait(deadline, has_work)?;
@@ -303,8 +304,14 @@ impl Engine {
                     self.front.ready.push(id);
                 }
             }
-            Event::Closed { token } => self.front.forget(token),
-            Event::Detached { token, socket } => self.hand_over(token, socket),
+            Event::Closed { token } => {
+                self.end_watches(token);
+                self.front.forget(token);
+            }
+            Event::Detached { token, socket } => {
+                self.end_watches(token);
+                self.hand_over(token, socket);
+            }
             Event::Connected { .. } => {}
         }
     }
@@ -489,11 +496,16 @@ impl Engine {
     }
 
     fn close(&mut self, token: Token) {
+        self.front.ring.close(token);
+    }
+
+    /// A connection is gone, in whatever way: nobody asks any more for what it watched. Not before, for a `WATCH` of several
+    /// steps may go on until then.
+    fn end_watches(&mut self, token: Token) {
         if let Some(mut conn) = self.front.take_conn(token) {
             self.drop_watches(&mut conn);
             self.front.put_conn(conn);
         }
-        self.front.ring.close(token);
     }
 
     pub(crate) fn parts(&mut self) -> (&mut Shard, &mut Front) {

@@ -142,7 +142,8 @@ impl Engine {
         let streams = home.is_followed() && !self.shard.replica;
         log_notice!("Starting snapshot number {snapshot}");
         let busy = Rc::clone(&self.front.cut_refused);
-        let dirty_at_cut = Rc::clone(&self.front.saving.dirty_at_cut);
+        // Others are cut while the file of a snapshot to be kept is brought to the disk.
+        let dirty_at_cut = self.front.saving.dirty_at_cut_of(snapshot);
         self.shard.begin(
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
@@ -151,7 +152,10 @@ impl Engine {
                 if everything.slices.iter().any(|slice| slice.has_snapshot()) {
                     return busy.set(true);
                 }
-                dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
+                if let Some(dirty_at_cut) = dirty_at_cut {
+                    dirty_at_cut
+                        .set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
+                }
                 for slice in &mut *everything.slices {
                     // A replica's log is fed by its master.
                     slice.stream |= streams && !slice.replica;

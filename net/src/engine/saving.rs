@@ -50,8 +50,15 @@ pub struct Saving {
     last: Option<LastSave>,
     last_saves: u32,
     next_look: Option<Instant>,
-    /// Of the latest cut: the snapshot, and all changes of the dataset before it.
-    pub(super) dirty_at_cut: Rc<Cell<(u64, u64)>>,
+    /// Of the snapshot to be kept, once it is cut: its number, and all changes of the dataset before it.
+    dirty_at_cut: Rc<Cell<(u64, u64)>>,
+}
+
+impl Saving {
+    /// Where the cut of a snapshot notes what was changed before it, if that is asked for.
+    pub(super) fn dirty_at_cut_of(&self, snapshot: u64) -> Option<Rc<Cell<(u64, u64)>>> {
+        self.kept.is_some_and(|(kept, _)| kept == snapshot).then(|| Rc::clone(&self.dirty_at_cut))
+    }
 }
 
 impl Engine {

@@ -26,11 +26,20 @@ pub struct Wait {
     pub level: Level,
 }
 
-/// Such a client is gone, or was let go.
+/// Such a client is gone, or is to be let go.
 pub struct EndWait {
     conn: ConnId,
-    /// It is to be answered with what was reached.
-    answers: bool,
+    how: End,
+}
+
+/// What the client is told, if it is not answered already.
+enum End {
+    /// It is gone.
+    Gone,
+    /// What was reached.
+    Count,
+    /// That it was unblocked.
+    Error,
 }
 
 /// A shard's state for this file.
@@ -148,21 +157,19 @@ impl Front {
     pub(super) fn abandon_wait(&mut self, conn: &mut Conn) {
         if conn.awaits_replicas {
             self.waited(conn);
-            self.stream.to_home.push(Box::new(EndWait { conn: conn.id, answers: false }));
+            self.stream.to_home.push(Box::new(EndWait { conn: conn.id, how: End::Gone }));
         }
     }
 
-    /// `CLIENT UNBLOCK` of a connection of this shard that waits. `error`: it is told so instead of what was reached.
+    /// `CLIENT UNBLOCK` of a connection of this shard that waits. `error`: it is told so instead of what was reached. The
+    /// home shard answers in both cases, for its answer may be on its way already.
     pub(super) fn unblock(&mut self, id: ConnId, error: bool) {
         let Some(conn) = self.take_conn_by_id(id) else { return };
         let waits = conn.awaits_replicas;
         self.put_conn(conn);
-        if !waits {
-            return;
-        }
-        self.stream.to_home.push(Box::new(EndWait { conn: id, answers: !error }));
-        if error {
-            self.reply(id, b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n", Vec::new(), true);
+        if waits {
+            let how = if error { End::Error } else { End::Count };
+            self.stream.to_home.push(Box::new(EndWait { conn: id, how }));
         }
     }
 
@@ -216,10 +223,14 @@ impl Front {
         };
         let end = message.downcast::<EndWait>()?;
         let home = self.home.as_mut().expect("sent home");
-        match home.cancel_wait(WaiterId(end.conn.0)) {
-            Some(resolved) if end.answers => self.answer_wait(resolved),
+        match (home.cancel_wait(WaiterId(end.conn.0)), end.how) {
+            (Some(resolved), End::Count) => self.answer_wait(resolved),
+            (Some(_), End::Error) => {
+                const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
+                self.answer_later(end.conn, UNBLOCKED.to_vec());
+            }
             // Its answer is on its way already, or nobody is left to read it.
-            _ => {}
+            (None, _) | (_, End::Gone) => {}
         }
         Ok(())
     }

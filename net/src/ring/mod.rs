@@ -338,6 +338,9 @@ impl Ring {
     pub fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
+                if let Event::Closed { token } | Event::Detached { token, .. } = event {
+                    self.slots.vacate(token);
+                }
                 return Some(event);
             }
             let completion = self.completions.pop_front()?;

@@ -199,13 +199,18 @@ impl Slots {
             .filter(|slot| slot.generation == token.generation && slot.socket.is_some())
     }
 
-    /// Frees a slot of which nothing is in flight, and returns its socket.
+    /// Takes the socket out of a slot of which nothing is in flight. The slot is used again after [`Slots::vacate`].
     pub(super) fn remove(&mut self, token: Token) -> OwnedFd {
         let slot = self.get_mut(token).expect("only a live slot is removed");
         assert!(slot.in_flight.is_empty() && slot.send == NO_SEND, "a slot is freed when all is answered");
-        let socket = slot.socket.take().expect("a live slot has a socket");
+        slot.socket.take().expect("a live slot has a socket")
+    }
+
+    /// The owner has heard that a slot's socket is gone, and has forgotten what it kept under that number.
+    pub(super) fn vacate(&mut self, token: Token) {
+        let slot = &self.slots[token.slot()];
+        debug_assert!(slot.socket.is_none() && slot.generation == token.generation);
         self.vacant.push(token.slot);
-        socket
     }
 
     /// Sockets in the table, listeners included.
@@ -241,6 +246,7 @@ mod tests {
         let mut slots = Slots::default();
         let old = slots.insert(socket());
         drop(slots.remove(old));
+        slots.vacate(old);
         let new = slots.insert(socket());
         assert_eq!(old.slot(), new.slot());
         assert!(slots.get(old).is_none());
@@ -253,7 +259,9 @@ mod tests {
         let mut slots = Slots::default();
         let first = slots.insert(socket());
         slots.get_mut(first).unwrap().generation = GENERATION_MASK;
-        drop(slots.remove(Token { slot: first.slot, generation: GENERATION_MASK }));
+        let last = Token { slot: first.slot, generation: GENERATION_MASK };
+        drop(slots.remove(last));
+        slots.vacate(last);
         assert_eq!(slots.insert(socket()).generation, 0);
     }
 

@@ -690,3 +690,31 @@ fn bytes_before_a_half_close_arrive_before_the_eof() {
     theirs.read_to_end(&mut reply).unwrap();
     assert_eq!(reply, b"reply");
 }
+
+#[test]
+fn a_slot_is_used_again_only_when_its_owner_has_heard_of_the_end() {
+    in_executor(async {
+        for detaches in [false, true] {
+            let mut ring = Ring::new(&small_config()).unwrap();
+            let add = |ring: &mut Ring| {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                std::mem::forget(theirs);
+                ring.add(OwnedFd::from(ours))
+            };
+            // Nothing of it is in flight, so that it ends at once.
+            let first = add(&mut ring);
+            if detaches {
+                ring.detach(first)
+            } else {
+                ring.close(first)
+            }
+            let second = add(&mut ring);
+            assert_ne!(first.slot(), second.slot());
+            assert!(matches!(
+                ring.next(),
+                Some(Event::Closed { token } | Event::Detached { token, .. }) if token == first
+            ));
+            assert_eq!(add(&mut ring).slot(), first.slot());
+        }
+    });
+}

@@ -20,6 +20,11 @@ impl Home {
         Ok(())
     }
 
+    /// Whether a failover is under way, which alone may change this node's role then.
+    pub fn is_failing_over(&self) -> bool {
+        self.failover.is_under_way()
+    }
+
     /// `master_failover_state`.
     pub fn failover_state(&self) -> &'static str {
         self.failover.state_name()

@@ -176,6 +176,11 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.clear();
         }
+        if let Some((_, members)) = self.finishing.last_mut() {
+            // Its file may be of a dataset that is gone.
+            members.clear();
+            self.sharing.close();
+        }
         self.drop_unwanted_snapshot();
     }
 }

@@ -884,6 +884,37 @@ fn a_file_is_written_once_and_sent_to_all_who_came_in_time() {
 }
 
 #[test]
+fn nobody_joins_a_file_whose_readers_left_while_it_was_finished() {
+    let sharing = Policy { is_diskless: false, ..rules().sharing };
+    for is_replaced in [false, true] {
+        let mut world = World::new(1, Rules { sharing, backlog_bytes: 1000, ..rules() });
+        if is_replaced {
+            world.home.start_as_replica();
+            world.home.set_link(true);
+            world.home.replace_history(ReplId::parse(&[b'a'; 40]).unwrap(), 100, 0);
+        }
+        let first = world.attach();
+        let (snapshot, file) = make_file(&mut world, false);
+        if is_replaced {
+            // What is in the file is not the dataset any more.
+            world.home.replace_history(ReplId::parse(&[b'b'; 40]).unwrap(), 90, 0);
+        } else {
+            world.home.detach(first);
+            // The log has the bytes behind the cut no longer.
+            (0..3).for_each(|_| world.write(&"x".repeat(600)));
+            world.home.trim();
+        }
+        let second = world.attach();
+        assert_eq!(world.take(second), b"", "it gets a snapshot of its own");
+        world.home.take_actions();
+        world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
+        let actions = world.home.take_actions();
+        assert!(actions.contains(&Action::File { snapshot, step: FileStep::Drop }));
+        assert!(actions.contains(&Action::Cut { snapshot: snapshot + 1, with_data: true }));
+    }
+}
+
+#[test]
 fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     let to_disk = Rules { sharing: Policy { is_diskless: false, ..rules().sharing }, ..rules() };
     let mut world = World::new(1, to_disk);

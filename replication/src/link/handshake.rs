@@ -1,6 +1,6 @@
 //! The handshake with a master: who we are, and what we want of its stream.
 
-use super::{Link, LinkAction, LinkRules, Position, State};
+use super::{ACK_PERIOD_MS, Link, LinkAction, LinkRules, Position, State};
 use crate::ids::ReplId;
 
 /// The replies of the handshake, in their order.
@@ -132,7 +132,9 @@ impl Link {
         match kind {
             "+FULLRESYNC" => {
                 let id = words.next().and_then(|word| ReplId::parse(word.as_bytes()));
-                let offset = words.next().and_then(|word| word.parse::<u64>().ok());
+                // As everywhere on the wire an offset is a signed number; beyond that there is no room for a stream.
+                let offset = words.next().and_then(|word| word.parse::<i64>().ok());
+                let offset = offset.and_then(|offset| u64::try_from(offset).ok());
                 let (Some(id), Some(offset)) = (id, offset) else {
                     // What the next attempt would claim to have is no longer known to be on the master's mind.
                     return self
@@ -162,7 +164,9 @@ impl Link {
                     self.actions.push(LinkAction::Notice(format!("Master replication ID changed to {id}")));
                 }
                 self.actions.push(LinkAction::Continue { id });
-                self.begin_stream(position.offset, position.db, now_ms);
+                self.begin_stream(position.offset, position.db);
+                // What the connection before brought may not be applied yet: the next tick tells what is.
+                self.last_sent_ms = now_ms.saturating_sub(ACK_PERIOD_MS);
             }
             "-NOMASTERLINK" | "-LOADING" => {
                 self.fail(

@@ -103,8 +103,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream from `offset` on, where database `db` is selected.
+    /// The stream from `offset` on, where database `db` is selected. One that does not exist here, which a snapshot may
+    /// name without a key in it, cannot be followed.
     pub fn new(offset: u64, db: u16, databases: u32) -> Self {
+        let exists = u32::from(db) < databases;
+        let failed = (!exists).then(|| StreamError { offset, text: no_such_database(databases) });
         Self {
             parser: Parser::contiguous(),
             input: BytesMut::new(),
@@ -113,7 +116,7 @@ impl Stream {
             offset,
             db,
             databases,
-            failed: None,
+            failed,
             is_starved: true,
         }
     }
@@ -300,6 +303,10 @@ fn arguments<'a>(parser: &'a Parser, command: &'a [u8]) -> Arguments<'a> {
     (list, shared)
 }
 
+fn no_such_database(databases: u32) -> String {
+    format!("SELECT of a database beyond the {databases} here")
+}
+
 /// Tells what a command of the stream is.
 fn meaning(args: Args<'_>, databases: u32) -> Result<Meaning, String> {
     let Some(name) = args.first() else { return Ok(Meaning::Nothing) };
@@ -318,7 +325,7 @@ fn meaning(args: Args<'_>, databases: u32) -> Result<Meaning, String> {
                 let db = args.get(1).and_then(|db| std::str::from_utf8(db).ok()?.parse::<u16>().ok());
                 return match db {
                     Some(db) if u32::from(db) < databases => Ok(Meaning::Select(db)),
-                    _ => Err(format!("SELECT of a database beyond the {databases} here")),
+                    _ => Err(no_such_database(databases)),
                 };
             }
             () => {}

@@ -118,6 +118,7 @@ impl World {
         self.receive("+CONTINUE\r\n");
         assert_eq!(self.take_done(), [LinkAction::Continue { id: id(b'a') }]);
         assert!(self.link.is_up());
+        self.tick();
         assert_eq!(self.take_sent(), "| REPLCONF ACK 500");
     }
 
@@ -210,6 +211,10 @@ fn any_other_reply_is_tried_again_each_second_for_ever() {
         ("hello\r\n", "Unexpected reply to PSYNC"),
         ("+CONTINUE xyz\r\n", "faulty id"),
         ("+FULLRESYNC xyz 1\r\n", "wrong +FULLRESYNC syntax"),
+        (
+            "+FULLRESYNC aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 18446744073709551615\r\n",
+            "wrong +FULLRESYNC syntax",
+        ),
     ] {
         let mut world = World::with(rules());
         world.shake_hands(position());
@@ -279,6 +284,20 @@ fn law7_what_was_applied_is_acknowledged_each_second() {
     world.link.acknowledge(world.applied, world.now_ms);
     world.collect();
     assert_eq!(world.take_sent(), "| REPLCONF ACK 527");
+}
+
+#[test]
+fn law7_a_continued_stream_acknowledges_no_more_than_is_applied() {
+    let mut world = World::with(rules());
+    // The end of what was received is still being applied when the link is made anew.
+    world.applied = OFFSET - 10;
+    world.shake_hands(position());
+    world.take_sent();
+    world.receive("+CONTINUE\r\n");
+    assert_eq!(world.take_sent(), "");
+    assert!(world.link.next_tick_ms().is_some_and(|at_ms| at_ms <= world.now_ms), "it is told at once");
+    world.tick();
+    assert_eq!(world.take_sent(), "| REPLCONF ACK 490");
 }
 
 #[test]

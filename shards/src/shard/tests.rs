@@ -222,3 +222,24 @@ fn a_full_ring_delays_and_loses_nothing() {
     cluster.rest();
     assert_eq!(cluster.replies(0), ["+OK\r\n", "$1\r\n1\r\n"]);
 }
+
+#[test]
+fn law1_large_values_of_several_connections_travel_in_one_parcel() {
+    let mut cluster = Cluster::new(2);
+    let (id, _) = registry().find(b"set").unwrap();
+    let keys: Vec<String> = (0..3).map(|n| cluster.key(1, &format!("key{n}"))).collect();
+    for (n, key) in keys.iter().enumerate() {
+        let value = bytes::Bytes::from(vec![b'0' + n as u8; 3]);
+        let args: [&[u8]; 3] = [b"SET", key.as_bytes(), &value];
+        let shared = [(2, value.clone())];
+        let args = Args::new(&args, &shared);
+        let (conn, mut alone) = (ConnId(n as u64), Pipeline::default());
+        cluster.shards[0].submit(&mut alone, 1, conn, RunFlags::default(), None, id, 0, args);
+    }
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["+OK\r\n"; 3]);
+    for (n, key) in keys.iter().enumerate() {
+        let value = n.to_string().repeat(3);
+        assert_eq!(cluster.ask(&format!("GET {key}")), format!("$3\r\n{value}\r\n"));
+    }
+}

@@ -69,6 +69,13 @@ fn law3_everything_waits_for_keys_and_keys_for_everything() {
 
 /// A connection of shard 2 watches keys at their owners.
 fn watch(cluster: &mut Cluster, names: &[&String]) -> WatcherId {
+    let watcher = begin_watch(cluster, names);
+    cluster.rest();
+    cluster.replies(2);
+    watcher
+}
+
+fn begin_watch(cluster: &mut Cluster, names: &[&String]) -> WatcherId {
     let watcher = WatcherId { shard: 2, conn: CONN.0 };
     let (id, _) = registry().find(b"watch|here").unwrap();
     for name in names {
@@ -79,9 +86,23 @@ fn watch(cluster: &mut Cluster, names: &[&String]) -> WatcherId {
         let flags = RunFlags::default();
         cluster.shards[2].submit(&mut alone, owner, CONN, flags, Some(watcher), id, 0, args);
     }
-    cluster.rest();
-    cluster.replies(2);
     watcher
+}
+
+#[test]
+fn a_watch_that_waited_for_its_key_does_not_outlive_its_connection() {
+    let mut cluster = Cluster::new(3);
+    let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+    assert_eq!(cluster.send(1, OTHER, &format!("MSET {a} 1 {b} 1")), None);
+    cluster.pass(1, 0);
+    cluster.end_tick(0);
+    // The key is on loan when the watch comes, and still is when the connection goes.
+    let watcher = begin_watch(&mut cluster, &[&a]);
+    cluster.pass(2, 0);
+    cluster.shards[2].unwatch(watcher, [0]);
+    cluster.pass(2, 0);
+    cluster.rest();
+    assert!(cluster.shards[0].keyspace().unwrap().watches.is_empty());
 }
 
 #[test]

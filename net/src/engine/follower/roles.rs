@@ -5,8 +5,8 @@ use super::{Follower, Whole, link_rules};
 use crate::config::values::MasterAddress;
 use crate::engine::replicas::HOME;
 use crate::engine::{Engine, Front};
-use crate::log_notice;
 use crate::session::control::Order;
+use crate::{log_notice, log_warning};
 use braid_replication::home::relay::Turn;
 use braid_replication::link::{Link, Target};
 use braid_shards::{ConnId, Everything, Mark, ShardId, Work};
@@ -40,6 +40,11 @@ impl Engine {
             worked = true;
             follower.accepts_empty = request.master.is_some();
             let home = self.front.home.as_mut().expect("on the home shard");
+            if home.is_failing_over() && matches!(request.answer, None | Some(Asker::Client(..))) {
+                // Who asked saw what was published before the failover began.
+                self.refuse_role(request);
+                continue;
+            }
             match (&request.master, home.is_replica()) {
                 (None, false) => {
                     // Whoever says so wants this dataset to be the master's.
@@ -143,6 +148,15 @@ impl Engine {
             follower.wanted_swap = None;
             self.drop_load();
             self.front.home.as_mut().expect("on the home shard").set_link(false);
+        }
+    }
+
+    /// The role stays as it is until the failover is over.
+    fn refuse_role(&mut self, request: RoleRequest) {
+        const WHY: &str = "REPLICAOF not allowed while failing over.";
+        log_warning!("{WHY}");
+        if let Some(Asker::Client(shard, conn)) = request.answer {
+            self.front.node.order(shard, Order::Answer(conn, format!("-ERR {WHY}\r\n").into_bytes()));
         }
     }
 

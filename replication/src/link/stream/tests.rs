@@ -280,3 +280,11 @@ fn law2_any_split_of_the_bytes_gives_the_same_commands_at_the_same_offsets() {
         assert_eq!(stream.offset(), 1000 + bytes.len() as u64);
     }
 }
+
+#[test]
+fn a_database_that_is_selected_from_the_start_must_exist() {
+    let mut stream = Stream::new(1000, 16, 16);
+    stream.receive(&encode("SET key value"));
+    let error = take(&mut stream).expect_err("there is no such database");
+    assert_eq!((error.offset, &*error.text), (1000, "SELECT of a database beyond the 16 here"));
+}
