@@ -10,4 +10,5 @@ pub mod listen;
 pub mod process;
 pub mod protected;
 pub mod signals;
+pub mod slice;
 pub mod sockets;
