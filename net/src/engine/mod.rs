@@ -496,11 +496,11 @@ impl Engine {
     }
 
     fn close(&mut self, token: Token) {
+        self.end_watches(token);
         self.front.ring.close(token);
     }
 
-    /// A connection is gone, in whatever way: nobody asks any more for what it watched. Not before, for a `WATCH` of several
-    /// steps may go on until then.
+    /// A connection is gone, in whatever way: nobody asks any more for what it watched.
     fn end_watches(&mut self, token: Token) {
         if let Some(mut conn) = self.front.take_conn(token) {
             self.drop_watches(&mut conn);
