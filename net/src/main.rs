@@ -178,7 +178,6 @@ impl ShardThread {
         started: Sender<Result<(usize, Waker), String>>,
         wakers: Receiver<Vec<Waker>>,
     ) -> std::io::Result<()> {
-        startup::slice::ask_for_short_slices();
         let made = Ring::new(&RingConfig::default()).and_then(|ring| Ok((ring.sleeper()?, ring)));
         let (sleeper, ring) = match made {
             Ok(made) => made,

@@ -10,5 +10,4 @@ pub mod listen;
 pub mod process;
 pub mod protected;
 pub mod signals;
-pub mod slice;
 pub mod sockets;
