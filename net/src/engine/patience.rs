@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-const MIN: Duration = Duration::from_micros(2);
-const MAX: Duration = Duration::from_micros(20);
+const MIN: Duration = Duration::from_micros(8);
+const MAX: Duration = Duration::from_micros(50);
 
 /// See the module.
 pub struct Patience {
