@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-const MIN: Duration = Duration::from_micros(8);
+const MIN: Duration = Duration::from_micros(12);
 const MAX: Duration = Duration::from_micros(50);
 
 /// See the module.
