@@ -1,23 +1,27 @@
 //! How long a shard looks for another shard's answer before it sleeps.
 //!
-//! Between shards that have cores of their own an answer takes about a microsecond, and sleeping and being woken takes
-//! ten; where several threads share a core the answer cannot come before this one sleeps. Which of the two it is shows:
-//! looking that was rewarded makes the shard more patient, looking in vain less.
+//! Between shards that have cores of their own an answer takes a few microseconds if both are awake, and more than ten if
+//! one has to be woken; where several threads share a core it cannot come before this one sleeps. Which of these it is
+//! shows: looking that was rewarded makes the shard more patient, looking in vain less. Two impatient shards would put
+//! each other to sleep for ever, so now and then one looks for long enough to see the other wake.
 
 use std::time::Duration;
 
-const MIN: Duration = Duration::from_micros(12);
+const MIN: Duration = Duration::from_micros(4);
 const MAX: Duration = Duration::from_micros(50);
+/// One in so many looks after one in vain is a long one.
+const TRIES: u32 = 16;
 
 /// See the module.
 pub struct Patience {
     current: Duration,
     is_looking: bool,
+    in_vain: u32,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { current: MAX, is_looking: false }
+        Self { current: MAX, is_looking: false, in_vain: 0 }
     }
 }
 
@@ -26,7 +30,8 @@ impl Patience {
     pub fn lasts(&mut self, idle: Duration) -> bool {
         self.is_looking = idle < self.current;
         if !self.is_looking {
-            self.current = (self.current / 2).max(MIN);
+            self.in_vain += 1;
+            self.current = if self.in_vain.is_multiple_of(TRIES) { MAX } else { (self.current / 2).max(MIN) };
         }
         self.is_looking
     }
@@ -53,7 +58,7 @@ mod tests {
         assert!(!patience.lasts(MAX));
         assert!(!patience.lasts(idle), "half as long");
         for _ in 0..10 {
-            patience.lasts(MAX);
+            assert!(!patience.lasts(MAX));
         }
         assert!(patience.lasts(MIN / 2));
         patience.worked();
@@ -61,5 +66,17 @@ mod tests {
         patience.worked();
         patience.worked();
         assert!(!patience.lasts(idle), "work that came without looking teaches nothing");
+    }
+
+    #[test]
+    fn now_and_then_it_looks_for_long() {
+        let mut patience = Patience::default();
+        let idle = MAX - Duration::from_nanos(1);
+        // Each look either lasts that long or is in vain.
+        let long = (0..10 * TRIES).filter(|_| patience.lasts(idle)).count();
+        assert!(long > 0);
+        assert!(!patience.lasts(MAX));
+        let until_long = (1..=TRIES).find(|_| patience.lasts(idle));
+        assert!(until_long.is_some_and(|looks| looks > 2), "{until_long:?}");
     }
 }
