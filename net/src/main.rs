@@ -48,6 +48,9 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     if config.daemonize {
         startup::process::daemonize().map_err(|error| format!("can't daemonize: {error}"))?;
     }
+    if config.disable_thp {
+        startup::process::disable_huge_pages();
+    }
     braid_net::log::init(target, config.loglevel);
     startup::signals::ignore_hangups();
     let signals = startup::signals::block_stops().map_err(|error| format!("can't block signals: {error}"))?;

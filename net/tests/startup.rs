@@ -341,3 +341,12 @@ fn a_panic_is_logged_and_ends_the_process() {
     assert!(!output.status.success(), "the process went on after a panic");
     assert!(!String::from_utf8_lossy(&output.stdout).contains("still running"));
 }
+
+#[test]
+fn huge_pages_are_switched_off_unless_wanted() {
+    for (directive, expected) in [("yes", "THP_enabled:\t0"), ("no", "THP_enabled:\t1")] {
+        let peer = braid_builder(1).args(["--disable-thp", directive]).start().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid().unwrap())).unwrap();
+        assert!(status.contains(expected), "{directive}: {status}");
+    }
+}

@@ -161,6 +161,8 @@ directives! {
     General {
         "daemonize" [] daemonize: bool = flag, "no", Startup Nothing,
             "Run in the background";
+        "disable-thp" [] disable_thp: bool = flag, "yes", Startup Nothing,
+            "Do without transparent huge pages: the kernel clears one in milliseconds";
         "supervised" [] supervised: Supervised = choice, "no", Startup Nothing,
             "Tell systemd when the server is ready", Support::Only(&["no", "systemd", "auto"]);
         "pidfile" [] pidfile: String = text, "", Startup Nothing,

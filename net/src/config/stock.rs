@@ -62,7 +62,6 @@ const fn row(
 const REHASH: &str = "tables grow piece by piece at all times";
 const ALLOCATOR: &str = "it belongs to another allocator";
 const THREADS: &str = "the number of shards is set with shards";
-const NO_FORK: &str = "snapshots are taken without a fork";
 const NO_AOF: &str = "there is no append-only file";
 const NO_TLS: &str = "there is no TLS";
 const NO_CLUSTER: &str = "there is no cluster mode";
@@ -88,7 +87,6 @@ pub static STOCK: &[Directive] = &[
     ignored("crash-memcheck-enabled", &[], Flag, "yes", "there is no memory check"),
     ignored("locale-collate", &[], Text, "", "strings are compared by their bytes"),
     ignored("ignore-warnings", &[], Text, "", "there are no such warnings"),
-    ignored("disable-thp", &[], Flag, "yes", NO_FORK),
     only("oom-score-adj", &[], OneOf(&["no", "yes", "relative", "absolute"]), "no", NO),
     ignored("oom-score-adj-values", &[], Words, "0 200 800", NO_OOM),
     only("syslog-enabled", &[], Flag, "no", NO),

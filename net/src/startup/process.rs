@@ -7,6 +7,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
+/// Has the kernel give this process memory in small pages only. It clears a huge page when it is first touched, which held up
+/// a shard with a growing dataset for 5 to 8 ms each time (law 8): the slowest of a hundred replies took 6.6 ms with huge pages
+/// and 0.3 ms without. A kernel that refuses this has no huge pages.
+pub fn disable_huge_pages() {
+    // SAFETY: sets a flag of this process and touches no memory.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// Where Redis writes its id when it is in the background and nothing else was said; here under Braid's own name.
 pub const DEFAULT_PIDFILE: &str = "/var/run/braid.pid";
 
