@@ -112,7 +112,7 @@ fn survey(c: &mut WholeCtx<'_>, _: Args<'_>) -> Outcome {
     for slice in c.slices.iter() {
         stats += slice.stats;
         trash += slice.trash_len();
-        watched += slice.watches.counts().0;
+        watched += slice.watches.counts().1;
     }
     let mut dbs: Vec<[usize; 5]> = Vec::new();
     for db in 0..c.slices[0].databases() {

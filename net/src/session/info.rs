@@ -77,9 +77,12 @@ impl Section {
         !matches!(self, Section::CommandStats | Section::LatencyStats)
     }
 
-    /// Tells of keys.
+    /// Tells of keys, if only of how many are watched.
     fn needs_survey(self) -> bool {
-        matches!(self, Section::Memory | Section::Persistence | Section::Stats | Section::Keyspace)
+        matches!(
+            self,
+            Section::Clients | Section::Memory | Section::Persistence | Section::Stats | Section::Keyspace
+        )
     }
 }
 

@@ -116,7 +116,7 @@ impl ShardPublic {
 
     fn publish_sizes(&self, keyspace: &Keyspace) {
         self.lazyfree_pending.set(keyspace.trash_len() as u64);
-        let (watched, _) = keyspace.watches.counts();
+        let (_, watched) = keyspace.watches.counts();
         self.watched_keys.set(watched as u64);
         for (db, (keys, expires)) in self.dbs.iter().enumerate().take(DBS_AT_ONCE) {
             let db = keyspace.db(db as u16);
