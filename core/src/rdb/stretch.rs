@@ -5,11 +5,11 @@
 
 use super::codes::kind;
 use super::value::{
-    ELEMENT_EFFORT_BYTES, VALKEY_NO_EXPIRY_MS, kind_of, save_effort_bytes, write_element, write_node,
+    ELEMENT_EFFORT_BYTES, kind_of, save_effort_bytes, write_element, write_field, write_node,
 };
 use super::writer::Writer;
 use crate::table::{EntryRef, ValueRef};
-use crate::types::hash::{Field, HashRef};
+use crate::types::hash::HashRef;
 use crate::types::set::SetRef;
 use crate::types::zset::ZSetRef;
 use crate::types::{Element, Object};
@@ -109,7 +109,8 @@ impl Stretches {
                     let (kind, min_expiry_ms) = (self.kind, self.min_expiry_ms);
                     let mut batch = Batch::default();
                     self.position = hash.scan(self.position, BATCH_LEN, |field| {
-                        batch.add(write_field(writer, field, kind, min_expiry_ms));
+                        write_field(writer, field, kind, min_expiry_ms);
+                        batch.add(element_len_bytes(field.name) + element_len_bytes(field.value));
                     });
                     self.visited(batch)
                 }
@@ -164,19 +165,6 @@ fn element_len_bytes(element: Element<'_>) -> usize {
         Element::Int(_) => 8,
         Element::Str(text) => text.len(),
     }
-}
-
-fn write_field(writer: &mut Writer, field: Field<'_>, kind: u8, min_expiry_ms: u64) -> usize {
-    if kind == kind::HASH_METADATA {
-        // Relative to the earliest, and one more, for 0 says that there is none.
-        writer.length(field.expiry_ms.map_or(0, |at_ms| at_ms - min_expiry_ms + 1));
-    }
-    write_element(writer, field.name);
-    write_element(writer, field.value);
-    if kind == kind::VALKEY_HASH_2 {
-        writer.millis(field.expiry_ms.map_or(VALKEY_NO_EXPIRY_MS, |at_ms| at_ms as i64));
-    }
-    element_len_bytes(field.name) + element_len_bytes(field.value)
 }
 
 #[cfg(test)]

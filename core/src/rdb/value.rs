@@ -6,7 +6,7 @@
 use super::codes::{VALKEY_VERSION, kind};
 use super::writer::Writer;
 use crate::table::{EntryRef, ValueRef};
-use crate::types::hash::{Hash, HashRef};
+use crate::types::hash::{Field, Hash, HashRef};
 use crate::types::list::List;
 use crate::types::listpack::Element;
 use crate::types::quicklist::NodeRef;
@@ -91,6 +91,19 @@ pub fn save_value(writer: &mut Writer, value: ValueRef<'_, Object>) {
     }
 }
 
+/// A hash's field as `kind` has it.
+pub(super) fn write_field(writer: &mut Writer, field: Field<'_>, kind: u8, min_expiry_ms: u64) {
+    if kind == kind::HASH_METADATA {
+        // Relative to the earliest, and one more, for 0 says that there is none.
+        writer.length(field.expiry_ms.map_or(0, |at_ms| at_ms - min_expiry_ms + 1));
+    }
+    write_element(writer, field.name);
+    write_element(writer, field.value);
+    if kind == kind::VALKEY_HASH_2 {
+        writer.millis(field.expiry_ms.map_or(VALKEY_NO_EXPIRY_MS, |at_ms| at_ms as i64));
+    }
+}
+
 pub(super) fn write_element(writer: &mut Writer, element: Element<'_>) {
     match element {
         Element::Int(number) => writer.integer(number),
@@ -143,15 +156,7 @@ fn save_hash(writer: &mut Writer, hash: &Hash, kind: u8) {
     }
     count(writer, hash.len());
     for field in hash.iter() {
-        if kind == kind::HASH_METADATA {
-            // Relative to the earliest, and one more, for 0 says that there is none.
-            writer.length(field.expiry_ms.map_or(0, |at_ms| at_ms - min_expiry_ms + 1));
-        }
-        write_element(writer, field.name);
-        write_element(writer, field.value);
-        if kind == kind::VALKEY_HASH_2 {
-            writer.millis(field.expiry_ms.map_or(VALKEY_NO_EXPIRY_MS, |at_ms| at_ms as i64));
-        }
+        write_field(writer, field, kind, min_expiry_ms);
     }
 }
 
