@@ -20,9 +20,7 @@ use braid_core::command::{Args, CommandId};
 use braid_replication::ids::ReplId;
 use braid_replication::link::stream::{Epoch, EpochWork, Parts};
 use braid_replication::link::{Link, LinkAction, LinkRules, Target};
-use braid_shards::{
-    EpochBuilder, EpochError, Everything, FROM_MASTER, Fit, MASTER_CONN, Plan, SlotMap, Unit, Work,
-};
+use braid_shards::{EpochBuilder, EpochError, Everything, Fit, MASTER, Plan, SlotMap, Unit, Work};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -263,7 +261,7 @@ impl Engine {
     fn begin_alone(&mut self, unit: Unit) {
         let plan = Plan::of(&unit, [], self.front.node.map);
         let keys = (!plan.everywhere).then_some(plan.keys);
-        self.shard.begin(keys, Work::Commands { conn: MASTER_CONN, flags: FROM_MASTER, watcher: None, unit });
+        self.shard.begin(keys, Work::Commands { caller: MASTER, unit });
     }
 
     /// The epoch under way may have been applied.

@@ -1,6 +1,6 @@
 //! Commands that meet a huge value which a snapshot has not written yet.
 
-use crate::ConnId;
+use crate::parcel::{Caller, ConnId};
 use crate::testing::{ATOMIC, CONN, Cluster, unit};
 use crate::walk::Walked;
 use braid_core::rdb::WriterOptions;
@@ -57,9 +57,7 @@ fn law8_transactions_wait_for_the_walk_too() {
     // One of two shards, and one of this shard alone.
     cluster.begin(
         1,
-        CONN,
-        ATOMIC,
-        None,
+        Caller::new(CONN, ATOMIC),
         Some(
             [&big[..], &other[..]]
                 .into_iter()
@@ -72,9 +70,7 @@ fn law8_transactions_wait_for_the_walk_too() {
     cluster.pass(1, 0);
     cluster.shards[1].dispatch_atomic(
         0,
-        ConnId(8),
-        ATOMIC,
-        None,
+        Caller::new(ConnId(8), ATOMIC),
         &unit(&format!("INCR {small}; SREM {big} member:5")),
     );
     cluster.pass(1, 0);
