@@ -27,7 +27,7 @@ use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -120,7 +120,8 @@ pub struct Shard {
     pub(crate) keyspace: Option<Box<Keyspace>>,
     pub(crate) scratch: Option<Box<Keyspace>>,
     pub(crate) locks: Locks,
-    pub(crate) waiting: VecDeque<Waiting>,
+    /// What waits for something to be returned, by age.
+    pub(crate) waiting: BTreeMap<TxId, Waiting>,
     // Parcels travel as boxes, and come back to the pool as such.
     #[allow(clippy::vec_box)]
     outgoing: Vec<Box<Parcel>>,
@@ -183,7 +184,7 @@ impl Shard {
             keyspace: Some(Box::new(Keyspace::new(config.databases, config.hash))),
             scratch: Some(Box::new(Keyspace::scratch(config.databases, config.hash))),
             locks: Locks::default(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
             outgoing: (0..shards).map(|_| Box::default()).collect(),
             pool: Vec::new(),
             loopback: VecDeque::new(),

@@ -55,7 +55,7 @@ pub(crate) struct WaitingClaim {
     from: ShardId,
     token: u64,
     id: TxId,
-    claim: Claim,
+    pub(crate) claim: Claim,
     watcher: Option<WatcherId>,
 }
 
@@ -91,15 +91,13 @@ impl Shard {
         self.ask(self.next_token, tx);
     }
 
-    fn split_claims(&self, mut keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
-        keys.sort_unstable();
-        keys.dedup();
+    fn split_claims(&self, keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
         let mut by_shard: Vec<Vec<LockKey>> = (0..self.map.shards()).map(|_| Vec::new()).collect();
         for key in keys {
             by_shard[usize::from(self.map.shard_of(&key))].push(key);
         }
         let used = by_shard.into_iter().enumerate().filter(|(_, keys)| !keys.is_empty());
-        used.map(|(shard, keys)| (shard as ShardId, Claim::Keys(keys.into()))).collect()
+        used.map(|(shard, keys)| (shard as ShardId, Claim::of(keys))).collect()
     }
 
     /// Sends the requests of a transaction under a new id.
@@ -163,11 +161,8 @@ impl Shard {
 
     /// Owner: lends what is asked for, lets the request wait, or refuses it.
     pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
-        // An older request that waits is not overtaken: it would have to start over.
-        let overtakes = self.waiting.iter().any(|other| {
-            matches!(other, Waiting::Claim(WaitingClaim { id, claim, .. })
-                if *id < request.id && claim.conflicts_with(&request.claim))
-        });
+        // What is older and waits is not overtaken: a request would have to start over, commands would wait for ever.
+        let overtakes = self.is_awaited(&request.claim, request.id);
         // A huge value is not lent before a snapshot has written it: that would be done at once.
         let waits = match &request.claim {
             Claim::Keys(keys) => self.awaits_walk(keys.iter().map(|key| &**key)),
@@ -176,7 +171,9 @@ impl Shard {
         let verdict =
             if overtakes || waits { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
-            Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
+            Verdict::Wait => {
+                self.waiting.insert(request.id, Waiting::Claim(request));
+            }
             Verdict::Refused => {
                 let WaitingClaim { from, token, id, .. } = request;
                 self.send(from, Msg::Tx(Box::new(TxMsg::Refuse { token, id })));

@@ -149,7 +149,7 @@ impl Shard {
             let mut done = Reply::new(caller.flags.resp3);
             done.buf.extend_from_slice(&out.buf[start..]);
             done.pieces = pieces;
-            self.park(ParkedRun { from, caller, leg: Some(leg), unit: commands.into_unit(), done });
+            self.park(ParkedRun::new(from, caller, Some(leg), commands.into_unit(), done));
             out.buf.truncate(start);
         } else if is_own {
             self.leg_answered(leg, &out.buf, pieces, host);

@@ -1,11 +1,17 @@
 //! What has to wait for a transaction to return a key, or for a snapshot to write it.
+//!
+//! Commands that wait have an age, as transactions have, and their keys are not lent to younger transactions: so they
+//! wait for what is older only, of which there is less and less, and however many transactions come later they get their
+//! turn. They hold nothing and are older than whatever waits for them, so there is no deadlock either ([`crate::locks`]).
 
 use super::{Host, Loopback, Shard};
 use crate::flight::Leg;
+use crate::locks::{Claim, LockKeys, TxId};
 use crate::parcel::{Caller, ConnId, Msg};
 use crate::slots::ShardId;
 use crate::tx::WaitingClaim;
 use crate::unit::Unit;
+use braid_core::command::registry;
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 
@@ -18,6 +24,14 @@ pub(crate) struct ParkedRun {
     pub(super) unit: Unit,
     /// Replies to what ran before.
     pub(super) done: Reply,
+    /// What the next of them needs, and since when it waits. None: it has not been tried.
+    wants: Option<(Claim, TxId)>,
+}
+
+impl ParkedRun {
+    pub(super) fn new(from: ShardId, caller: Caller, leg: Option<Leg>, unit: Unit, done: Reply) -> Self {
+        Self { from, caller, leg, unit, done, wants: None }
+    }
 }
 
 /// What waits for a transaction to return something.
@@ -32,21 +46,55 @@ impl Shard {
     /// With [`RunFlags::atomic`] they are a transaction whose keys all live here.
     pub fn run_later(&mut self, caller: Caller, unit: Unit) {
         let done = Reply::new(caller.flags.resp3);
-        let run = ParkedRun { from: self.id, caller, leg: None, unit, done };
+        let run = ParkedRun::new(self.id, caller, None, unit, done);
         self.loopback.push_back(Loopback::Run(Box::new(run)));
     }
 
-    pub(super) fn park(&mut self, run: ParkedRun) {
-        self.waiting.push_back(Waiting::Run(Box::new(run)));
+    /// Lets commands wait, the first of which is blocked.
+    pub(super) fn park(&mut self, mut run: ParkedRun) {
+        let claim = self.claim_of(&run);
+        let youngest_holder = self.locks.youngest_holder(&claim);
+        // Who waits is younger than whom it waits for.
+        let keeps_age = |id: &TxId| youngest_holder.is_none_or(|holder| holder < *id);
+        let waits_since = run.wants.take().map(|(_, id)| id).filter(keeps_age);
+        let id = waits_since.unwrap_or_else(|| self.next_tx_id());
+        run.wants = Some((claim, id));
+        self.waiting.insert(id, Waiting::Run(Box::new(run)));
     }
 
-    /// Tries again what waits, in the order of arrival. To be called whenever something was returned.
+    /// What the first of the commands needs; of a transaction, what all do, and what it watches.
+    fn claim_of(&self, run: &ParkedRun) -> Claim {
+        let ParkedRun { caller, unit, .. } = run;
+        let mut keys = LockKeys::default();
+        let count = if caller.flags.atomic { usize::MAX } else { 1 };
+        for command in unit.commands().take(count) {
+            let args = command.args();
+            let found = registry().get(command.id).resolve(args).find_keys(args).unwrap_or_default();
+            found.iter().for_each(|key| keys.push(args[key.index]));
+        }
+        if let (Some(keyspace), Some(watcher), true) = (&self.keyspace, caller.watcher, caller.flags.atomic) {
+            keyspace.watches.keys(watcher).for_each(|key| keys.push(key));
+        }
+        Claim::of(keys.finish())
+    }
+
+    /// Something older than `id` waits for what `claim` asks for.
+    pub(crate) fn is_awaited(&self, claim: &Claim, id: TxId) -> bool {
+        self.waiting.range(..id).any(|(_, other)| match other {
+            Waiting::Run(run) => run.wants.as_ref().is_some_and(|(wanted, _)| wanted.conflicts_with(claim)),
+            Waiting::Claim(other) => other.claim.conflicts_with(claim),
+            Waiting::Unwatch(_) => false,
+        })
+    }
+
+    /// Tries again what waits, the oldest first. To be called whenever something was returned.
     pub(crate) fn retry_waiting(&mut self, host: &mut impl Host) {
         if self.locks.is_holding() {
             return;
         }
-        for _ in 0..self.waiting.len() {
-            match self.waiting.pop_front().expect("counted") {
+        // What is tried sees only what is older waiting.
+        for waiting in std::mem::take(&mut self.waiting).into_values() {
+            match waiting {
                 Waiting::Claim(claim) => self.try_claim(claim),
                 Waiting::Unwatch(watcher) => self.unwatch_here(watcher),
                 Waiting::Run(run) => self.try_run(*run, host),
@@ -56,13 +104,13 @@ impl Shard {
 
     /// Runs commands that own their bytes as far as nothing blocks them.
     pub(super) fn try_run(&mut self, run: ParkedRun, host: &mut impl Host) {
-        let ParkedRun { from, caller, leg, unit, mut done } = run;
+        let ParkedRun { from, caller, leg, unit, mut done, wants } = run;
         let mut commands = unit.commands();
         if self.run_commands(caller, &mut commands, &mut done, host) {
             self.answer(from, caller.conn, leg, done, host);
         } else {
             let unit = commands.into_unit();
-            self.park(ParkedRun { from, caller, leg, unit, done });
+            self.park(ParkedRun { from, caller, leg, unit, done, wants });
         }
     }
 
@@ -96,11 +144,17 @@ impl Shard {
         let begins_later = self
             .waiting
             .iter()
-            .any(|other| matches!(other, Waiting::Run(run) if run.caller.watcher == Some(watcher)));
+            .any(|(_, other)| matches!(other, Waiting::Run(run) if run.caller.watcher == Some(watcher)));
         match &mut self.keyspace {
             Some(keyspace) if !begins_later => keyspace.watches.unwatch(watcher),
             // It is on loan as a whole, and the watch ends when it is back; or what begins the watch waits.
-            _ => self.waiting.push_back(Waiting::Unwatch(watcher)),
+            _ => {
+                let id = self.next_tx_id();
+                self.waiting.insert(id, Waiting::Unwatch(watcher));
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ impl Shard {
             let mut unit = Unit::default();
             unit.add(call);
             let done = Reply::new(caller.flags.resp3);
-            self.park(ParkedRun { from: self.id, caller, leg: None, unit, done });
+            self.park(ParkedRun::new(self.id, caller, None, unit, done));
             return Ran::Parked;
         }
         self.run_now(caller, call, out, host);
