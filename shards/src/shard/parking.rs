@@ -24,13 +24,15 @@ pub(crate) struct ParkedRun {
     pub(super) unit: Unit,
     /// Replies to what ran before.
     pub(super) done: Reply,
-    /// What the next of them needs, and since when it waits. None: it has not been tried.
-    wants: Option<(Claim, TxId)>,
+    /// Since when they wait. None: they have not been tried.
+    waits_since: Option<TxId>,
+    /// What younger transactions have to leave to them.
+    wants: Option<Claim>,
 }
 
 impl ParkedRun {
     pub(super) fn new(from: ShardId, caller: Caller, leg: Option<Leg>, unit: Unit, done: Reply) -> Self {
-        Self { from, caller, leg, unit, done, wants: None }
+        Self { from, caller, leg, unit, done, waits_since: None, wants: None }
     }
 }
 
@@ -52,36 +54,40 @@ impl Shard {
 
     /// Lets commands wait, the first of which is blocked.
     pub(super) fn park(&mut self, mut run: ParkedRun) {
-        let claim = self.claim_of(&run);
-        let youngest_holder = self.locks.youngest_holder(&claim);
+        run.wants = self.claim_of(&run);
+        let youngest_holder = run.wants.as_ref().and_then(|claim| self.locks.youngest_holder(claim));
         // Who waits is younger than whom it waits for.
         let keeps_age = |id: &TxId| youngest_holder.is_none_or(|holder| holder < *id);
-        let waits_since = run.wants.take().map(|(_, id)| id).filter(keeps_age);
-        let id = waits_since.unwrap_or_else(|| self.next_tx_id());
-        run.wants = Some((claim, id));
+        let id = run.waits_since.filter(keeps_age).unwrap_or_else(|| self.next_tx_id());
+        run.waits_since = Some(id);
         self.waiting.insert(id, Waiting::Run(Box::new(run)));
     }
 
-    /// What the first of the commands needs; of a transaction, what all do, and what it watches.
-    fn claim_of(&self, run: &ParkedRun) -> Claim {
+    /// What the first of the commands needs; of a transaction, what all do, and what it watches. None: they wait for the
+    /// walk of a snapshot, which may take long.
+    fn claim_of(&mut self, run: &ParkedRun) -> Option<Claim> {
         let ParkedRun { caller, unit, .. } = run;
         let mut keys = LockKeys::default();
         let count = if caller.flags.atomic { usize::MAX } else { 1 };
         for command in unit.commands().take(count) {
             let args = command.args();
-            let found = registry().get(command.id).resolve(args).find_keys(args).unwrap_or_default();
+            let declared = registry().get(command.id).resolve(args);
+            let found = declared.find_keys(args).unwrap_or_default();
+            if declared.is_write() && self.awaits_walk(found.iter().map(|key| args[key.index])) {
+                return None;
+            }
             found.iter().for_each(|key| keys.push(args[key.index]));
         }
         if let (Some(keyspace), Some(watcher), true) = (&self.keyspace, caller.watcher, caller.flags.atomic) {
             keyspace.watches.keys(watcher).for_each(|key| keys.push(key));
         }
-        Claim::of(keys.finish())
+        Some(Claim::of(keys.finish()))
     }
 
     /// Something older than `id` waits for what `claim` asks for.
     pub(crate) fn is_awaited(&self, claim: &Claim, id: TxId) -> bool {
         self.waiting.range(..id).any(|(_, other)| match other {
-            Waiting::Run(run) => run.wants.as_ref().is_some_and(|(wanted, _)| wanted.conflicts_with(claim)),
+            Waiting::Run(run) => run.wants.as_ref().is_some_and(|wanted| wanted.conflicts_with(claim)),
             Waiting::Claim(other) => other.claim.conflicts_with(claim),
             Waiting::Unwatch(_) => false,
         })
@@ -104,13 +110,13 @@ impl Shard {
 
     /// Runs commands that own their bytes as far as nothing blocks them.
     pub(super) fn try_run(&mut self, run: ParkedRun, host: &mut impl Host) {
-        let ParkedRun { from, caller, leg, unit, mut done, wants } = run;
+        let ParkedRun { from, caller, leg, unit, mut done, waits_since, .. } = run;
         let mut commands = unit.commands();
         if self.run_commands(caller, &mut commands, &mut done, host) {
             self.answer(from, caller.conn, leg, done, host);
         } else {
             let unit = commands.into_unit();
-            self.park(ParkedRun { from, caller, leg, unit, done, wants });
+            self.park(ParkedRun { waits_since, ..ParkedRun::new(from, caller, leg, unit, done) });
         }
     }
 

@@ -94,3 +94,18 @@ fn who_waits_for_a_snapshot_that_is_given_up_goes_on() {
     while walk(&mut cluster, false).is_some() {}
     assert!(cluster.shards[0].keyspace().unwrap().has_trash());
 }
+
+#[test]
+fn law8_what_waits_for_the_walk_holds_up_no_transaction_over_everything() {
+    let (mut cluster, big, ..) = owing();
+    assert_eq!(cluster.send(0, CONN, &format!("SADD {big} new")), None);
+    assert_eq!(cluster.send(1, ConnId(8), "DBSIZE"), None);
+    cluster.pass(1, 0);
+    cluster.pass(0, 1);
+    assert_eq!(cluster.replies(1), [":2\r\n"]);
+    cluster.pass(1, 0);
+    assert!(cluster.replies(0).is_empty());
+    walk_until_written(&mut cluster, false);
+    cluster.rest();
+    assert_eq!(cluster.replies(0), [":1\r\n"]);
+}
