@@ -187,6 +187,10 @@ impl Engine {
         self.front.flush();
         self.front.feed_replicas(worked);
         worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
         Ok(worked)
     }
 
