@@ -9,7 +9,6 @@ pub mod follower;
 mod front;
 mod handover;
 mod link_socket;
-mod loading;
 pub mod mailbox;
 mod patience;
 mod replicas;
@@ -188,6 +187,10 @@ impl Engine {
         self.front.flush();
         self.front.feed_replicas(worked);
         worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
         Ok(worked)
     }
 
@@ -255,8 +258,8 @@ impl Engine {
             self.front.config = self.front.node.config.snapshot();
             self.shard.settings = Arc::new(settings(&self.front.config));
             self.shard.is_read_only = self.front.config.replica_read_only;
-            if let Some(follower) = &mut self.front.follower {
-                follower.set_rules(&self.front.config);
+            if let Some(following) = &mut self.front.following {
+                following.set_rules(&self.front.config);
             }
             self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
