@@ -77,8 +77,8 @@ pub struct Front {
     /// The change of role that has just been completed.
     pub(super) turned: Option<Turn>,
     pub(super) next_link_tick_ms: Option<u64>,
-    /// The snapshot is to be given up.
-    pub(super) aborted: Option<u64>,
+    /// Snapshots that are to be given up.
+    pub(super) aborted: Vec<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
     pub(super) held_back: bool,
     /// A cut that met the remains of an earlier snapshot.
@@ -129,7 +129,7 @@ impl Front {
             applied: None,
             turned: None,
             next_link_tick_ms: None,
-            aborted: None,
+            aborted: Vec::new(),
             held_back: false,
             cut_refused: Rc::default(),
             next_feed: Instant::now(),

@@ -512,3 +512,6 @@ impl Engine {
         (&mut self.shard, &mut self.front)
     }
 }
+
+#[cfg(test)]
+mod tests;

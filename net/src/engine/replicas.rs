@@ -47,7 +47,7 @@ pub struct WalkedPiece {
 
 /// Nobody wants the snapshot any more.
 pub struct Abort {
-    snapshot: u64,
+    pub(super) snapshot: u64,
 }
 
 /// What the configuration says about replication.
@@ -198,7 +198,7 @@ impl Engine {
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        if let Some(snapshot) = self.front.aborted.take() {
+        for snapshot in std::mem::take(&mut self.front.aborted) {
             self.shard.abort_snapshot(snapshot);
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
@@ -254,7 +254,7 @@ impl Front {
         };
         let message = match message.downcast::<Abort>() {
             Ok(abort) => {
-                self.aborted = Some(abort.snapshot);
+                self.aborted.push(abort.snapshot);
                 return Ok(());
             }
             Err(other) => other,

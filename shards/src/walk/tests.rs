@@ -98,3 +98,17 @@ fn who_waits_for_a_snapshot_that_is_given_up_goes_on() {
     while walk(&mut cluster, false).is_some() {}
     assert!(cluster.shards[0].keyspace().unwrap().has_trash());
 }
+
+#[test]
+fn snapshots_given_up_while_the_slice_is_on_loan_are_all_given_up() {
+    let (mut cluster, ..) = owing();
+    cluster.shards[0].keyspace.as_mut().unwrap().snapshot_id = 6;
+    cluster.begin(1, CONN, ATOMIC, None, None, "DBSIZE");
+    cluster.pass(1, 0);
+    assert!(cluster.shards[0].keyspace().is_none(), "on loan");
+    cluster.shards[0].abort_snapshot(6);
+    cluster.shards[0].abort_snapshot(7);
+    cluster.rest();
+    assert!(cluster.shards[0].keyspace().is_some(), "back");
+    assert!(std::iter::from_fn(|| walk(&mut cluster, false)).all(|walked| walked.piece.is_none()));
+}
