@@ -746,7 +746,7 @@ impl Home {
     /// When [`Home::tick`] has something to do; None: not before something happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
-        let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
+        let save = (self.wants_save && self.sharing.is_free()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
         let others = [
             save,
