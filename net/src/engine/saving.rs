@@ -5,7 +5,7 @@
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::{SnapshotFile, Told};
-use crate::session::control::{Order, PauseMode};
+use crate::session::control::{Order, PauseMode, PausePurpose};
 use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
@@ -109,7 +109,7 @@ impl Engine {
             return;
         }
         log_notice!("Saving the final RDB snapshot before exiting.");
-        node.pause.begin(PauseMode::Write, uptime_ms + LAST_SAVE_PAUSE_MS, uptime_ms);
+        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, uptime_ms + LAST_SAVE_PAUSE_MS, uptime_ms);
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
@@ -222,7 +222,7 @@ impl Engine {
         }
         log_warning!("Errors trying to shut down the server. Check the logs for more information.");
         self.front.saving.last = None;
-        node.pause.end();
+        node.pause.end(PausePurpose::Shutdown);
         node.wake_all();
         if let Some((shard, conn)) = last.asker {
             let mut answer = Reply::default();

@@ -112,9 +112,11 @@ impl Engine {
         args: Args<'_>,
         pipeline: &mut Pipeline,
     ) -> Flow {
-        if self.front().node.pause.is_set() && self.front().is_paused(conn, command) {
+        if self.front().node.pause.is_set()
+            && let Some(mode) = self.front().held_back_by(conn, command)
+        {
             if !pipeline.is_open() {
-                self.front().suspend(conn);
+                self.front().suspend(conn, mode);
             }
             return Flow::Later;
         }

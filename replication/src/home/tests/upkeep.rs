@@ -121,8 +121,12 @@ fn nothing_is_due_while_a_save_waits_for_a_file_that_is_being_finished() {
     assert!(world.home.request_save(world.now_ms));
     world.now_ms += 10;
     world.home.tick(world.now_ms);
-    assert!(world.home.next_tick_ms().is_none_or(|at_ms| at_ms > world.now_ms), "it would be asked again and again");
+    assert!(
+        world.home.next_tick_ms().is_none_or(|at_ms| at_ms > world.now_ms),
+        "it would be asked again and again"
+    );
     world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
-    let begins = |action: &Action| matches!(action, Action::File { step: FileStep::Create { keeps: true }, .. });
+    let begins =
+        |action: &Action| matches!(action, Action::File { step: FileStep::Create { keeps: true }, .. });
     assert!(world.home.take_actions().iter().any(begins));
 }
