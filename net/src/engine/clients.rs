@@ -40,13 +40,9 @@ pub struct Watch {
 }
 
 impl Front {
-    /// Milliseconds since the server started, as of this tick.
-    pub fn uptime_ms(&self) -> u64 {
-        self.now.saturating_duration_since(self.node.started).as_millis() as u64
-    }
-
+    /// Seconds since the server started.
     pub fn uptime_s(&self) -> u32 {
-        (self.uptime_ms() / 1000) as u32
+        (self.now_ms() / 1000) as u32
     }
 
     /// Makes a connection known to all shards.
@@ -153,7 +149,7 @@ impl Front {
             return None;
         }
         let writes = Flags::WRITE.or(Flags::MAY_REPLICATE);
-        let mode = self.node.pause.mode_at(self.uptime_ms())?;
+        let mode = self.node.pause.mode_at(self.now_ms())?;
         (mode == PauseMode::All || self.is_write(conn, command, writes)).then_some(mode)
     }
 
@@ -189,7 +185,7 @@ impl Front {
     /// Lets go of the connections that a pause held back, if it is over or milder: who is to wait on is held back again.
     pub(super) fn resume_suspended(&mut self) {
         if self.watch.suspended.is_empty()
-            || self.node.pause.mode_at(self.uptime_ms()) >= self.watch.suspended_by
+            || self.node.pause.mode_at(self.now_ms()) >= self.watch.suspended_by
         {
             return;
         }
@@ -278,7 +274,7 @@ impl Front {
         let look =
             watches.then(|| if self.watch.at.is_some() { Some(self.now) } else { self.watch.next }).flatten();
         let held_back = (!self.watch.suspended.is_empty()).then_some(&self.node.pause);
-        let pause_end_ms = held_back.and_then(|pause| pause.next_end_ms(self.uptime_ms()));
+        let pause_end_ms = held_back.and_then(|pause| pause.next_end_ms(self.now_ms()));
         let pause_end = pause_end_ms
             .map(|end_ms| self.node.started + Duration::from_millis(end_ms.saturating_add(1).min(1 << 40)));
         look.into_iter().chain(pause_end).min()
@@ -303,7 +299,7 @@ impl Front {
     pub(super) fn took_long(&mut self, id: ConnId, duration_ns: u64, args: Args<'_>) {
         let Some((_, container)) = args.first().and_then(|name| registry().find(name)) else { return };
         let command = container.resolve(args);
-        let unix_s = self.now_ms() / 1000;
+        let unix_s = self.unix_ms() / 1000;
         let duration_us = duration_ns / 1000;
         let slower_than_us = self.config.slowlog_log_slower_than_us;
         let is_slow = slower_than_us >= 0 && duration_us >= slower_than_us as u64;
@@ -329,7 +325,7 @@ impl Front {
     pub(super) fn note_latency(&self, event: Event, duration_ms: u64) {
         let threshold_ms = self.config.latency_monitor_threshold_ms;
         if threshold_ms > 0 && duration_ms >= threshold_ms {
-            self.node.latency().add(event, self.now_ms() / 1000, duration_ms);
+            self.node.latency().add(event, self.unix_ms() / 1000, duration_ms);
         }
     }
 

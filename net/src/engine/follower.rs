@@ -175,10 +175,10 @@ impl Engine {
         let Some(MasterAddress { host, port }) = self.front.config.replicaof.0.clone() else { return };
         self.shard.replica = true;
         self.shard.keyspace_mut().expect("nothing is on loan yet").replica = true;
+        let now_ms = self.front.now_ms();
         if let (Some(home), Some(follower)) = (&mut self.front.home, &mut self.front.follower) {
             home.start_as_replica();
             let rules = link_rules(&self.front.config);
-            let now_ms = crate::node::unix_us() / 1000;
             follower.link = Some(Link::new(Target { host, port }, rules, now_ms));
             self.front.node.set_replica(true);
         }

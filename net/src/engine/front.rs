@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
 use crate::node::Node;
+use crate::persistence::Moment;
 use crate::ring::{Ring, SendBuffer, Token};
 use crate::session::totals::{Published, ShardPublic};
 use crate::session::{self, Session};
@@ -145,14 +146,25 @@ impl Front {
         }
     }
 
-    pub fn begin_tick(&mut self, unix_ms: u64) {
-        self.now = Instant::now();
+    pub fn begin_tick(&mut self, now: Instant, unix_ms: u64) {
+        self.now = now;
         self.unix_ms = unix_ms;
     }
 
-    /// Wall-clock time of this tick, milliseconds since the Unix epoch.
+    /// The time of this tick on the node's own clock, milliseconds since it started: what periods and timeouts are told
+    /// by. Nobody sets that clock.
     pub fn now_ms(&self) -> u64 {
+        self.now.saturating_duration_since(self.node.started).as_millis() as u64
+    }
+
+    /// Wall-clock time of this tick, milliseconds since the Unix epoch: for dates that are shown or kept.
+    pub fn unix_ms(&self) -> u64 {
         self.unix_ms
+    }
+
+    /// This tick's time, as a date and on the node's own clock.
+    pub fn moment(&self) -> Moment {
+        Moment { unix_s: self.unix_ms / 1000, uptime_s: u64::from(self.uptime_s()) }
     }
 
     /// Decides which shard serves an accepted socket: in turn. Returns it if that is another one.

@@ -37,7 +37,7 @@ impl Engine {
         let node = &self.front.node;
         match step {
             Step::PauseWrites => {
-                let now_ms = self.front.uptime_ms();
+                let now_ms = self.front.now_ms();
                 node.pause.begin(PausePurpose::Failover, PauseMode::Write, u64::MAX, now_ms);
             }
             Step::ResumeWrites => {

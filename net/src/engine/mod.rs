@@ -166,9 +166,19 @@ impl Engine {
     /// One tick. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
         let mut worked = self.front.ring.poll()?;
-        let time = Time { us: unix_us() };
+        worked |= self.tick(Instant::now(), Time { us: unix_us() });
+        // The tickets are taken: what these ticks did may be seen now.
+        self.front.flush();
+        self.front.feed_replicas(worked);
+        worked |= self.front.catch_up();
+        Ok(worked)
+    }
+
+    /// Everything of a tick between the sockets, at a time.
+    fn tick(&mut self, now: Instant, time: Time) -> bool {
+        let mut worked = false;
         self.shard.set_time(time);
-        self.front.begin_tick(time.ms());
+        self.front.begin_tick(now, time.ms());
         self.refresh_config();
         worked |= self.carry_out_orders();
         while let Some(event) = self.front.ring.next() {
@@ -196,11 +206,7 @@ impl Engine {
                 break;
             }
         }
-        // The tickets are taken: what these ticks did may be seen now.
-        self.front.flush();
-        self.front.feed_replicas(worked);
-        worked |= self.front.catch_up();
-        Ok(worked)
+        worked
     }
 
     /// Takes what other shards sent, and goes on with the connections that were answered.
@@ -227,7 +233,7 @@ impl Engine {
         if !self.shard.has_trash() && self.front.now < self.next_sweep {
             return false;
         }
-        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
+        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.now_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
         let more = self.shard.background(BACKGROUND_SLICE);
         let took_ns = self.front.clock.now_ns() - start_ns;
@@ -256,7 +262,7 @@ impl Engine {
         let public = &front.node.statistics.shards[usize::from(front.id)];
         public.publish(&self.shard, &mut front.published);
         public.counters.ticks.add(1);
-        front.node.statistics.sample(front.uptime_ms());
+        front.node.statistics.sample(front.now_ms());
         front.count_memory();
     }
 

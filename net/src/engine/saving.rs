@@ -72,18 +72,16 @@ impl Engine {
         if front.node.persistence.is_loading() {
             return;
         }
-        let now_s = front.now_ms() / 1000;
+        let now = front.moment();
         let saves = front.node.persistence.saves().clone();
         let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
-        let may_try = saves.is_last_ok || now_s.saturating_sub(saves.last_try_s) > RETRY_DELAY_S;
-        let due = front
-            .config
-            .save
-            .0
-            .iter()
-            .find(|point| dirty >= point.changes && now_s.saturating_sub(saves.last_s) > point.seconds);
+        let may_try =
+            saves.is_last_ok || now.uptime_s.saturating_sub(saves.last_try.uptime_s) > RETRY_DELAY_S;
+        let due = front.config.save.0.iter().find(|point| {
+            dirty >= point.changes && now.uptime_s.saturating_sub(saves.last.uptime_s) > point.seconds
+        });
         if let Some(point) = due.filter(|_| may_try && dirty > 0)
-            && front.node.persistence.begin_save(now_s)
+            && front.node.persistence.begin_save(now)
         {
             log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
             self.save(None);
@@ -100,7 +98,7 @@ impl Engine {
 
     /// Begins the snapshot before the end. Writes wait from now on.
     pub(super) fn save_and_stop(&mut self, last: LastSave) {
-        let (now_ms, uptime_ms) = (self.front.now_ms(), self.front.uptime_ms());
+        let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
         if node.persistence.is_loading() {
             return node.stop();
@@ -109,15 +107,15 @@ impl Engine {
             return;
         }
         log_notice!("Saving the final RDB snapshot before exiting.");
-        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, uptime_ms + LAST_SAVE_PAUSE_MS, uptime_ms);
+        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, now_ms + LAST_SAVE_PAUSE_MS, now_ms);
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
         self.front.saving.kept = None;
-        let now_s = now_ms / 1000;
-        if !node.persistence.begin_save(now_s) {
+        let now = self.front.moment();
+        if !node.persistence.begin_save(now) {
             // The former one's place is kept.
-            node.persistence.saves().running_since_s = Some(now_s);
+            node.persistence.saves().running_since = Some(now);
         }
         self.save(None);
     }
@@ -186,7 +184,7 @@ impl Engine {
     /// A snapshot to be kept is in its place, or failed.
     fn saved(&mut self, snapshot: u64, outcome: Result<u64, String>) {
         let front = &mut self.front;
-        let now_s = front.now_ms() / 1000;
+        let now = front.moment();
         let begun = front.saving.kept.take().map_or(front.now, |(_, begun)| begun);
         let (cut, dirty) = front.saving.dirty_at_cut.get();
         match &outcome {
@@ -194,11 +192,11 @@ impl Engine {
                 assert_eq!(cut, snapshot, "one snapshot at a time");
                 let took_s = front.now.duration_since(begun).as_secs_f64();
                 log_notice!("DB saved on disk: {len_bytes} bytes in {took_s:.3} seconds");
-                front.node.persistence.end_save(Some(dirty), now_s);
+                front.node.persistence.end_save(Some(dirty), now);
             }
             Err(why) => {
                 log_warning!("Write error saving DB on disk: {why}");
-                front.node.persistence.end_save(None, now_s);
+                front.node.persistence.end_save(None, now);
             }
         }
         self.answer_askers(&outcome);
@@ -214,7 +212,7 @@ impl Engine {
         let is_complete = node.statistics.dirty() <= dirty;
         if is_ok && !is_complete && self.front.saving.last_saves < LAST_SAVES_MAX {
             // Writes that were on their way when the pause began were answered after the cut.
-            node.persistence.begin_save(self.front.now_ms() / 1000);
+            node.persistence.begin_save(self.front.moment());
             return self.save(None);
         }
         if is_ok || last.force {

@@ -212,7 +212,7 @@ fn pause(call: &mut Call<'_>) -> Result<(), Error> {
     };
     let number = parse_i64(args[2]).ok_or(Error::text("ERR timeout is not an integer or out of range"))?;
     let timeout_ms = u64::try_from(number).map_err(|_| Error::text("ERR timeout is negative"))?;
-    let now_ms = call.front.uptime_ms();
+    let now_ms = call.front.now_ms();
     call.front.node.pause.begin(PausePurpose::Client, mode, now_ms.saturating_add(timeout_ms), now_ms);
     call.out.ok();
     Ok(())

@@ -320,16 +320,16 @@ fn memory_section(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
 fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     let node = &call.front.node;
     let saves = node.persistence.saves().clone();
-    let now_s = unix_us() / 1_000_000;
+    let now_s = call.front.moment().uptime_s;
     let seconds = |time: Option<u64>| time.map_or(-1, |seconds| seconds as i64);
     page.field("loading", u8::from(node.persistence.is_loading()));
     page.field("async_loading", 0);
     page.field("rdb_changes_since_last_save", node.statistics.dirty().saturating_sub(saves.saved_dirty));
-    page.field("rdb_bgsave_in_progress", u8::from(saves.running_since_s.is_some()));
-    page.field("rdb_last_save_time", saves.last_s);
+    page.field("rdb_bgsave_in_progress", u8::from(saves.running_since.is_some()));
+    page.field("rdb_last_save_time", saves.last.unix_s);
     page.field("rdb_last_bgsave_status", if saves.is_last_ok { "ok" } else { "err" });
     page.field("rdb_last_bgsave_time_sec", seconds(saves.last_took_s));
-    let running_s = saves.running_since_s.map(|since_s| now_s.saturating_sub(since_s));
+    let running_s = saves.running_since.map(|since| now_s.saturating_sub(since.uptime_s));
     page.field("rdb_current_bgsave_time_sec", seconds(running_s));
     page.field("rdb_saves", saves.count);
     page.zeros(&["rdb_last_cow_size", "rdb_last_load_keys_expired"]);
@@ -341,9 +341,9 @@ fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("aof_last_write_status", "ok");
     page.field("aof_last_cow_size", 0);
     if let Some(progress) = node.persistence.progress() {
-        let elapsed_s = now_s.saturating_sub(progress.since_s);
+        let elapsed_s = now_s.saturating_sub(progress.since.uptime_s);
         let (loaded, total) = (progress.loaded_bytes, progress.total_bytes);
-        page.field("loading_start_time", progress.since_s);
+        page.field("loading_start_time", progress.since.unix_s);
         page.field("loading_total_bytes", total);
         page.field("loading_rdb_used_mem", 0);
         page.field("loading_loaded_bytes", loaded);
@@ -368,7 +368,7 @@ fn threads(page: &mut Page<'_>, call: &Call<'_>) {
 fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     let node = &call.front.node;
     let (totals, commands) = (node.statistics.totals(), node.statistics.commands());
-    let rates = node.statistics.rates(call.front.uptime_ms());
+    let rates = node.statistics.rates(call.front.now_ms());
     let replication = node.replication.lock().unwrap_or_else(PoisonError::into_inner);
     page.field("total_connections_received", totals.connections_received);
     page.field("total_commands_processed", commands.processed);

@@ -17,13 +17,9 @@ pub const MISCONF: &str = "MISCONF Redis is configured to save RDB snapshots, bu
 
 const IN_PROGRESS: &str = "ERR Background save already in progress";
 
-fn now_s(call: &Call<'_>) -> u64 {
-    call.front.now_ms() / 1000
-}
-
 /// `LASTSAVE`: as long as nothing was saved, the time of the start, as in Redis.
 pub fn lastsave(call: &mut Call<'_>) -> Result<(), Error> {
-    let last_s = call.front.node.persistence.saves().last_s;
+    let last_s = call.front.node.persistence.saves().last.unix_s;
     call.out.int(last_s as i64);
     Ok(())
 }
@@ -31,7 +27,7 @@ pub fn lastsave(call: &mut Call<'_>) -> Result<(), Error> {
 /// `SAVE`: answered when the snapshot is on the disk. Unlike in Redis the others are served meanwhile.
 pub fn save(call: &mut Call<'_>) -> Result<(), Error> {
     let node = &call.front.node;
-    if !node.persistence.begin_save(now_s(call)) {
+    if !node.persistence.begin_save(call.front.moment()) {
         return Err(Error::text(IN_PROGRESS));
     }
     node.order(HOME, Order::Save(Some((call.front.id, call.conn.id))));
@@ -45,7 +41,7 @@ pub fn bgsave(call: &mut Call<'_>) -> Result<(), Error> {
         return Err(Error::Syntax);
     }
     let node = &call.front.node;
-    if !node.persistence.begin_save(now_s(call)) {
+    if !node.persistence.begin_save(call.front.moment()) {
         return Err(Error::text(IN_PROGRESS));
     }
     node.order(HOME, Order::Save(None));
