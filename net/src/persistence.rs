@@ -18,6 +18,8 @@ pub struct Moment {
 pub struct Saves {
     /// One is asked for or being written, since then.
     pub running_since: Option<Moment>,
+    /// It is asked for, and has not begun yet.
+    pub is_scheduled: bool,
     /// The last one that succeeded; at first, the start.
     pub last: Moment,
     /// When one was last begun.
@@ -61,6 +63,7 @@ impl Persistence {
         let start = Moment { unix_s, uptime_s: 0 };
         let saves = Saves {
             running_since: None,
+            is_scheduled: false,
             last: start,
             last_try: start,
             is_last_ok: true,
@@ -93,6 +96,7 @@ impl Persistence {
             return false;
         }
         saves.running_since = Some(now);
+        saves.is_scheduled = true;
         saves.last_try = now;
         true
     }

@@ -238,6 +238,7 @@ impl Front {
         let tell = move |told| node.order(HOME, Order::File(snapshot, told));
         if keeps {
             self.saving.kept = Some((snapshot, self.now));
+            self.node.persistence.saves().is_scheduled = false;
         }
         match SnapshotFile::create(temporary, target, tell) {
             Ok(file) => drop(self.saving.files.insert(snapshot, file)),

@@ -35,17 +35,24 @@ pub fn save(call: &mut Call<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `BGSAVE [SCHEDULE]`. A snapshot for replicas that is being made does not hinder: this one begins when that is over.
+/// `BGSAVE [SCHEDULE]`. A snapshot for replicas that is being made does not hinder: this one begins when that is over. As
+/// in Redis one that is to begin later may be scheduled any number of times, and within a transaction it always is.
 pub fn bgsave(call: &mut Call<'_>) -> Result<(), Error> {
     if call.args.len() > 2 || call.args.len() == 2 && !call.args.is(1, "schedule") {
         return Err(Error::Syntax);
     }
     let node = &call.front.node;
-    if !node.persistence.begin_save(call.front.moment()) {
+    let may_be_later = call.conn.in_exec || call.args.len() == 2;
+    if node.persistence.begin_save(call.front.moment()) {
+        node.order(HOME, Order::Save(None));
+        let answer =
+            if call.conn.in_exec { "Background saving scheduled" } else { "Background saving started" };
+        call.out.simple(answer);
+    } else if may_be_later && node.persistence.saves().is_scheduled {
+        call.out.simple("Background saving scheduled");
+    } else {
         return Err(Error::text(IN_PROGRESS));
     }
-    node.order(HOME, Order::Save(None));
-    call.out.simple("Background saving started");
     Ok(())
 }
 
