@@ -77,3 +77,113 @@ fn who_is_held_back_by_the_stricter_of_two_pauses_goes_on_with_its_end() {
     assert_eq!(writer.receive().expect("answered"), Value::Simple("OK".into()));
     replica.cont().expect("a signal");
 }
+
+/// The names of a section's fields, in order, but for those that only Braid has.
+fn names(client: &mut Client, section: &str) -> Vec<String> {
+    const OWN: [&str; 5] = [
+        "protected_restart",
+        "repl_backlog_disk_bytes",
+        "master_dataset_refused",
+        "slave_failed_commands",
+        "braid_version",
+    ];
+    let Value::Bulk(text) = call(client, &["INFO", section]) else { panic!("INFO is a string") };
+    let text = String::from_utf8(text).expect("INFO is text");
+    let names = text.lines().filter_map(|line| line.split_once(':').map(|(name, _)| name.to_owned()));
+    names.filter(|name| !OWN.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn info_replication_has_the_fields_of_redis_in_every_state_of_the_link() {
+    let nobody = braid_bench::peers::free_port().expect("a free port");
+    // One for each, or the second would wait for the first's snapshot.
+    let mut masters =
+        [(); 2].map(|()| start(Peer::builder(Kind::Redis8).args(["--repl-diskless-sync-delay", "0"])));
+    let peers = [start(Peer::builder(Kind::Redis8)), start(braid_builder(SHARDS))];
+    let mut clients = peers.each_ref().map(connect);
+    let mut compare = |what: &str| {
+        let [redis, braid] = clients.each_mut().map(|client| names(client, "replication"));
+        assert_eq!(braid, redis, "{what}");
+        clients.each_mut().map(|client| client.info("replication").expect("INFO"))
+    };
+    compare("a master alone");
+    peers.iter().for_each(|peer| follow(peer, nobody));
+    for info in compare("a master that is not there") {
+        for name in ["master_last_io_seconds_ago", "master_link_down_since_seconds"] {
+            assert_eq!(info[name], "-1", "{name}");
+        }
+    }
+    let mut writers = masters.each_ref().map(connect);
+    for writer in &mut writers {
+        for n in 0..200 {
+            call(writer, &["SET", &format!("key{n}"), "value"]);
+        }
+        call(writer, &["CONFIG", "SET", "rdb-key-save-delay", "20000"]);
+    }
+    for (peer, master) in peers.iter().zip(&masters) {
+        follow(peer, master.port());
+    }
+    for peer in &peers {
+        let mut client = connect(peer);
+        wait_until("it syncs", || field(&mut client, "replication", "master_sync_in_progress") == "1");
+    }
+    for info in compare("a full sync") {
+        assert_eq!(info["master_last_io_seconds_ago"], "-1");
+        assert_eq!(info["master_current_sync_attempts"], "1");
+    }
+    peers.iter().for_each(|peer| wait_until("it is up", || is_linked(peer)));
+    for info in compare("a link that is up") {
+        assert_ne!(info["master_last_io_seconds_ago"], "-1");
+        assert_eq!(info["total_disconnect_time_sec"], "0");
+    }
+    masters.iter_mut().for_each(|master| master.kill().expect("a signal"));
+    peers.iter().for_each(|peer| wait_until("it is down", || !is_linked(peer)));
+    for info in compare("a link that is lost") {
+        assert_eq!(info["master_last_io_seconds_ago"], "-1");
+        assert_ne!(info["master_link_down_since_seconds"], "-1");
+    }
+    for peer in &peers {
+        call(&mut connect(peer), &["REPLICAOF", "NO", "ONE"]);
+    }
+    compare("a former replica");
+}
+
+#[test]
+fn bytes_of_replication_are_counted() {
+    const LEN: usize = 1 << 20;
+    for replica in [Peer::builder(Kind::Redis8), braid_builder(SHARDS)] {
+        let braid = start(master());
+        let replica = replica_of(replica, braid.port());
+        let mut client = connect(&braid);
+        let output = |client: &mut Client| number(client, "stats", "total_net_repl_output_bytes");
+        let before = output(&mut client);
+        assert!(before > 0, "the snapshot");
+        call(&mut client, &["SET", "key", &"v".repeat(LEN)]);
+        call(&mut client, &["WAIT", "1", "0"]);
+        let sent = output(&mut client) - before;
+        assert!((LEN..LEN + 4096).contains(&(sent as usize)), "{sent}");
+        assert!(number(&mut client, "stats", "total_net_output_bytes") > sent);
+        assert_ne!(field(&mut client, "stats", "instantaneous_output_repl_kbps"), "0.00");
+        let received = number(&mut connect(&replica), "stats", "total_net_repl_input_bytes");
+        assert!(received >= sent, "{received}");
+        assert_eq!(number(&mut client, "stats", "total_net_repl_input_bytes"), 0);
+    }
+}
+
+#[test]
+fn a_save_within_a_transaction_is_scheduled_as_in_redis() {
+    for peer in [start(Peer::builder(Kind::Redis8)), start(braid_builder(SHARDS))] {
+        let mut client = connect(&peer);
+        let scheduled = Value::Simple("Background saving scheduled".into());
+        for command in ["MULTI", "BGSAVE"] {
+            call(&mut client, &[command]);
+        }
+        call(&mut client, &["BGSAVE", "SCHEDULE"]);
+        assert_eq!(call(&mut client, &["EXEC"]), Value::Array(vec![scheduled.clone(), scheduled]));
+        wait_until("it is saved", || field(&mut client, "persistence", "rdb_saves") == "1");
+        for line in [&["BGSAVE", "FOO"][..], &["BGSAVE", "SCHEDULE", "NOW"]] {
+            let Value::Error(text) = client.command(line).expect("a reply") else { panic!("{line:?}") };
+            assert_eq!(text, "ERR syntax error");
+        }
+    }
+}

@@ -223,7 +223,9 @@ impl Engine {
         if let Some(link) = &follower.link {
             follower.socket.pause(&mut self.front.ring, link.is_full());
         }
-        follower.socket.flush(&mut self.front.ring);
+        let (ring, statistics) = (&mut self.front.ring, &self.front.node.statistics);
+        let counters = &statistics.shards[usize::from(self.front.id)].counters;
+        follower.socket.flush(ring, &counters.net_out_bytes);
         self.publish_link(follower);
         self.front.next_link_tick_ms = follower.link.as_ref().and_then(Link::next_tick_ms);
         worked

@@ -9,6 +9,7 @@ use crate::session::clients::{ClientInfo, Endpoint, conn_id, flag};
 use crate::session::control::Order;
 use crate::startup::sockets;
 use braid_shards::ConnId;
+use braid_shards::stats::Counter;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -40,12 +41,13 @@ impl LinkSocket {
     }
 
     /// Sends what waits.
-    pub(super) fn flush(&mut self, ring: &mut Ring) {
+    pub(super) fn flush(&mut self, ring: &mut Ring, sent_bytes: &Counter) {
         if let Some(token) = self.token
             && !self.is_sending
             && !self.out.is_empty()
         {
             let bytes = std::mem::take(&mut self.out);
+            sent_bytes.add(bytes.len() as u64);
             if let Some(info) = &self.info {
                 info.net_out_bytes.add(bytes.len() as u64);
             }
@@ -161,6 +163,7 @@ impl Engine {
             }
             Event::Eof { .. } => self.link_closed(&mut follower, "the master closed it"),
             Event::Received { data, .. } => {
+                self.front.public().counters.net_repl_in_bytes.add(data.len() as u64);
                 if let Some(info) = &follower.socket.info {
                     info.net_in_bytes.add(data.len() as u64);
                     info.active_s.store(self.front.uptime_s(), Ordering::Relaxed);

@@ -309,6 +309,8 @@ impl Front {
                         Vec::new(),
                         pieces.into_iter().map(|piece| (0, piece)).collect(),
                     );
+                    self.public().counters.net_repl_out_bytes.add(buffer.len_bytes() as u64);
+                    conn.session.info().net_out_bytes.add(buffer.len_bytes() as u64);
                     conn.sending = self.ring.send(token, buffer).is_ok();
                     conn.session.replica.get_or_insert_default().is_fed = true;
                 }

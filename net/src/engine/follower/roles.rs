@@ -67,8 +67,12 @@ impl Engine {
                 (Some(MasterAddress { host, port }), true) => {
                     let target = Target { host: host.clone(), port: *port };
                     if follower.link.as_ref().is_none_or(|link| *link.target() != target) {
+                        let had_link = follower.link.as_ref().is_some_and(Link::has_been_up);
                         self.drop_link(follower);
                         self.make_link(follower, target);
+                        if let Some(link) = follower.link.as_mut().filter(|_| had_link) {
+                            link.begins_down(self.front.now_ms());
+                        }
                     }
                     self.answer_role(request);
                 }
