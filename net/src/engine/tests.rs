@@ -7,7 +7,7 @@ use braid_core::command::registry;
 use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;
-use braid_shards::{Host, Ran, RunFlags};
+use braid_shards::{Caller, Host, Invocation, Ran, RunFlags};
 
 /// The first of several shards, of which the others exist as mailboxes only.
 fn engine(config: Config, shards: usize) -> (Engine, Vec<Mailboxes>) {
@@ -25,7 +25,8 @@ fn run(engine: &mut Engine, line: &str) {
     let args = Args::new(&args, &[]);
     let (id, _) = registry().find(args[0]).expect("a command");
     let (shard, front) = engine.parts();
-    let ran = shard.run(ConnId(1), RunFlags::default(), id, 0, args, &mut Reply::default(), front);
+    let caller = Caller::new(ConnId(1), RunFlags::default());
+    let ran = shard.run(caller, Invocation { id, db: 0, args }, &mut Reply::default(), front);
     assert!(ran == Ran::Done);
 }
 
