@@ -45,9 +45,10 @@ pub struct Progress {
 /// See the module.
 pub struct Persistence {
     saves: Mutex<Saves>,
-    /// The dataset is being loaded at the start, so that commands on keys are refused.
+    /// The dataset is being loaded and there is no other, so that commands on keys are refused.
     is_loading: AtomicBool,
-    since: Moment,
+    since_unix_s: AtomicU64,
+    since_uptime_s: AtomicU64,
     total_bytes: AtomicU64,
     loaded_bytes: AtomicU64,
     /// The last snapshot failed and `stop-writes-on-bgsave-error` may apply.
@@ -75,7 +76,8 @@ impl Persistence {
         Self {
             saves: Mutex::new(saves),
             is_loading: AtomicBool::new(true),
-            since: start,
+            since_unix_s: AtomicU64::new(unix_s),
+            since_uptime_s: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             loaded_bytes: AtomicU64::new(0),
             is_broken: AtomicBool::new(false),
@@ -132,10 +134,21 @@ impl Persistence {
         self.is_loading.load(Ordering::Relaxed)
     }
 
+    /// The dataset has gone, and another is being loaded in its place.
+    pub fn begin_loading(&self, now: Moment, total_bytes: u64) {
+        self.since_unix_s.store(now.unix_s, Ordering::Relaxed);
+        self.since_uptime_s.store(now.uptime_s, Ordering::Relaxed);
+        self.set_progress(0, total_bytes);
+        self.is_loading.store(true, Ordering::SeqCst);
+    }
+
     /// How far that is.
     pub fn progress(&self) -> Option<Progress> {
         self.is_loading().then(|| Progress {
-            since: self.since,
+            since: Moment {
+                unix_s: self.since_unix_s.load(Ordering::Relaxed),
+                uptime_s: self.since_uptime_s.load(Ordering::Relaxed),
+            },
             total_bytes: self.total_bytes.load(Ordering::Relaxed),
             loaded_bytes: self.loaded_bytes.load(Ordering::Relaxed),
         })

@@ -5,13 +5,17 @@ mod common;
 #[path = "replication/load.rs"]
 #[allow(dead_code)]
 mod load;
+#[path = "common/proxy.rs"]
+mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;
 
 use braid_bench::client::{Client, Value};
 use braid_bench::peers::{Builder, Kind, Peer};
 use common::{braid_builder, call, connect};
-use replicas::{field, follow, is_linked, number, start, wait_until};
+use proxy::Proxy;
+use replicas::{assert_equal, field, follow, is_linked, number, start, wait_until};
+use std::time::Duration;
 
 const SHARDS: usize = 2;
 
@@ -163,7 +167,10 @@ fn bytes_of_replication_are_counted() {
         let sent = output(&mut client) - before;
         assert!((LEN..LEN + 4096).contains(&(sent as usize)), "{sent}");
         assert!(number(&mut client, "stats", "total_net_output_bytes") > sent);
-        assert_ne!(field(&mut client, "stats", "instantaneous_output_repl_kbps"), "0.00");
+        wait_until("the rate shows it", || {
+            call(&mut client, &["SET", "other", &"v".repeat(LEN)]);
+            field(&mut client, "stats", "instantaneous_output_repl_kbps") != "0.00"
+        });
         let received = number(&mut connect(&replica), "stats", "total_net_repl_input_bytes");
         assert!(received >= sent, "{received}");
         assert_eq!(number(&mut client, "stats", "total_net_repl_input_bytes"), 0);
@@ -186,4 +193,95 @@ fn a_save_within_a_transaction_is_scheduled_as_in_redis() {
             assert_eq!(text, "ERR syntax error");
         }
     }
+}
+
+/// A replica with so many keys of its own, which takes snapshots in as told.
+fn intake(way: &str, keys: usize) -> Peer {
+    let replica = start(braid_builder(SHARDS).args(["--repl-diskless-load", way]));
+    let mut client = connect(&replica);
+    for n in 0..keys {
+        call(&mut client, &["SET", &format!("mine:{n}"), "value"]);
+    }
+    replica
+}
+
+/// A stock master with many keys.
+fn populated(keys: usize) -> Peer {
+    let args = ["--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes"];
+    let master = start(Peer::builder(Kind::Redis8).args(args));
+    call(&mut connect(&master), &["DEBUG", "POPULATE", &keys.to_string()]);
+    master
+}
+
+fn temporary_files(peer: &Peer) -> usize {
+    let names =
+        std::fs::read_dir(peer.dir()).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("temp-")).count()
+}
+
+#[test]
+fn no_loss_a_dataset_goes_for_a_file_only_when_that_is_whole() {
+    const FLUSHED: &str = "Flushing old data";
+    let (master, replica) = (populated(20_000), intake("disabled", 1000));
+    let mut client = connect(&replica);
+    let proxy = Proxy::start(master.addr()).expect("a proxy");
+    proxy.break_after([10_000, 200_000, 400_000]);
+    follow(&replica, proxy.port());
+    wait_until("attempts broke off", || {
+        let is_whole_yet = proxy.broken() >= 3;
+        assert!(is_whole_yet || call(&mut client, &["DBSIZE"]) == 1000, "it must stay until then");
+        is_whole_yet
+    });
+    assert_equal(&master, &replica);
+    assert_eq!(replica.log().matches(FLUSHED).count(), 1);
+    assert_eq!(temporary_files(&replica), 0);
+    // What was taken in is as good as any: links go on, and it can be saved.
+    proxy.break_all();
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 4);
+    call(&mut client, &["SAVE"]);
+}
+
+#[test]
+fn clients_are_told_that_a_dataset_is_loaded_when_there_is_no_other() {
+    for (serves_stale, expected) in [("yes", "LOADING"), ("no", "MASTERDOWN")] {
+        let (master, replica) = (populated(300_000), intake("disabled", 10));
+        let mut client = connect(&replica);
+        call(&mut client, &["CONFIG", "SET", "replica-serve-stale-data", serves_stale]);
+        follow(&replica, master.port());
+        wait_until(expected, || match client.command(&["GET", "mine:1"]).expect("a reply") {
+            Value::Error(text) => {
+                let is_loading = field(&mut client, "persistence", "loading") == "1";
+                assert!(text.starts_with(expected) || serves_stale == "yes", "{text}");
+                text.starts_with(expected) && is_loading
+            }
+            Value::Null => panic!("it was loaded before anybody saw"),
+            _ => false,
+        });
+        assert_equal(&master, &replica);
+        assert_eq!(field(&mut client, "persistence", "loading"), "0");
+        assert_eq!(number(&mut client, "persistence", "rdb_last_load_keys_loaded"), 300_000);
+    }
+}
+
+#[test]
+fn only_a_dataset_that_is_not_empty_makes_way_on_empty_db() {
+    for (keys, flushes) in [(0, false), (10, true)] {
+        let (master, replica) = (populated(1000), intake("on-empty-db", keys));
+        follow(&replica, master.port());
+        assert_equal(&master, &replica);
+        assert_eq!(replica.log().contains("Flushing old data"), flushes);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_being_received_leaves_no_file_when_the_replica_ends() {
+    let master = populated(1000);
+    call(&mut connect(&master), &["CONFIG", "SET", "rdb-key-save-delay", "100000"]);
+    let mut replica = intake("disabled", 10);
+    follow(&replica, master.port());
+    let mut client = connect(&replica);
+    wait_until("it syncs", || field(&mut client, "replication", "master_sync_in_progress") == "1");
+    replica.terminate(Duration::from_secs(20)).expect("it ends");
+    assert_eq!(temporary_files(&replica), 0);
 }

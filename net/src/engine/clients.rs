@@ -363,6 +363,7 @@ impl Engine {
                 Order::Save(asker) => self.save(asker),
                 Order::SaveAndStop(last) => self.save_and_stop(last),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
+                Order::Spooled(number, told) => self.spooled(number, told),
                 Order::Spilled(told) => self.front.spilled(told),
                 Order::Look => {}
                 Order::Role(request) => {

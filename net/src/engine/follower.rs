@@ -9,7 +9,9 @@ use crate::config::values::DisklessLoad;
 use crate::node::{REDIS_VERSION, Upstream};
 use crate::session::control::Order;
 use crate::{log_notice, log_warning};
-use braid_replication::follower::{Asker, Follower, FollowerAction, FollowerRules, RoleRequest, Site};
+use braid_replication::follower::{
+    Asker, Follower, FollowerAction, FollowerRules, Intake, RoleRequest, Site,
+};
 use braid_replication::link::{Link, LinkRules};
 use braid_replication::loading::LoadRules;
 use braid_shards::{ConnId, SlotMap};
@@ -49,7 +51,12 @@ fn rules(config: &Config) -> FollowerRules {
             verify: config.rdbchecksum,
         },
         protects: config.protected_restart,
-        flushes_before_load: config.repl_diskless_load == DisklessLoad::FlushBeforeLoad,
+        intake: match config.repl_diskless_load {
+            DisklessLoad::SwapDb => Intake::Beside,
+            DisklessLoad::OnEmptyDb => Intake::BesideIfEmpty,
+            DisklessLoad::Disabled => Intake::FileFirst,
+            DisklessLoad::FlushBeforeLoad => Intake::FlushFirst,
+        },
     }
 }
 
@@ -125,6 +132,7 @@ impl Engine {
                 FollowerAction::Answer(request) => front.answer_role(request),
                 FollowerAction::Refuse(request, why) => front.refuse_role(request, why),
                 FollowerAction::Role { is_replica } => front.node.set_replica(is_replica),
+                FollowerAction::Spool { number, step } => self.spool_step(number, step),
                 FollowerAction::Notice(text) => log_notice!("{text}"),
                 FollowerAction::Warning(text) => log_warning!("{text}"),
             }

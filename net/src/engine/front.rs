@@ -82,6 +82,7 @@ pub struct Front {
     pub(super) saving: Saving,
     /// Where the stream waits for slow replicas, once there were any.
     pub(super) segments: Option<crate::disk::segments::Segments>,
+    pub(super) spooling: super::spooling::Spooling,
     pub(super) restoring: Option<Box<Restoring>>,
 }
 
@@ -121,6 +122,7 @@ impl Front {
             reported_replicas: 0,
             saving: Saving::default(),
             segments: None,
+            spooling: Default::default(),
             restoring: None,
         }
     }

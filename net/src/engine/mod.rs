@@ -15,6 +15,7 @@ mod replicas;
 mod restoring;
 mod saving;
 mod spilling;
+mod spooling;
 pub mod stream;
 
 pub use conn::Conn;
@@ -147,6 +148,7 @@ impl Engine {
             ring.wait(deadline, has_work)?;
         }
         self.front.close_files();
+        self.front.close_spool();
         Ok(())
     }
 
@@ -178,6 +180,7 @@ impl Engine {
             if turn == 0 {
                 worked |= self.background();
                 worked |= self.restore();
+                worked |= self.refill();
                 worked |= self.load();
                 self.look_after_saves();
                 worked |= self.replicate();

@@ -106,7 +106,8 @@ impl Engine {
     pub(super) fn save_and_stop(&mut self, last: LastSave) {
         let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
-        if node.persistence.is_loading() {
+        if node.persistence.is_loading() || self.front.follower().has_given_up_dataset() {
+            log_notice!("The dataset is not there: the snapshot file is left as it is.");
             return node.stop();
         }
         if self.front.saving.last.replace(last).is_some() {

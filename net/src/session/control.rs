@@ -28,6 +28,8 @@ pub enum Order {
     SaveAndStop(LastSave),
     /// Home: a snapshot's file has something to tell.
     File(u64, Told),
+    /// Home: the file of the snapshot that is being received has something to tell.
+    Spooled(u64, Told),
     /// Home: a step with the part of the stream that is on disk was carried out.
     Spilled(braid_replication::log::spill::Told),
     /// Look whether there is something to do.

@@ -239,9 +239,6 @@ impl Front {
             super::debug::permitted(self, conn)?;
         }
         let persistence = &self.node.persistence;
-        if persistence.is_loading() && !command.flags.has(Flags::LOADING) {
-            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
-        }
         if persistence.is_broken()
             && (command.flags.has(Flags::WRITE) || command.name == "ping")
             && self.config.stop_writes_on_bgsave_error
@@ -257,6 +254,9 @@ impl Front {
         }
         if self.node.is_replica() {
             self.role_admits(conn, command)?;
+        }
+        if self.node.persistence.is_loading() && !command.flags.has(Flags::LOADING) {
+            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
         }
         Ok(())
     }

@@ -123,7 +123,7 @@ impl Follower {
             }
             (Turn::Promote, None) => {
                 self.actions.push(FollowerAction::Role { is_replica: false });
-                self.is_doubtful = false;
+                (self.is_doubtful, self.is_given_up) = (false, false);
                 self.actions.push(FollowerAction::Notice("MASTER MODE enabled".into()));
             }
             _ => unreachable!("a request and its turn go the same way"),
@@ -155,6 +155,7 @@ impl Follower {
             self.actions.push(FollowerAction::Close);
             self.wanted_swap = None;
             self.loads.abandon(site.shard);
+            self.abandon_spool();
             site.home.set_link(false);
         }
     }
