@@ -285,3 +285,60 @@ fn a_snapshot_that_is_being_received_leaves_no_file_when_the_replica_ends() {
     replica.terminate(Duration::from_secs(20)).expect("it ends");
     assert_eq!(temporary_files(&replica), 0);
 }
+
+#[test]
+fn expiries_of_fields_are_taken_over_from_masters_that_have_them() {
+    for kind in [Kind::Redis8, Kind::Valkey] {
+        let valkey = matches!(kind, Kind::Valkey);
+        let (master, replica) = (start(Peer::builder(kind)), start(braid_builder(SHARDS)));
+        let (mut there, mut here) = (connect(&master), connect(&replica));
+        call(&mut there, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        if !valkey {
+            // A Valkey master sends such a hash only to who says that it is a Valkey, too.
+            call(&mut there, &["HSET", "before", "goes", "1", "stays", "2"]);
+            call(&mut there, &["HPEXPIRE", "before", "2000", "FIELDS", "1", "goes"]);
+        }
+        follow(&replica, master.port());
+        wait_until("it is linked", || is_linked(&replica));
+        call(&mut there, &["HSET", "after", "goes", "1", "stays", "2", "kept", "3"]);
+        call(&mut there, &["HPEXPIRE", "after", "2000", "NX", "FIELDS", "2", "goes", "kept"]);
+        call(&mut there, &["HPERSIST", "after", "FIELDS", "1", "kept"]);
+        let hashes = if valkey { &["after"][..] } else { &["before", "after"] };
+        for hash in hashes {
+            wait_until("it is here", || call(&mut here, &["HGET", hash, "stays"]) == "2");
+            wait_until("the field is gone", || call(&mut here, &["HGET", hash, "goes"]) == Value::Null);
+        }
+        // Its master says so in the end.
+        wait_until("it is removed", || call(&mut here, &["HLEN", "after"]) == 2);
+        assert_eq!(call(&mut here, &["HGET", "after", "kept"]), "3");
+        assert_eq!(number(&mut here, "replication", "slave_failed_commands"), 0);
+        assert_eq!(number(&mut there, "stats", "sync_full"), 1);
+    }
+}
+
+#[test]
+fn no_loss_a_type_that_does_not_exist_here_is_named_and_the_dataset_stays() {
+    for (kind, way) in [(Kind::Redis8, "swapdb"), (Kind::Valkey, "disabled")] {
+        let (master, replica) = (start(Peer::builder(kind)), intake(way, 10));
+        let (mut there, mut here) = (connect(&master), connect(&replica));
+        call(&mut there, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        call(&mut there, &["XADD", "stream", "*", "field", "value"]);
+        follow(&replica, master.port());
+        wait_until("it is refused", || replica.log().contains("Values of type stream are not supported"));
+        assert_eq!(call(&mut here, &["DBSIZE"]), 10);
+        call(&mut there, &["DEL", "stream"]);
+        wait_until("it is linked", || is_linked(&replica));
+        assert_eq!(number(&mut here, "replication", "slave_failed_commands"), 0);
+        // In the stream: counted, told with its offset, and the dataset is fetched anew.
+        let offset = number(&mut there, "replication", "master_repl_offset");
+        call(&mut there, &["XADD", "stream", "*", "field", "value"]);
+        wait_until("it fails", || number(&mut here, "replication", "slave_failed_commands") == 1);
+        assert!(replica.log().contains("unknown command 'XADD'"));
+        let place = "The master's stream cannot be followed at offset ";
+        let log = replica.log();
+        let told = log.split(place).nth(1).and_then(|rest| rest.split(':').next()).expect("it is told");
+        assert!(told.parse::<u64>().expect("a number") >= offset, "{told}");
+        call(&mut there, &["DEL", "stream"]);
+        assert_equal(&master, &replica);
+    }
+}
