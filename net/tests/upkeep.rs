@@ -342,3 +342,76 @@ fn no_loss_a_type_that_does_not_exist_here_is_named_and_the_dataset_stays() {
         assert_equal(&master, &replica);
     }
 }
+
+/// A master whose only replica is frozen and lacks a write.
+fn lagging(options: &[&str]) -> (Peer, Peer, Client) {
+    let braid = start(master().args(options));
+    let replica = replica_of(Peer::builder(Kind::Redis8), braid.port());
+    replica.stop().expect("a signal");
+    let mut client = connect(&braid);
+    call(&mut client, &["SET", "key", "value"]);
+    (braid, replica, client)
+}
+
+#[test]
+fn no_loss_the_end_waits_for_replicas() {
+    for saves in ["NOSAVE", "SAVE"] {
+        let (mut braid, replica, mut client) = lagging(&[]);
+        let mut writer = connect(&braid);
+        client.send(&["SHUTDOWN", saves]).expect("sent");
+        wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+        writer.send(&["SET", "key", "too late"]).expect("sent");
+        replica.cont().expect("a signal");
+        assert!(braid.wait_exit(Duration::from_secs(20)).expect("it ends").success());
+        assert!(braid.log().contains("1 of 1 replicas are in sync when shutting down."));
+        assert_eq!(call(&mut connect(&replica), &["GET", "key"]), "value");
+        assert_eq!(braid.dir().join("dump.rdb").exists(), saves == "SAVE");
+    }
+}
+
+#[test]
+fn the_end_waits_for_no_longer_than_it_is_told() {
+    const LAGS: &str = "Lagging replica 127.0.0.1:";
+    // By a timeout, and by a signal; without one, and with NOW.
+    for (options, command) in [
+        (&["--shutdown-timeout", "1"][..], Some(&["SHUTDOWN", "NOSAVE"][..])),
+        (&["--shutdown-timeout", "1"], None),
+        (&["--shutdown-timeout", "0"], Some(&["SHUTDOWN", "NOSAVE"])),
+        (&[], Some(&["SHUTDOWN", "NOSAVE", "NOW"])),
+    ] {
+        let (mut braid, replica, mut client) = lagging(options);
+        let ended = match command {
+            Some(command) => {
+                client.send(command).expect("sent");
+                braid.wait_exit(Duration::from_secs(8))
+            }
+            None => braid.terminate(Duration::from_secs(8)),
+        };
+        assert!(ended.expect("it ends").success());
+        let log = braid.log();
+        assert_eq!(log.contains("Waiting for replicas"), options.last() == Some(&"1"));
+        assert!(
+            log.contains(LAGS) && log.contains("0 of 1 replicas are in sync when shutting down."),
+            "{log}"
+        );
+        replica.cont().expect("a signal");
+    }
+}
+
+#[test]
+fn an_end_that_waits_can_be_aborted() {
+    let (braid, replica, mut client) = lagging(&[]);
+    let (mut writer, mut admin) = (connect(&braid), connect(&braid));
+    let none = |reply: Value| assert_eq!(reply, Value::Error("ERR No shutdown in progress.".into()));
+    none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
+    client.send(&["SHUTDOWN"]).expect("sent");
+    wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+    writer.send(&["SET", "key", "later"]).expect("sent");
+    wait_until("the write waits", || blocked(&mut admin) >= 1);
+    assert_eq!(call(&mut admin, &["SHUTDOWN", "ABORT"]), Value::Simple("OK".into()));
+    let failed = Value::Error("ERR Errors trying to SHUTDOWN. Check logs.".into());
+    assert_eq!(client.receive().expect("a reply"), failed);
+    assert_eq!(writer.receive().expect("a reply"), Value::Simple("OK".into()));
+    none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
+    replica.cont().expect("a signal");
+}

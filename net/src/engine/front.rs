@@ -80,6 +80,7 @@ pub struct Front {
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) saving: Saving,
+    pub(super) leaving: super::leaving::Leaving,
     /// Where the stream waits for slow replicas, once there were any.
     pub(super) segments: Option<crate::disk::segments::Segments>,
     pub(super) spooling: super::spooling::Spooling,
@@ -121,6 +122,7 @@ impl Front {
             stale_report_ms: None,
             reported_replicas: 0,
             saving: Saving::default(),
+            leaving: Default::default(),
             segments: None,
             spooling: Default::default(),
             restoring: None,

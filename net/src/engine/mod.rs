@@ -8,6 +8,7 @@ mod conn;
 pub mod follower;
 mod front;
 mod handover;
+mod leaving;
 mod link_socket;
 pub mod mailbox;
 mod patience;
@@ -20,8 +21,9 @@ pub mod stream;
 
 pub use conn::Conn;
 pub use front::Front;
+pub use leaving::Ending;
 pub use replicas::HOME;
-pub use saving::{Asker, LastSave};
+pub use saving::Asker;
 
 use crate::config::values::LogLevel;
 use crate::log_verbose;

@@ -92,6 +92,7 @@ impl Engine {
             home.tick(now_ms);
         }
         home.poll_failover(now_ms);
+        home.poll_farewell(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -110,6 +111,7 @@ impl Engine {
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
+                Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {

@@ -2,6 +2,7 @@
 //! which replicas are sent theirs. The snapshot itself is made as for replicas (`braid_replication::home::files`); the files
 //! are written by threads of their own ([`crate::disk`]).
 
+use super::leaving::Ending;
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::{SnapshotFile, Told};
@@ -31,14 +32,6 @@ const LAST_SAVE_PAUSE_MS: u64 = 1 << 40;
 /// Who waits for an answer: the shard and its connection.
 pub type Asker = (ShardId, ConnId);
 
-/// `SHUTDOWN`, or a signal, with a snapshot before the end.
-#[derive(Debug, Clone, Copy)]
-pub struct LastSave {
-    /// End even if the snapshot fails.
-    pub force: bool,
-    pub asker: Option<Asker>,
-}
-
 /// The home shard's state for this file.
 #[derive(Default)]
 pub struct Saving {
@@ -48,7 +41,6 @@ pub struct Saving {
     kept: Option<(u64, Instant)>,
     /// Clients whose `SAVE` waits.
     askers: Vec<Asker>,
-    last: Option<LastSave>,
     last_saves: u32,
     next_look: Option<Instant>,
     /// Of the snapshot to be kept, once it is cut: its number, and all changes of the dataset before it.
@@ -103,16 +95,9 @@ impl Engine {
     }
 
     /// Begins the snapshot before the end. Writes wait from now on.
-    pub(super) fn save_and_stop(&mut self, last: LastSave) {
+    pub(super) fn save_before_end(&mut self) {
         let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
-        if node.persistence.is_loading() || self.front.follower().has_given_up_dataset() {
-            log_notice!("The dataset is not there: the snapshot file is left as it is.");
-            return node.stop();
-        }
-        if self.front.saving.last.replace(last).is_some() {
-            return;
-        }
         log_notice!("Saving the final RDB snapshot before exiting.");
         node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, now_ms + LAST_SAVE_PAUSE_MS, now_ms);
         self.front.saving.last_saves = 0;
@@ -172,8 +157,8 @@ impl Engine {
         self.front.node.persistence.cancel_save();
         let why = "the dataset was replaced meanwhile";
         self.answer_askers(&Err(why.to_owned()));
-        if let Some(last) = self.front.saving.last {
-            self.last_saved(last, false, 0);
+        if let Some(ending) = self.front.leaving.ending {
+            self.last_saved(ending, false, 0);
         }
     }
 
@@ -207,13 +192,13 @@ impl Engine {
             }
         }
         self.answer_askers(&outcome);
-        if let Some(last) = self.front.saving.last {
-            self.last_saved(last, outcome.is_ok(), dirty);
+        if let Some(ending) = self.front.leaving.ending {
+            self.last_saved(ending, outcome.is_ok(), dirty);
         }
     }
 
     /// The snapshot before the end is made, or failed.
-    fn last_saved(&mut self, last: LastSave, is_ok: bool, dirty: u64) {
+    fn last_saved(&mut self, ending: Ending, is_ok: bool, dirty: u64) {
         let node = Arc::clone(&self.front.node);
         self.front.saving.last_saves += 1;
         let is_complete = node.statistics.dirty() <= dirty;
@@ -222,18 +207,11 @@ impl Engine {
             node.persistence.begin_save(self.front.moment());
             return self.save(None);
         }
-        if is_ok || last.force {
+        if is_ok || ending.force {
             return node.stop();
         }
         log_warning!("Errors trying to shut down the server. Check the logs for more information.");
-        self.front.saving.last = None;
-        node.pause.end(PausePurpose::Shutdown);
-        node.wake_all();
-        if let Some((shard, conn)) = last.asker {
-            let mut answer = Reply::default();
-            answer.error("ERR Errors trying to SHUTDOWN. Check logs.");
-            node.order(shard, Order::Answer(conn, answer.buf));
-        }
+        self.give_up_ending();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
 use crate::disk::Told;
-use crate::engine::{Asker, LastSave};
+use crate::engine::{Asker, Ending};
 use braid_replication::follower::RoleRequest;
 use braid_shards::ConnId;
 use std::net::SocketAddr;
@@ -24,8 +24,10 @@ pub enum Order {
     ActiveExpire(bool),
     /// Home: write the snapshot that was admitted, and answer who asks.
     Save(Option<Asker>),
-    /// Home: write a snapshot and end.
-    SaveAndStop(LastSave),
+    /// Home: end the process, and answer who asks if it does not.
+    End(Ending, Option<Asker>),
+    /// Home: `SHUTDOWN ABORT`.
+    AbortEnd(Asker),
     /// Home: a snapshot's file has something to tell.
     File(u64, Told),
     /// Home: the file of the snapshot that is being received has something to tell.
