@@ -651,6 +651,50 @@ fn expired_keys_are_hidden_until_the_master_says_so() {
     assert_equal(&master, &replica);
 }
 
+/// Redis and Braid in turn as the writable replica in the middle: what its own clients let expire it removes itself, what
+/// the master gave it stays, and who follows it hears nothing of that.
+#[test]
+fn a_writable_replica_removes_what_its_own_clients_let_expire() {
+    const TRACKED: &str = "slave_expires_tracked_keys";
+    for middle in [node(&braid(), 3), node(&Kind::Redis8, 1)] {
+        let (master, middle, below) =
+            (start(node(&Kind::Redis8, 1)), start(middle), start(node(&Kind::Redis8, 1)));
+        follow(&middle, master.port());
+        assert_equal(&master, &middle);
+        follow(&below, middle.port());
+        assert_equal(&master, &below);
+        let (mut there, mut here) = (connect(&master), connect(&middle));
+        call(&mut there, &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        call(&mut here, &["CONFIG", "SET", "replica-read-only", "no"]);
+        for n in 0..20 {
+            call(&mut here, &cmd!["SET", format!("own:{n}"), 1, "PX", 100]);
+            call(&mut here, &cmd!["SET", format!("later:{n}"), 1, "EX", 1000]);
+        }
+        call(&mut there, &["SET", "theirs", "1", "PX", "100"]);
+        call(&mut there, &["SET", "last", "1"]);
+        wait_until("the master's are there", || call(&mut here, &["EXISTS", "last"]) == 1);
+        // The marker of the comparisons, `theirs`, `last`, and what comes later.
+        wait_until("its own are gone", || call(&mut here, &["DBSIZE"]) == 23);
+        assert_eq!(number(&mut here, "stats", TRACKED), 20);
+        assert_eq!(number(&mut here, "stats", "expired_keys"), 20);
+        wait_until("the master's is hidden", || call(&mut here, &["EXISTS", "theirs"]) == 0);
+        assert_eq!(call(&mut here, &["DBSIZE"]), 23);
+        call(&mut there, &["GET", "theirs"]);
+        for n in 0..20 {
+            call(&mut here, &cmd!["DEL", format!("later:{n}")]);
+        }
+        assert_equal(&master, &middle);
+        assert_equal(&master, &below);
+        wait_until("nothing is tracked", || number(&mut here, "stats", TRACKED) == 0);
+        assert_eq!(field(&mut connect(&below), "replication", "master_link_status"), "up");
+        assert_eq!(number(&mut here, "stats", "sync_full"), 1, "the stream has stayed as it was");
+        call(&mut here, &["SET", "own", "1", "EX", "1000"]);
+        assert_eq!(number(&mut here, "stats", TRACKED), 1);
+        call(&mut there, &["FLUSHALL"]);
+        wait_until("nothing is tracked", || number(&mut here, "stats", TRACKED) == 0);
+    }
+}
+
 #[test]
 fn a_command_that_fails_is_counted_and_the_dataset_is_fetched_anew() {
     let (master, replica) = (Kind::Redis8.start().expect("the peer starts"), replica(3));

@@ -6,7 +6,7 @@ use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
-use braid_core::keyspace::{KeyEntry, Keyspace, WatcherId};
+use braid_core::keyspace::{KeyEntry, Keyspace, MarkedDbs, WatcherId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -143,6 +143,8 @@ pub enum Loan {
 pub struct LentKey {
     pub key: LockKey,
     pub entries: SmallVec<[(u16, KeyEntry); 1]>,
+    /// Databases in which its expiry is a replica's own.
+    pub marked: MarkedDbs,
     /// Databases in which the transaction changed it.
     pub changed: SmallVec<[u16; 4]>,
 }

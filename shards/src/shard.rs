@@ -264,8 +264,12 @@ impl Shard {
             keyspace.bury(*dropped);
         }
         let mut more = keyspace.free_some(budget, |block| host.free_block(block));
-        if !self.replica && !self.holds_expiry && self.locks.is_empty() {
-            more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
+        if !self.holds_expiry && self.locks.is_empty() {
+            more |= if self.replica {
+                keyspace.expire_own_slice(self.time.ms(), budget)
+            } else {
+                keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects)
+            };
         }
         more
     }

@@ -60,7 +60,8 @@ pub(crate) struct WaitingClaim {
 }
 
 fn lend(keyspace: &mut Keyspace, key: &LockKey) -> LentKey {
-    LentKey { entries: keyspace.lend(key), key: key.clone(), changed: SmallVec::new() }
+    let marked = keyspace.take_marks(key);
+    LentKey { entries: keyspace.lend(key), key: key.clone(), marked, changed: SmallVec::new() }
 }
 
 impl Shard {
@@ -221,6 +222,7 @@ impl Shard {
                     for (db, entry) in lent.entries {
                         keyspace.attach(db, entry);
                     }
+                    keyspace.put_marks(&lent.key, lent.marked);
                     for db in lent.changed {
                         keyspace.changed(db, &lent.key);
                     }
@@ -281,8 +283,11 @@ impl Shard {
         } else {
             for (_, loan) in &mut loans {
                 let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
-                for (db, entry) in keys.iter_mut().flat_map(|lent| lent.entries.drain(..)) {
-                    scratch.attach(db, entry);
+                for lent in keys {
+                    for (db, entry) in lent.entries.drain(..) {
+                        scratch.attach(db, entry);
+                    }
+                    scratch.put_marks(&lent.key, std::mem::take(&mut lent.marked));
                 }
             }
             self.framed(caller.flags, &unit, &mut reply, |shard, reply| {
@@ -294,6 +299,7 @@ impl Shard {
             for (shard, loan) in &mut loans {
                 let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
                 for lent in &mut *keys {
+                    lent.marked = scratch.take_marks(&lent.key);
                     lent.entries = scratch.detach_all(&lent.key);
                 }
                 for (db, key) in changes.iter().filter(|(_, key)| self.map.shard_of(key) == *shard) {
@@ -432,15 +438,21 @@ impl Shard {
         // Its keys lie in several slices: they come together in the scratch keyspace for this one command.
         let mut scratch = self.scratch.take().expect("transactions run one after another");
         for (key, owner) in keys.iter().zip(&owners) {
-            for (db, entry) in slices[*owner].1.lend(args[key.index]) {
+            let key = args[key.index];
+            let marked = slices[*owner].1.take_marks(key);
+            for (db, entry) in slices[*owner].1.lend(key) {
                 scratch.attach(db, entry);
             }
+            scratch.put_marks(key, marked);
         }
         self.run_on(&mut scratch, caller, call, reply, host);
         for (key, owner) in keys.iter().zip(&owners) {
-            for (db, entry) in scratch.detach_all(args[key.index]) {
+            let key = args[key.index];
+            let marked = scratch.take_marks(key);
+            for (db, entry) in scratch.detach_all(key) {
                 slices[*owner].1.attach(db, entry);
             }
+            slices[*owner].1.put_marks(key, marked);
         }
         for (db, key) in scratch.take_changes() {
             slices[usize::from(self.map.shard_of(&key))].1.changed(db, &key);

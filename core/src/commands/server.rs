@@ -101,18 +101,19 @@ pub const SURVEY: Command = Command::new("info|survey", 1, Handler::Whole(survey
 const TTL_SAMPLES: usize = 64;
 
 /// Numbers at the head of a survey's reply, before five for each database that has keys.
-pub const SURVEY_HEAD_LEN: usize = 10;
+pub const SURVEY_HEAD_LEN: usize = 11;
 
 /// Replies with an array of integers: hits, misses, expired, evicted, dirty, lazily freed, what is left to free, watched
-/// keys, bytes of the tables, microseconds of expiry; then for each database with keys its number, keys, keys with an
+/// keys, bytes of the tables, microseconds of expiry, keys whose expiry is a replica's own; then for each database with keys its number, keys, keys with an
 /// expiry, their average time to live in milliseconds (estimated), bytes of its tables.
 fn survey(c: &mut WholeCtx<'_>, _: Args<'_>) -> Outcome {
     let mut stats = crate::keyspace::KeyspaceStats::default();
-    let (mut trash, mut watched, mut table_bytes) = (0, 0, 0);
+    let (mut trash, mut watched, mut own_expiries, mut table_bytes) = (0, 0, 0, 0);
     for slice in c.slices.iter() {
         stats += slice.stats;
         trash += slice.trash_len();
         watched += slice.watches.counts().1;
+        own_expiries += slice.own_expiries_len();
     }
     let mut dbs: Vec<[usize; 5]> = Vec::new();
     for db in 0..c.slices[0].databases() {
@@ -156,6 +157,7 @@ fn survey(c: &mut WholeCtx<'_>, _: Args<'_>) -> Outcome {
         watched as u64,
         table_bytes as u64,
         stats.expire_cycle_us,
+        own_expiries as u64,
     ];
     assert_eq!(head.len(), SURVEY_HEAD_LEN);
     c.out.array(head.len() + 5 * dbs.len());

@@ -113,24 +113,38 @@ impl Keys<'_> {
         self.space.changed(self.db, key);
     }
 
-    fn is_over(&self, expiry_ms: Option<u64>) -> bool {
+    fn is_over(&self, expiry_ms: u64) -> bool {
         // Redis's master still serves a key in the very millisecond of its expiry.
-        !self.from_master && expiry_ms.is_some_and(|at| self.now_ms > at)
+        !self.from_master && self.now_ms > expiry_ms
     }
 
-    /// Removes a key whose time is over. On a replica it stays, unseen. `hash` is the key's.
+    /// Removes a key whose time has been over since `expiry_ms`. On a replica it stays, unseen, unless the expiry is its own.
     #[cold]
-    fn expire_now(&mut self, hash: u64, key: &[u8]) {
-        if self.replica {
+    fn expire_now(&mut self, key: &[u8], expiry_ms: u64) {
+        let is_own = self.replica && self.space.own_expiries.contains(self.db, key, expiry_ms);
+        if self.replica && !is_own {
             return;
         }
-        let db = self.space.db_mut(self.db);
-        let entry = db.table.remove(hash, key).expect("found just before");
-        db.expires -= 1;
-        let cut_db = db.cut_db;
-        self.space.let_go(cut_db, entry);
+        let removed = self.space.remove_for_good(self.db, key);
+        assert!(removed, "found just before");
         self.space.expired(self.db, key);
-        self.effects.push(self.db, &[self.settings.expire_verb(), key]);
+        if !is_own {
+            self.effects.push(self.db, &[self.settings.expire_verb(), key]);
+        }
+    }
+
+    /// A key's expiry was set or cleared. What a replica's own client gave, the replica takes.
+    #[inline]
+    fn note_expiry(&mut self, key: &[u8], old_ms: Option<u64>, new_ms: Option<u64>) {
+        if !self.replica {
+            return;
+        }
+        self.space.own_expiries.unmark(self.db, key, old_ms);
+        if let Some(at_ms) = new_ms
+            && !self.from_master
+        {
+            self.space.own_expiries.mark(self.db, key, at_ms);
+        }
     }
 
     /// Removes the key if its time is over. False if it must not be seen (only a replica still has it then).
@@ -142,10 +156,10 @@ impl Keys<'_> {
 
     fn settle_slowly(&mut self, hash: u64, key: &[u8]) -> bool {
         let found = self.space.db(self.db).table.find(hash, key);
-        if !self.is_over(found.and_then(EntryRef::expiry_ms)) {
+        let Some(expiry_ms) = found.and_then(EntryRef::expiry_ms).filter(|at| self.is_over(*at)) else {
             return true;
-        }
-        self.expire_now(hash, key);
+        };
+        self.expire_now(key, expiry_ms);
         false
     }
 
@@ -220,7 +234,7 @@ impl Keys<'_> {
         let (now_ms, clock) = (self.now_ms, self.settings.access_clock);
         let Keyspace { dbs, trash, snapshot, epoch, .. } = &mut *self.space;
         let db = &mut dbs[usize::from(self.db)];
-        match db.table.lookup(hash, key) {
+        let old_ms = match db.table.lookup(hash, key) {
             Lookup::Found(mut entry) => {
                 preserve(snapshot, *epoch, db.cut_db, &entry);
                 entry.set_mark(*epoch);
@@ -230,7 +244,8 @@ impl Keys<'_> {
                 {
                     trash.push_back(super::Trash::of(object));
                 }
-                let had_expiry = entry.expiry_ms().is_some();
+                let old_ms = entry.expiry_ms();
+                let had_expiry = old_ms.is_some();
                 let has_expiry = match expiry {
                     Expiry::Keep => had_expiry,
                     Expiry::Clear => {
@@ -247,6 +262,7 @@ impl Keys<'_> {
                 entry.set_value(value);
                 clock.touch(&mut entry, now_ms);
                 db.expires = db.expires - usize::from(had_expiry) + usize::from(has_expiry);
+                old_ms
             }
             Lookup::Vacant(place) => {
                 let at = match expiry {
@@ -258,7 +274,13 @@ impl Keys<'_> {
                 entry.set_mark(*epoch);
                 db.expires += usize::from(at.is_some());
                 place.insert(entry);
+                None
             }
+        };
+        match expiry {
+            Expiry::Keep => {}
+            Expiry::Clear => self.note_expiry(key, old_ms, None),
+            Expiry::At(at) => self.note_expiry(key, old_ms, Some(at)),
         }
     }
 
@@ -282,7 +304,12 @@ impl Keys<'_> {
     /// Puts an entry in under its own key, which must not exist.
     pub fn attach(&mut self, mut entry: KeyEntry) {
         entry.set_lru(self.settings.access_clock.fresh(self.now_ms));
+        let expiry_ms = entry.expiry_ms();
+        let key: Option<Box<[u8]>> = (self.replica && expiry_ms.is_some()).then(|| entry.key().into());
         self.space.attach(self.db, entry);
+        if let Some(key) = key {
+            self.note_expiry(&key, None, expiry_ms);
+        }
     }
 
     /// Sets or clears the expiry of an existing key.
@@ -293,9 +320,10 @@ impl Keys<'_> {
         let mut entry = db.table.find_mut(hash, key).expect("the key exists");
         preserve(snapshot, *epoch, db.cut_db, &entry);
         entry.set_mark(*epoch);
-        let had = entry.expiry_ms().is_some();
+        let old_ms = entry.expiry_ms();
         entry.set_expiry(expiry_ms);
-        db.expires = db.expires - usize::from(had) + usize::from(expiry_ms.is_some());
+        db.expires = db.expires - usize::from(old_ms.is_some()) + usize::from(expiry_ms.is_some());
+        self.note_expiry(key, old_ms, expiry_ms);
     }
 
     /// Reads a string.

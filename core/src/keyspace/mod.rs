@@ -6,11 +6,13 @@
 mod collections;
 mod expire;
 mod keys;
+mod own_expiries;
 mod snapshot;
 mod text;
 mod watch;
 
 pub use keys::{Collection, Expiry, Keys, StrRef};
+pub use own_expiries::MarkedDbs;
 pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
 pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
@@ -80,6 +82,7 @@ enum Trash {
     /// The bytes of a huge string.
     Block(Bytes),
     Table(Drain<Object>),
+    Marks(own_expiries::Marks),
 }
 
 impl Trash {
@@ -106,6 +109,7 @@ pub struct Keyspace {
     pub watches: Watches,
     pub stats: KeyspaceStats,
     trash: VecDeque<Trash>,
+    own_expiries: own_expiries::OwnExpiries,
     snapshot: Option<Box<snapshot::Snapshot>>,
     /// The mark of entries that no snapshot owes; see [`snapshot`].
     epoch: bool,
@@ -134,6 +138,7 @@ impl Keyspace {
             watches: Watches::default(),
             stats: KeyspaceStats::default(),
             trash: VecDeque::new(),
+            own_expiries: own_expiries::OwnExpiries::new(databases),
             snapshot: None,
             epoch: false,
             changes: None,
@@ -180,10 +185,12 @@ impl Keyspace {
     }
 
     fn detach_hashed(&mut self, db: u16, hash: u64, key: &[u8]) -> Option<KeyEntry> {
-        let Self { dbs, snapshot, epoch, .. } = self;
+        let Self { dbs, snapshot, epoch, own_expiries, .. } = self;
+        let number = db;
         let db = &mut dbs[usize::from(db)];
         let entry = db.table.remove(hash, key)?;
         db.expires -= usize::from(entry.expiry_ms().is_some());
+        own_expiries.unmark(number, key, entry.expiry_ms());
         snapshot::preserve(snapshot, *epoch, db.cut_db, &entry);
         Some(entry)
     }
@@ -276,10 +283,11 @@ impl Keyspace {
     /// Takes a key out and frees it, large ones in slices. False if there is none.
     fn remove_for_good(&mut self, db: u16, key: &[u8]) -> bool {
         let hash = self.hash(key);
-        let db = self.db_mut(db);
-        let Some(entry) = db.table.remove(hash, key) else { return false };
-        db.expires -= usize::from(entry.expiry_ms().is_some());
-        let cut_db = db.cut_db;
+        let Db { table, expires, cut_db, .. } = self.db_mut(db);
+        let Some(entry) = table.remove(hash, key) else { return false };
+        *expires -= usize::from(entry.expiry_ms().is_some());
+        let cut_db = *cut_db;
+        self.own_expiries.unmark(db, key, entry.expiry_ms());
         self.let_go(cut_db, entry);
         true
     }
@@ -302,6 +310,7 @@ impl Keyspace {
             watches.touch_where(db, |key| old.table.find(self.hash.hash(key), key).is_some());
         }
         self.retire(old);
+        self.forget_own_expiries_of(db);
     }
 
     /// Exchanges two databases.
@@ -317,6 +326,7 @@ impl Keyspace {
             watches.touch_where(b, exists);
         }
         dbs.swap(usize::from(a), usize::from(b));
+        self.own_expiries.swap(a, b);
         self.stats.dirty += 1;
     }
 
@@ -344,7 +354,7 @@ impl Keyspace {
         self.trash
             .iter()
             .map(|trash| match trash {
-                Trash::Value(_) | Trash::Block(_) => 1,
+                Trash::Value(_) | Trash::Block(_) | Trash::Marks(_) => 1,
                 Trash::Table(drain) => drain.len(),
             })
             .sum::<usize>()
@@ -370,6 +380,14 @@ impl Keyspace {
                     } else {
                         self.trash.push_front(Trash::Value(object));
                         break;
+                    }
+                }
+                Some(Trash::Marks(mut marks)) => {
+                    while left > 0 && marks.pop_first().is_some() {
+                        left -= 1;
+                    }
+                    if !marks.is_empty() {
+                        self.trash.push_back(Trash::Marks(marks));
                     }
                 }
                 Some(Trash::Table(mut drain)) => {

@@ -304,6 +304,7 @@ impl Keyspace {
             self.trash.extend(snapshot.flushed.into_iter().map(|(_, drain)| Trash::Table(drain)));
         }
         self.replacements += 1;
+        self.forget_own_expiries();
         std::mem::swap(&mut self.dbs, &mut successor.dbs);
         // Its entries carry its own mark, and no snapshot is under way that would need another.
         self.epoch = successor.epoch;

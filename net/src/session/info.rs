@@ -407,7 +407,8 @@ fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.field("keyspace_hits", since(survey.stats.hits, published.hits, totals.hits));
     page.field("keyspace_misses", since(survey.stats.misses, published.misses, totals.misses));
     page.zeros(&["pubsub_channels", "pubsub_patterns", "pubsubshard_channels"]);
-    page.zeros(&["latest_fork_usec", "total_forks", "migrate_cached_sockets", "slave_expires_tracked_keys"]);
+    page.zeros(&["latest_fork_usec", "total_forks", "migrate_cached_sockets"]);
+    page.field("slave_expires_tracked_keys", survey.own_expiries);
     page.zeros(&[
         "active_defrag_hits",
         "active_defrag_misses",

@@ -26,6 +26,8 @@ pub struct Survey {
     /// Values and tables that wait to be freed.
     pub pending_frees: u64,
     pub watched_keys: u64,
+    /// Keys whose expiry is a replica's own.
+    pub own_expiries: u64,
     pub table_bytes: u64,
     pub dbs: Vec<DbSize>,
 }
@@ -48,9 +50,10 @@ impl Survey {
             watched_keys,
             table_bytes,
             expire_us,
+            own_expiries,
         ] = *head
         else {
-            unreachable!("the head has ten numbers")
+            unreachable!("the head has eleven numbers")
         };
         let dbs = dbs.chunks_exact(5).map(|db| DbSize {
             db: db[0],
@@ -71,6 +74,7 @@ impl Survey {
             },
             pending_frees,
             watched_keys,
+            own_expiries,
             table_bytes,
             dbs: dbs.collect(),
         }
@@ -93,6 +97,7 @@ impl Survey {
             };
             survey.pending_frees += shard.lazyfree_pending.get();
             survey.watched_keys += shard.watched_keys.get();
+            survey.own_expiries += shard.own_expiries.get();
         }
         for db in 0..front.config.databases as usize {
             let sizes = shards.iter().map(|shard| shard.db(db));
@@ -134,11 +139,12 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_back() {
-        let numbers: Vec<String> = (1..=20).map(|number| format!(":{number}\r\n")).collect();
-        let survey = Survey::read(format!("*20\r\n{}", numbers.concat()).as_bytes());
+        let numbers: Vec<String> = (1..=21).map(|number| format!(":{number}\r\n")).collect();
+        let survey = Survey::read(format!("*21\r\n{}", numbers.concat()).as_bytes());
         assert_eq!((survey.stats.hits, survey.stats.expire_cycle_us), (1, 10));
         assert_eq!((survey.pending_frees, survey.watched_keys, survey.table_bytes), (7, 8, 9));
-        let second = DbSize { db: 16, keys: 17, expires: 18, average_ttl_ms: 19, table_bytes: 20 };
-        assert_eq!((survey.dbs.len(), survey.dbs[1], survey.keys()), (2, second, 29));
+        assert_eq!(survey.own_expiries, 11);
+        let second = DbSize { db: 17, keys: 18, expires: 19, average_ttl_ms: 20, table_bytes: 21 };
+        assert_eq!((survey.dbs.len(), survey.dbs[1], survey.keys()), (2, second, 31));
     }
 }

@@ -72,6 +72,7 @@ pub struct ShardPublic {
     /// Connections whose commands wait.
     pub blocked_clients: Counter,
     pub watched_keys: Counter,
+    pub own_expiries: Counter,
 }
 
 /// Databases up to which their sizes are published with every change.
@@ -121,6 +122,7 @@ impl ShardPublic {
         self.lazyfree_pending.set(keyspace.trash_len() as u64);
         let (_, watched) = keyspace.watches.counts();
         self.watched_keys.set(watched as u64);
+        self.own_expiries.set(keyspace.own_expiries_len() as u64);
         for (db, (keys, expires)) in self.dbs.iter().enumerate().take(DBS_AT_ONCE) {
             let db = keyspace.db(db as u16);
             keys.set(db.table.len() as u64);

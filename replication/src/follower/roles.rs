@@ -100,6 +100,7 @@ impl Follower {
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
                 for slice in &mut *everything.slices {
                     slice.replica = is_replica;
+                    slice.forget_own_expiries();
                     slice.stream = stream;
                 }
                 *everything.mark = Some(Mark::Role);

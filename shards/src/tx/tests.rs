@@ -197,3 +197,25 @@ fn a_watch_that_started_over_remembers_the_change() {
     assert_eq!(cluster.replies(2), ["*-1\r\n"]);
     assert_eq!(cluster.replies(3), ["+OK\r\n"]);
 }
+
+#[test]
+fn a_replicas_own_expiries_travel_with_their_keys() {
+    let mut cluster = Cluster::new(3);
+    for shard in &mut cluster.shards {
+        (shard.replica, shard.is_read_only) = (true, false);
+        shard.keyspace_mut().unwrap().replica = true;
+    }
+    let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+    let marked = |cluster: &Cluster| {
+        [0, 1, 2].map(|shard: usize| cluster.shards[shard].keyspace().unwrap().own_expiries_len())
+    };
+    cluster.ask(&format!("SET {a} v PX 100000"));
+    assert_eq!(marked(&cluster), [1, 0, 0]);
+    cluster.ask(&format!("RENAME {a} {b}"));
+    assert_eq!(marked(&cluster), [0, 1, 0]);
+    cluster.ask(&format!("MSET {a} 1 {b} 1"));
+    assert_eq!(marked(&cluster), [0, 0, 0]);
+    cluster.ask(&format!("SET {a} v PX 100000"));
+    cluster.ask(&format!("EXISTS {a} {b}"));
+    assert_eq!(marked(&cluster), [1, 0, 0], "it came home with its mark");
+}
