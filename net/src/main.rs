@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     };
     match serve(loaded) {
         Ok(()) => {
-            log_notice!("Braid is now ready to exit, bye bye...");
+            log_warning!("Braid is now ready to exit, bye bye...");
             braid_net::log::flush();
             ExitCode::SUCCESS
         }

@@ -651,12 +651,12 @@ fn expired_keys_are_hidden_until_the_master_says_so() {
     assert_equal(&master, &replica);
 }
 
-/// Redis and Braid in turn as the writable replica in the middle: what its own clients let expire it removes itself, what
+/// Braid, Redis and Valkey in turn as the writable replica in the middle: what its own clients let expire it removes itself, what
 /// the master gave it stays, and who follows it hears nothing of that.
 #[test]
 fn a_writable_replica_removes_what_its_own_clients_let_expire() {
     const TRACKED: &str = "slave_expires_tracked_keys";
-    for middle in [node(&braid(), 3), node(&Kind::Redis8, 1)] {
+    for middle in [node(&braid(), 3), node(&Kind::Redis8, 1), node(&Kind::Valkey, 1)] {
         let (master, middle, below) =
             (start(node(&Kind::Redis8, 1)), start(middle), start(node(&Kind::Redis8, 1)));
         follow(&middle, master.port());

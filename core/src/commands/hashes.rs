@@ -108,7 +108,10 @@ fn set_fields(c: &mut Ctx<'_>, args: Args<'_>, name: &'static str) -> Result<usi
     }
     let limits = &c.keys.settings.limits;
     let pairs = &args[2..];
+    let seen = Seen::of(c);
     let created = c.keys.upsert(args[1], |hash: &mut Hash| {
+        // The field is new, and to replicas it becomes what it becomes: they need no word of the old one.
+        seen.take_expired(hash, pairs.iter().copied().step_by(2));
         if pairs.len() > 2 {
             let longest = pairs.iter().map(|text| text.len()).max().unwrap_or(0);
             hash.prepare(pairs.len() / 2, longest, limits);
@@ -127,16 +130,53 @@ fn hmset(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 }
 
 fn hsetnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
-    let limits = &c.keys.settings.limits;
-    let is_new = c
-        .keys
-        .upsert(args[1], |hash: &mut Hash| !hash.contains(args[2]) && hash.set(args[2], args[3], limits))?;
+    let (limits, seen) = (&c.keys.settings.limits, Seen::of(c));
+    let (expired, is_new) = c.keys.upsert(args[1], |hash: &mut Hash| {
+        let expired = seen.take_expired(hash, [args[2]]);
+        (expired, !hash.contains(args[2]) && hash.set(args[2], args[3], limits))
+    })?;
     if is_new {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        replicate_without(c, args[1], &expired, args.list());
     }
     c.out.int(i64::from(is_new));
     Ok(())
+}
+
+/// What a command sees of fields: a master's own command, on a replica, even those whose time is over.
+#[derive(Clone, Copy)]
+struct Seen {
+    now_ms: u64,
+    from_master: bool,
+}
+
+impl Seen {
+    fn of(c: &Ctx<'_>) -> Self {
+        Self { now_ms: c.keys.now_ms, from_master: c.keys.from_master }
+    }
+
+    /// Removes those of the fields to be written whose time is over: what is in them must not count any more.
+    fn take_expired<'a>(self, hash: &mut Hash, names: impl IntoIterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
+        let none_is_over = hash.next_expiry_ms().is_none_or(|at_ms| self.now_ms <= at_ms);
+        if self.from_master || none_is_over {
+            return Vec::new();
+        }
+        let is_over = |field: Field<'_>| !field.is_live(self.now_ms);
+        names.into_iter().filter(|name| hash.find(name).is_some_and(is_over) && hash.remove(name)).collect()
+    }
+}
+
+/// Tells replicas of fields that had expired, and of what was done without them, as one step. They hold such fields until
+/// they are told.
+fn replicate_without(c: &mut Ctx<'_>, key: &[u8], expired: &[&[u8]], args: &[&[u8]]) {
+    if expired.is_empty() {
+        return c.keys.replicate(args);
+    }
+    let db = c.keys.db;
+    c.keys.effects.together(|effects| {
+        effects.push(db, &[&[b"HDEL", key], expired].concat());
+        effects.push(db, args);
+    });
 }
 
 /// A field as readers see it. An expired one is hidden, whoever will remove it.
@@ -242,13 +282,16 @@ fn hdel(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 fn hincrby(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let delta = integer(args[3])?;
     let limits = &c.keys.settings.limits;
-    let sum = c.keys.upsert(args[1], |hash: &mut Hash| hash.increment(args[2], delta, limits))?;
+    let seen = Seen::of(c);
+    let (expired, sum) = c.keys.upsert(args[1], |hash: &mut Hash| {
+        (seen.take_expired(hash, [args[2]]), hash.increment(args[2], delta, limits))
+    })?;
     let sum = sum.map_err(|error| match error {
         IncrementError::NotAnInteger => Error::text("ERR hash value is not an integer"),
         IncrementError::Overflow => Error::text("ERR increment or decrement would overflow"),
     })?;
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    replicate_without(c, args[1], &expired, args.list());
     c.out.int(sum);
     Ok(())
 }
@@ -260,16 +303,31 @@ fn hincrbyfloat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     // A bad increment is told of before a key of the wrong type.
     add_texts(None, delta).map_err(|_| Error::NotFloat)?;
-    let limits = &c.keys.settings.limits;
-    let sum = c.keys.upsert(key, |hash: &mut Hash| hash.increment_by_float(name, delta, limits))?;
+    let (limits, seen) = (&c.keys.settings.limits, Seen::of(c));
+    let (expiry_ms, sum) = c.keys.upsert(key, |hash: &mut Hash| {
+        seen.take_expired(hash, [name]);
+        let sum = hash.increment_by_float(name, delta, limits);
+        (hash.find(name).and_then(|field| field.expiry_ms), sum)
+    })?;
     let sum = sum.map_err(|error| match error {
         SumError::Value => Error::text("ERR hash value is not a float"),
         SumError::Increment => Error::NotFloat,
         SumError::Infinite => Error::text("ERR increment would produce NaN or Infinity"),
     })?;
     c.keys.changed(key);
-    // The sum, for a replica may add differently.
-    c.keys.replicate(&[b"HSET", key, name, &sum]);
+    // The sum, for a replica may add differently. With it the field would lose its expiry there.
+    let set: &[&[u8]] = &[b"HSET", key, name, &sum];
+    match expiry_ms {
+        None => c.keys.replicate(set),
+        Some(at_ms) => {
+            let (db, mut digits) = (c.keys.db, itoa::Buffer::new());
+            c.keys.effects.together(|effects| {
+                effects.push(db, set);
+                let at_ms = digits.format(at_ms).as_bytes();
+                effects.push(db, &[b"HPEXPIREAT", key, at_ms, b"FIELDS", b"1", name]);
+            });
+        }
+    }
     c.out.bulk(&sum);
     Ok(())
 }
@@ -383,15 +441,86 @@ mod tests {
         assert_eq!(node.run3("HGETALL k"), "%1\r\n$1\r\na\r\n$1\r\n1\r\n");
     }
 
-    #[test]
-    fn expired_fields_are_hidden() {
+    /// A node with the hash `k` of the fields `a` and `b`; those in `timed` expire in 10 ms.
+    fn timed_node(timed: &[&str], large: bool) -> Node {
         let mut node = Node::new();
+        let limits = Limits { hash_max_listpack_entries: if large { 1 } else { 512 }, ..Limits::default() };
         let mut hash = Hash::new();
         for (name, value) in [("a", "1"), ("b", "two")] {
-            hash.set(name.as_bytes(), value.as_bytes(), &Limits::default());
+            hash.set(name.as_bytes(), value.as_bytes(), &limits);
         }
-        assert!(hash.set_expiry(b"a", Some(node.now_ms() + 10)));
+        for name in timed {
+            assert!(hash.set_expiry(name.as_bytes(), Some(node.now_ms() + 10)));
+        }
         node.space.attach(0, KeyEntry::new(b"k", NewValue::Boxed(Box::new(Object::Hash(hash)))));
+        node
+    }
+
+    #[test]
+    fn what_is_written_to_an_expired_field_knows_nothing_of_it() {
+        for (line, reply, effect) in [
+            ("HINCRBY k a 5", ":5\r\n", "MULTI\nHDEL k a\nHINCRBY k a 5\nEXEC"),
+            ("HINCRBY k b 5", ":5\r\n", "MULTI\nHDEL k b\nHINCRBY k b 5\nEXEC"),
+            ("HINCRBYFLOAT k a 1.5", "$3\r\n1.5\r\n", "HSET k a 1.5"),
+            ("HSETNX k a 9", ":1\r\n", "MULTI\nHDEL k a\nHSETNX k a 9\nEXEC"),
+            ("HSET k a 9 c 1", ":2\r\n", "HSET k a 9 c 1"),
+            ("HMSET k a 9", OK, "HMSET k a 9"),
+        ] {
+            for large in [false, true] {
+                let mut node = timed_node(&["a", "b"], large);
+                node.advance_ms(11);
+                check(&mut node, line, reply, effect);
+                let name = line.split(' ').nth(2).unwrap();
+                node.advance_ms(1000);
+                assert_ne!(node.run(&format!("HGET k {name}")), NULL, "{line}: it expires no more");
+                // A replica applies the master's commands to what it hides, and has the same then.
+                let mut replica = timed_node(&["a", "b"], large);
+                (replica.replica, replica.from_master) = (true, true);
+                replica.advance_ms(11);
+                effect.lines().filter(|line| !["MULTI", "EXEC"].contains(line)).for_each(|line| {
+                    replica.run(line);
+                });
+                replica.from_master = false;
+                assert_eq!(replica.run("HGETALL k"), node.run("HGETALL k"), "{line}");
+                assert_eq!(replica.run("HLEN k"), node.run("HLEN k"), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_leaves_the_field_its_expiry_here_and_at_replicas() {
+        let mut node = timed_node(&["a"], false);
+        let at_ms = node.now_ms() + 10;
+        let effect = format!("MULTI\nHSET k a 1.5\nHPEXPIREAT k {at_ms} FIELDS 1 a\nEXEC");
+        check(&mut node, "HINCRBYFLOAT k a 0.5", &bulk("1.5"), &effect);
+        check(&mut node, "HINCRBYFLOAT k c 0.5", &bulk("0.5"), "HSET k c 0.5");
+        node.advance_ms(11);
+        assert_eq!(node.run("HGET k a"), NULL);
+    }
+
+    #[test]
+    fn a_hash_whose_fields_have_all_expired_is_shown_as_redis_does() {
+        let mut node = timed_node(&["a", "b"], false);
+        node.advance_ms(11);
+        for (line, reply) in [
+            ("HLEN k", ":2\r\n"),
+            ("HGETALL k", "*0\r\n"),
+            ("HEXISTS k a", ":0\r\n"),
+            ("HSCAN k 0", "*2\r\n$1\r\n0\r\n*0\r\n"),
+            ("TYPE k", "+hash\r\n"),
+            ("EXISTS k", ":1\r\n"),
+            ("DBSIZE", ":1\r\n"),
+        ] {
+            check(&mut node, line, reply, "");
+        }
+        check(&mut node, "HDEL k b", ":1\r\n", "HDEL k b");
+        check(&mut node, "HDEL k a", ":1\r\n", "HDEL k a");
+        check(&mut node, "EXISTS k", ":0\r\n", "");
+    }
+
+    #[test]
+    fn expired_fields_are_hidden() {
+        let mut node = timed_node(&["a"], false);
         assert_eq!(node.run("HGET k a"), bulk("1"));
         node.advance_ms(11);
         assert_eq!(node.run("HGET k a"), NULL);

@@ -2,8 +2,8 @@
 //! (`braid_replication::home::farewell`), then the snapshot is made if there is to be one ([`super::saving`]).
 
 use super::{Asker, Engine};
+use crate::log_notice;
 use crate::session::control::{Order, PauseMode, PausePurpose};
-use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::home::Attendance;
 use std::sync::Arc;
@@ -33,6 +33,9 @@ impl Engine {
     pub(super) fn begin_ending(&mut self, ending: Ending, asker: Option<Asker>) {
         let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
+        if self.front.leaving.ending.is_none() {
+            log_notice!("User requested shutdown...");
+        }
         if node.persistence.is_loading() || self.front.follower().has_given_up_dataset() {
             log_notice!("The dataset is not there: the snapshot file is left as it is.");
             return node.stop();
@@ -76,7 +79,7 @@ impl Engine {
     pub(super) fn abort_ending(&mut self, (shard, conn): Asker) {
         let mut answer = Reply::default();
         if self.front.home.as_mut().expect("orders to end go home").cancel_farewell() {
-            log_warning!("Shutdown manually aborted.");
+            log_notice!("Shutdown manually aborted.");
             self.give_up_ending();
             answer.ok();
         } else {

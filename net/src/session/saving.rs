@@ -3,7 +3,6 @@
 use super::control::Order;
 use super::table::Call;
 use crate::engine::Ending;
-use crate::log_warning;
 use braid_core::command::{Args, Error};
 
 /// The shard that makes snapshots.
@@ -98,7 +97,6 @@ pub fn shutdown(call: &mut Call<'_>) -> Result<(), Error> {
         call.conn.waiting = true;
         return Ok(());
     }
-    log_warning!("User requested shutdown...");
     let saves = told.save.unwrap_or(!call.front.config.save.0.is_empty());
     let ending = Ending { saves, force: told.force, now: told.now };
     if call.conn.in_exec {
