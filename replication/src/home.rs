@@ -5,6 +5,7 @@
 
 mod files;
 mod handover;
+mod parts;
 pub mod relay;
 mod upkeep;
 mod waits;
@@ -15,18 +16,21 @@ use crate::framing::{EofMark, KEEPALIVE};
 use crate::ids::Ids;
 use crate::log::{Log, ReaderId, ReaderLimits};
 use crate::merge::{Marked, Merge};
+use crate::parts::rendezvous::Rendezvous;
 use crate::psync::{self, Replconf, Replica, State, Sync};
+use crate::queue::SendQueue;
 use crate::sharing::{Placement, Policy, Request, Sharing};
 use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
 use relay::{Relay, Turn};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use upkeep::{Protection, Retention};
 
 pub use files::FileStep;
 use files::{FileOut, FileSend};
+pub use parts::PartsPlan;
 
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
 pub const RDB_VERSION: u32 = 10;
@@ -78,6 +82,8 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// Close what further connections a replica has for the parts of its snapshot.
+    EndParts { replica: ReplicaId },
     /// A step of a failover.
     Failover(Step),
     /// The change of role is complete: what follows is done in the new one.
@@ -125,8 +131,7 @@ struct Peer {
     ip: String,
     reader: Option<ReaderId>,
     /// To be sent before the stream: replies, keep-alives, the snapshot.
-    queue: VecDeque<Bytes>,
-    queue_bytes: u64,
+    queue: SendQueue,
     /// The snapshot is complete in `queue`: when that is sent the replica is online.
     bulk_ends: bool,
     /// The snapshot is sent with a mark at its end.
@@ -140,16 +145,15 @@ struct Peer {
     last_heard_ms: u64,
     /// The file that its snapshot is read from.
     file: Option<FileSend>,
+    /// It has, or is about to have, further connections for the parts of its snapshot.
+    parts: Option<Rendezvous>,
     /// Its connection is to be closed, and gets nothing more.
     is_closing: bool,
 }
 
 impl Peer {
     fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.queue_bytes += bytes.len() as u64;
-            self.queue.push_back(bytes);
-        }
+        self.queue.push(bytes);
     }
 
     /// By which it is known when it comes back.
@@ -176,6 +180,8 @@ struct Snapshot {
     mark: Option<EofMark>,
     /// Where it goes if not straight to the members.
     file: Option<FileOut>,
+    /// The shards send it to the members themselves, see [`crate::parts`], and only say here when they are done.
+    in_parts: bool,
     shards_left: usize,
     /// Pieces that came before the cut's ticket could be merged.
     early: Vec<Piece>,
@@ -339,8 +345,7 @@ impl Home {
             handshake,
             ip: ip.to_owned(),
             reader: None,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
+            queue: SendQueue::default(),
             bulk_ends: false,
             has_mark: false,
             stream_in_flight: 0,
@@ -348,6 +353,7 @@ impl Home {
             stuck_since_ms: None,
             last_heard_ms: now_ms,
             file: None,
+            parts: None,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -369,13 +375,18 @@ impl Home {
                     needs: peer.handshake.needs(),
                     can_eof: peer.handshake.capabilities().eof,
                 };
-                let placement = self.sharing.request(request, now_ms);
-                if let Placement::Joins { offset } = placement {
-                    // Those it joins keep the log from this offset on: none of them was sent anything yet.
-                    let reply = peer.handshake.cut(self.ids.current(), offset);
-                    peer.push(reply);
-                    peer.reader = Some(self.log.add_reader(offset));
-                    self.join_snapshot(id);
+                match self.sharing.request(request, now_ms) {
+                    Placement::Joins { offset } => {
+                        // Those it joins keep the log from this offset on: none of them was sent anything yet.
+                        let reply = peer.handshake.cut(self.ids.current(), offset);
+                        peer.push(reply);
+                        peer.reader = Some(self.log.add_reader(offset));
+                        self.join_snapshot(id);
+                    }
+                    Placement::Waits if psync.is_some() && self.offer_parts(&mut peer) => {
+                        self.sharing.gathers(id);
+                    }
+                    Placement::Waits => {}
                 }
             }
         }
@@ -395,6 +406,9 @@ impl Home {
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         self.drop_reader(peer.file.take());
+        if peer.parts.take().is_some() {
+            self.actions.push(Action::EndParts { replica: id });
+        }
         if let Some(reader) = peer.reader {
             if peer.handshake.is_streaming() {
                 self.log.expect_back(reader, peer.name());
@@ -446,7 +460,11 @@ impl Home {
             if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
                 self.log.acked(reader, offset);
             }
+            let is_streaming = peer.handshake.is_streaming();
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
+            if is_streaming {
+                self.end_parts(id);
+            }
         }
     }
 
@@ -464,6 +482,7 @@ impl Home {
         let id = self.next_snapshot;
         self.next_snapshot += 1;
         let with_data = !start.needs.without_data;
+        let in_parts = self.decide_on_parts(&start.replicas, start.is_diskless && with_data);
         self.snapshot = Some(Snapshot {
             id,
             members: start.replicas,
@@ -471,6 +490,7 @@ impl Home {
             writer: Writer::new(self.writer_options()),
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
             file: (!start.is_diskless).then_some(FileOut { keeps: false, unwritten_bytes: 0 }),
+            in_parts,
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
@@ -530,14 +550,18 @@ impl Home {
             peer.push(reply);
             peer.reader = Some(self.log.add_reader(offset));
             peer.has_mark = snapshot.mark.is_some();
-            if let Some(mark) = &snapshot.mark {
-                peer.push(mark.header());
+            if let Some(header) = parts::header(&snapshot) {
+                peer.push(header);
                 peer.handshake.begin_bulk();
             }
         }
-        let header = snapshot.writer.take();
-        self.snapshot = Some(snapshot);
-        self.spread(Bytes::from(header));
+        if snapshot.in_parts {
+            self.spread_header(snapshot);
+        } else {
+            let header = snapshot.writer.take();
+            self.snapshot = Some(snapshot);
+            self.spread(Bytes::from(header));
+        }
         let snapshot = self.snapshot.as_mut().expect("just put back");
         if !snapshot.is_wanted() {
             self.abort_snapshot();
@@ -570,8 +594,11 @@ impl Home {
         }
         snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        snapshot.writer.append_piece(&piece.checksum);
-        piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
+        assert!(!snapshot.in_parts || piece.chunks.is_empty(), "what is sent in parts does not come home");
+        if !snapshot.in_parts {
+            snapshot.writer.append_piece(&piece.checksum);
+            piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
+        }
         if is_complete {
             self.finish_snapshot();
         } else {
@@ -588,8 +615,11 @@ impl Home {
     fn regulate(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
         let unwritten = snapshot.file.as_ref().map_or(0, |file| file.unwritten_bytes);
-        let queued =
-            snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
+        let queued = snapshot
+            .members
+            .iter()
+            .map(|member| self.peers[member].queue.len_bytes())
+            .fold(unwritten, u64::max);
         let pause = queued > SNAPSHOT_WINDOW_BYTES;
         if snapshot.is_paused && !pause {
             self.actions.push(Action::Resume { snapshot: snapshot.id });
@@ -598,6 +628,9 @@ impl Home {
     }
 
     fn finish_snapshot(&mut self) {
+        if self.snapshot.take_if(|snapshot| snapshot.in_parts).is_some() {
+            return self.sharing.finish();
+        }
         let snapshot = self.snapshot.as_mut().expect("in the making");
         snapshot.writer.eof();
         let end = Bytes::from(snapshot.writer.take());
@@ -635,14 +668,7 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return false };
         assert!(!peer.is_sending, "one send at a time");
         if !peer.queue.is_empty() {
-            let mut len_bytes = 0;
-            while len_bytes < SEND_MAX_BYTES
-                && let Some(bytes) = peer.queue.pop_front()
-            {
-                len_bytes += bytes.len() as u64;
-                out.push(bytes);
-            }
-            peer.queue_bytes -= len_bytes;
+            peer.queue.take(SEND_MAX_BYTES, out);
             peer.is_sending = true;
             self.regulate();
             self.read_on(id);
@@ -712,6 +738,7 @@ impl Home {
             {
                 self.merge.ping(&mut self.log);
             }
+            self.keep_parts_alive();
             for peer in self.peers.values_mut() {
                 if peer.handshake.state() == State::WaitBgsave {
                     peer.push(Bytes::from_static(KEEPALIVE));

@@ -9,5 +9,7 @@ pub mod link;
 pub mod loader;
 pub mod log;
 pub mod merge;
+pub mod parts;
 pub mod psync;
+mod queue;
 pub mod sharing;

@@ -3,7 +3,9 @@
 use super::*;
 use crate::ids::ReplId;
 use braid_core::rdb::{Decoder, Event, Limits, load_value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+
+mod parts;
 
 const SECOND_MS: u64 = 1000;
 

@@ -1,6 +1,8 @@
 use super::*;
 use braid_core::command::{Args, CommandId};
 
+mod parts;
+
 const SECOND_MS: u64 = 1000;
 
 fn rules() -> LinkRules {
@@ -12,6 +14,7 @@ fn rules() -> LinkRules {
         announced_ip: String::new(),
         version: "8.2.0".into(),
         databases: 16,
+        connections: 0,
     }
 }
 

@@ -142,6 +142,7 @@ impl Node {
                 announced_ip: String::new(),
                 version: "8.2.0".into(),
                 databases: u32::from(DATABASES),
+                connections: 0,
             };
             self.link = Some(Link::new(Target { host: target.to_string(), port: 1 }, rules, now_ms));
         }
@@ -249,6 +250,9 @@ impl Node {
                     }
                 }
                 LinkAction::FailoverRefused(why) => panic!("nobody asked for it: {why}"),
+                LinkAction::OpenParts { .. } | LinkAction::LoadParts | LinkAction::CloseParts => {
+                    panic!("nobody asked for parts")
+                }
                 LinkAction::Notice(_) | LinkAction::Warning(_) => {}
             }
         }

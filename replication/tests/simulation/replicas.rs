@@ -135,6 +135,7 @@ impl Replicas {
                 Action::Turned(_) => panic!("nobody changes roles here"),
                 Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
+                Action::EndParts { .. } => panic!("every replica takes its snapshot in one piece"),
             }
         }
         aborted
