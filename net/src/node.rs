@@ -2,6 +2,7 @@
 //! nothing here is touched on a request's path but counters.
 
 use crate::config;
+use crate::holds::WalkHolds;
 use crate::persistence::Persistence;
 use crate::ring::Waker;
 use crate::session::clients::Registry;
@@ -86,6 +87,8 @@ pub struct Node {
     pub good_replicas: AtomicUsize,
     /// The shards' walks for a snapshot are to wait: a replica reads slowly.
     pub snapshot_paused: AtomicBool,
+    /// And those of single shards.
+    pub walk_holds: WalkHolds,
     /// Set once: every shard leaves its loop.
     pub stopping: AtomicBool,
 }
@@ -136,6 +139,7 @@ impl Node {
             behind: AtomicUsize::new(0),
             good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
+            walk_holds: WalkHolds::new(shards),
             stopping: AtomicBool::new(false),
         }
     }
@@ -185,9 +189,19 @@ impl Node {
     /// Asks a shard for something.
     pub fn order(&self, shard: ShardId, order: Order) {
         self.statistics.shards[usize::from(shard)].orders.push(order);
+        self.wake(shard);
+    }
+
+    /// Wakes a shard, to look at what changed.
+    pub fn wake(&self, shard: ShardId) {
         if let Some(waker) = self.wakers.get().and_then(|wakers| wakers.get(usize::from(shard))) {
             waker.wake();
         }
+    }
+
+    /// Whether a shard's walk for a snapshot is to wait.
+    pub fn is_walk_paused(&self, shard: ShardId) -> bool {
+        self.snapshot_paused.load(Ordering::Relaxed) || self.walk_holds.hold(shard)
     }
 
     /// Asks every shard for something.

@@ -124,6 +124,8 @@ pub struct Report {
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub refused_partial_syncs: u64,
+    /// Of the full syncs, those that went out in parts.
+    pub syncs_in_parts: u64,
 }
 
 struct Peer {
@@ -164,12 +166,20 @@ impl Peer {
 }
 
 /// A piece of a shard's slice.
+#[derive(Clone)]
 pub struct Piece {
     /// What it consists of, one after the other.
     pub chunks: Vec<Bytes>,
     pub checksum: Checksum,
     /// The slice is complete.
     pub is_last: bool,
+}
+
+impl Piece {
+    /// The end of a slice whose pieces went elsewhere.
+    pub fn end() -> Self {
+        Self { chunks: Vec::new(), checksum: Checksum::default(), is_last: true }
+    }
 }
 
 struct Snapshot {
@@ -225,6 +235,7 @@ pub struct Home {
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    syncs_in_parts: u64,
     /// This node follows a master.
     relay: Option<Relay>,
     turn: Option<Turn>,
@@ -264,6 +275,7 @@ impl Home {
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            syncs_in_parts: 0,
             relay: None,
             turn: None,
         }
@@ -819,6 +831,7 @@ impl Home {
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,
             refused_partial_syncs: self.refused_partial_syncs,
+            syncs_in_parts: self.syncs_in_parts,
         }
     }
 }

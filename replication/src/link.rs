@@ -104,7 +104,10 @@ pub enum LinkAction {
     },
     /// The parts that they bring belong to the new dataset, and may be loaded. What becomes of them is told with
     /// [`Link::part_progress`], [`Link::part_loaded`] and [`Link::part_failed`].
-    LoadParts,
+    LoadParts {
+        token: Token,
+        count: usize,
+    },
     /// Close the further connections.
     CloseParts,
     /// The master continues our stream, under this id.

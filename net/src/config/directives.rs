@@ -263,6 +263,8 @@ directives! {
             Runtime Replication, "Start the snapshot at once when so many replicas wait; 0 always waits";
         "repl-diskless-load" [] repl_diskless_load: DisklessLoad = choice, "disabled", Runtime Replication,
             "What becomes of the old dataset while a new one is loaded: it serves, or goes first (flush-before-load)";
+        "repl-sync-connections" [] repl_sync_connections: u32 = integer(0, 16), "0", Runtime Replication,
+            "Connections a replica fetches a Braid master's snapshot on; 0 is as many as shards";
         "repl-disable-tcp-nodelay" [] repl_disable_tcp_nodelay: bool = flag, "no", Runtime Replication,
             "Let the kernel gather the stream into fewer packets";
         "min-replicas-to-write" ["min-slaves-to-write"] min_replicas_to_write: u32 = integer(0, INT), "0",

@@ -120,7 +120,8 @@ impl Front {
             (session.flags.resp3, flag::RESP3),
             (conn.sending, flag::SENDING),
             (!conn.paused && !conn.eof, flag::RECEIVING),
-            (session.replica.as_ref().is_some_and(|replica| replica.id.is_some()), flag::REPLICA),
+            (session.is_replica(), flag::REPLICA),
+            (session.carries_part(), flag::PART),
         ];
         let flags = flags.iter().fold(0, |all, (on, flag)| if *on { all | flag } else { all });
         info.flags.store(flags, Ordering::Relaxed);
@@ -147,7 +148,7 @@ impl Front {
 
     /// Whether a pause holds a command of this connection back.
     pub fn is_paused(&self, conn: &Conn, command: &Command) -> bool {
-        if conn.session.replica.as_ref().is_some_and(|replica| replica.id.is_some()) {
+        if conn.session.is_replica() {
             return false;
         }
         let writes = Flags::WRITE.or(Flags::MAY_REPLICATE);
@@ -386,7 +387,7 @@ impl Engine {
     }
 
     fn close_client(&mut self, id: ConnId) {
-        if self.kill_link(id) {
+        if self.kill_link(id) || self.kill_part(id) {
             return;
         }
         if let Some(conn) = self.front.take_conn_by_id(id) {

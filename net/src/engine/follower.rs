@@ -20,6 +20,7 @@ use braid_core::command::{Args, CommandId};
 use braid_replication::ids::ReplId;
 use braid_replication::link::stream::{Epoch, EpochWork, Parts};
 use braid_replication::link::{Link, LinkAction, LinkRules, Target};
+use braid_replication::parts::PARTS_MAX;
 use braid_shards::{
     EpochBuilder, EpochError, Everything, FROM_MASTER, Fit, MASTER_CONN, Plan, SlotMap, Unit, Work,
 };
@@ -103,8 +104,8 @@ impl Parts for Builder {
     }
 }
 
-/// What the configuration says about the link.
-fn link_rules(config: &Config) -> LinkRules {
+/// What the configuration of a node with so many shards says about the link.
+fn link_rules(config: &Config, shards: usize) -> LinkRules {
     LinkRules {
         timeout_ms: u64::from(config.repl_timeout_s) * 1000,
         user: config.masteruser.clone(),
@@ -116,6 +117,10 @@ fn link_rules(config: &Config) -> LinkRules {
         announced_ip: config.replica_announce_ip.clone(),
         version: REDIS_VERSION.to_owned(),
         databases: config.databases,
+        connections: match config.repl_sync_connections as usize {
+            0 => shards.min(PARTS_MAX),
+            connections => connections,
+        },
     }
 }
 
@@ -162,9 +167,9 @@ impl Follower {
         self.wants_stop = true;
     }
 
-    pub(super) fn set_rules(&mut self, config: &Config) {
+    pub(super) fn set_rules(&mut self, config: &Config, shards: usize) {
         if let Some(link) = &mut self.link {
-            link.set_rules(link_rules(config));
+            link.set_rules(link_rules(config, shards));
         }
     }
 }
@@ -177,7 +182,7 @@ impl Engine {
         self.shard.keyspace_mut().expect("nothing is on loan yet").replica = true;
         if let (Some(home), Some(follower)) = (&mut self.front.home, &mut self.front.follower) {
             home.start_as_replica();
-            let rules = link_rules(&self.front.config);
+            let rules = link_rules(&self.front.config, self.front.node.map.shards());
             let now_ms = crate::node::unix_us() / 1000;
             follower.link = Some(Link::new(Target { host, port }, rules, now_ms));
             self.front.node.set_replica(true);
@@ -321,7 +326,17 @@ impl Engine {
                     follower.wanted_swap = None;
                     self.drop_load();
                 }
-                LinkAction::Swap { id, offset } => follower.wanted_swap = Some((id, offset)),
+                LinkAction::OpenParts { token, count } => {
+                    let address = follower.socket.peer(&self.front.ring);
+                    let rules = link_rules(&self.front.config, self.front.node.map.shards());
+                    self.open_parts(token, count, address, &rules);
+                }
+                LinkAction::LoadParts { token, count } => self.begin_loading_parts(token, count),
+                LinkAction::CloseParts => self.close_parts_everywhere(),
+                LinkAction::Swap { id, offset } => {
+                    self.parts_loaded();
+                    follower.wanted_swap = Some((id, offset));
+                }
                 LinkAction::Continue { id } => {
                     let home = self.front.home.as_mut().expect("on the home shard");
                     home.continue_as(id);

@@ -5,6 +5,7 @@ use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::follower::Follower;
 use super::loading::Loads;
+use super::parts::Parts;
 use super::restoring::Restoring;
 use super::saving::Saving;
 use super::stream::Stream;
@@ -91,6 +92,7 @@ pub struct Front {
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) loads: Loads,
+    pub(super) parts: Parts,
     pub(super) saving: Saving,
     /// Where the stream waits for slow replicas, once there were any.
     pub(super) segments: Option<crate::disk::segments::Segments>,
@@ -138,6 +140,7 @@ impl Front {
             stale_report_ms: None,
             reported_replicas: 0,
             loads: Loads::default(),
+            parts: Parts::default(),
             saving: Saving::default(),
             segments: None,
             restoring: None,
@@ -322,7 +325,7 @@ impl Front {
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
         if let Some(mut replica) = conn.session.replica.take() {
-            self.fed(&mut replica);
+            self.fed(&mut replica, succeeded);
             conn.session.replica = Some(replica);
         }
         if !succeeded {

@@ -9,6 +9,7 @@ use crate::session::clients::{ClientInfo, Endpoint, conn_id, flag};
 use crate::session::control::Order;
 use crate::startup::sockets;
 use braid_shards::ConnId;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -30,6 +31,35 @@ pub struct LinkSocket {
 impl LinkSocket {
     pub(super) fn is(&self, token: Token) -> bool {
         self.token == Some(token)
+    }
+
+    /// Begins to connect. [`Event::Connected`] is the answer.
+    pub(super) fn open(&mut self, ring: &mut Ring, address: SocketAddr) -> io::Result<()> {
+        self.token = Some(ring.connect(address, None)?);
+        Ok(())
+    }
+
+    /// Whether clients know it by this id.
+    pub(super) fn is_client(&self, id: ConnId) -> bool {
+        self.info.as_ref().is_some_and(|info| info.conn == id)
+    }
+
+    /// Where it leads to.
+    pub(super) fn peer(&self, ring: &Ring) -> Option<SocketAddr> {
+        ring.socket(self.token?).and_then(sockets::peer_address)
+    }
+
+    /// So much arrived.
+    pub(super) fn count_received(&self, len_bytes: usize, uptime_s: u32) {
+        if let Some(info) = &self.info {
+            info.net_in_bytes.add(len_bytes as u64);
+            info.active_s.store(uptime_s, Ordering::Relaxed);
+        }
+    }
+
+    /// A send ended.
+    pub(super) fn sent(&mut self) {
+        self.is_sending = false;
     }
 
     /// Adds to what is to be sent.
@@ -79,6 +109,19 @@ impl LinkSocket {
     }
 }
 
+/// The connection that an event is of, if it is one of those that lead to a master.
+pub(super) fn token_of(event: &Event) -> Option<Token> {
+    match event {
+        Event::Connected { token, .. }
+        | Event::Received { token, .. }
+        | Event::Eof { token }
+        | Event::RecvError { token, .. }
+        | Event::Sent { token, .. }
+        | Event::Closed { token } => Some(*token),
+        _ => None,
+    }
+}
+
 impl Engine {
     /// Opens the connection, after looking up the master's name if it has one.
     pub(super) fn connect_link(&mut self, follower: &mut Follower) {
@@ -114,12 +157,9 @@ impl Engine {
     }
 
     fn connect_link_to(&mut self, follower: &mut Follower, address: SocketAddr) {
-        match self.front.ring.connect(address, None) {
-            Ok(token) => follower.socket.token = Some(token),
-            Err(error) => {
-                log_warning!("Unable to connect to MASTER: {error}");
-                self.link_closed(follower, &error.to_string());
-            }
+        if let Err(error) = follower.socket.open(&mut self.front.ring, address) {
+            log_warning!("Unable to connect to MASTER: {error}");
+            self.link_closed(follower, &error.to_string());
         }
     }
 
@@ -133,15 +173,7 @@ impl Engine {
 
     /// Takes an event of the link's connection; gives back those of others.
     pub(super) fn link_event(&mut self, event: Event) -> Option<Event> {
-        let token = match &event {
-            Event::Connected { token, .. }
-            | Event::Received { token, .. }
-            | Event::Eof { token }
-            | Event::RecvError { token, .. }
-            | Event::Sent { token, .. }
-            | Event::Closed { token } => *token,
-            _ => return Some(event),
-        };
+        let Some(token) = token_of(&event) else { return Some(event) };
         if !self.front.follower.as_ref().is_some_and(|follower| follower.socket.is(token)) {
             return Some(event);
         }
@@ -150,8 +182,7 @@ impl Engine {
         match event {
             Event::Connected { result: Ok(()), .. } => {
                 let position = self.front.home.as_ref().and_then(|home| home.position());
-                self.front.register_link(&mut follower.socket, token);
-                self.front.ring.start_recv(token);
+                self.front.register_link(&mut follower.socket, flag::MASTER);
                 if let Some(link) = &mut follower.link {
                     link.connected(position, now_ms);
                 }
@@ -161,16 +192,13 @@ impl Engine {
             }
             Event::Eof { .. } => self.link_closed(&mut follower, "the master closed it"),
             Event::Received { data, .. } => {
-                if let Some(info) = &follower.socket.info {
-                    info.net_in_bytes.add(data.len() as u64);
-                    info.active_s.store(self.front.uptime_s(), Ordering::Relaxed);
-                }
+                follower.socket.count_received(data.len(), self.front.uptime_s());
                 if let Some(link) = &mut follower.link {
                     link.received(&data, now_ms);
                 }
             }
             Event::Sent { result, .. } => {
-                follower.socket.is_sending = false;
+                follower.socket.sent();
                 if let Err(error) = result {
                     self.link_closed(&mut follower, &error.to_string());
                 }
@@ -185,7 +213,7 @@ impl Engine {
     /// `CLIENT KILL` of the link. False: the connection is another.
     pub(super) fn kill_link(&mut self, id: ConnId) -> bool {
         let Some(mut follower) = self.front.follower.take() else { return false };
-        let is_link = follower.socket.info.as_ref().is_some_and(|info| info.conn == id);
+        let is_link = follower.socket.is_client(id);
         if is_link {
             self.link_closed(&mut follower, "it was killed");
         }
@@ -195,8 +223,9 @@ impl Engine {
 }
 
 impl Front {
-    /// Makes the link known to all shards as a client.
-    fn register_link(&mut self, link: &mut LinkSocket, token: Token) {
+    /// The connection stands: makes it known to all shards as a client with these flags, and begins to receive.
+    pub(super) fn register_link(&mut self, link: &mut LinkSocket, flags: u32) {
+        let Some(token) = link.token else { return };
         let Some(socket) = self.ring.socket(token) else { return };
         let end = |address: Option<SocketAddr>| address.map_or(Endpoint::Unix, Endpoint::from);
         let (peer, local) = (end(sockets::peer_address(socket)), end(sockets::local_address(socket)));
@@ -204,8 +233,9 @@ impl Front {
         let id = conn_id(self.id, self.next_conn_number(), token.slot());
         let client = self.node.next_client.fetch_add(1, Ordering::Relaxed);
         let info = Arc::new(ClientInfo::new(client, id, peer, local, fd, self.uptime_s()));
-        info.flags.store(flag::MASTER | flag::RECEIVING, Ordering::Relaxed);
+        info.flags.store(flags | flag::RECEIVING, Ordering::Relaxed);
         self.node.clients.add(Arc::clone(&info));
         link.info = Some(info);
+        self.ring.start_recv(token);
     }
 }

@@ -8,16 +8,24 @@
 
 use super::{Engine, Front};
 use braid_core::keyspace::Keyspace;
-use braid_replication::loader::{LoadedInfo, Loader};
+use braid_replication::loader::{Assembly, LoadedInfo, Loader};
 use braid_shards::{Everything, LoadAnswer, LoadFault, ShardId};
 
 /// No string in a snapshot may be longer, unless the configuration allows clients longer ones.
 const STRING_MAX_BYTES: u64 = 512 << 20;
 
+/// The stream that comes from a file or on the link to the master.
+const OWN_STREAM: u16 = 0;
+
 /// A load under way, on the home shard.
 pub struct Loading {
     load: u64,
     loader: Loader,
+    assembly: Assembly,
+    /// Streams that other connections bring are still to be loaded.
+    awaits_parts: bool,
+    /// Keys that they brought.
+    part_keys: u64,
     is_finishing: bool,
     is_told: bool,
     failed: Option<LoadFault>,
@@ -42,16 +50,18 @@ impl Engine {
         let loads = &mut self.front.loads;
         assert!(loads.under_way.is_none(), "one at a time");
         loads.last += 1;
-        let config = &self.front.config;
-        let loader = Loader::new(
-            self.front.node.map,
-            config.databases as usize,
-            config.proto_max_bulk_len_bytes.max(STRING_MAX_BYTES),
-            config.rdbchecksum,
-        );
         let load = loads.last;
-        loads.under_way =
-            Some(Box::new(Loading { load, loader, is_finishing: false, is_told: false, failed: None }));
+        let loading = Loading {
+            load,
+            loader: self.front.new_loader(),
+            assembly: Assembly::new(self.front.node.map.shards()),
+            awaits_parts: false,
+            part_keys: 0,
+            is_finishing: false,
+            is_told: false,
+            failed: None,
+        };
+        self.front.loads.under_way = Some(Box::new(loading));
         self.front.load_outcome = None;
         self.shard.begin_load(load);
         self.shard.settle(&mut self.front);
@@ -78,6 +88,24 @@ impl Engine {
         self.end_on_fault(outcome)
     }
 
+    /// The dataset is not complete without what further connections bring ([`Engine::parts_loaded`]). Returns the load's
+    /// number.
+    ///
+    /// # Panics
+    /// If nothing is being loaded.
+    pub(super) fn await_parts(&mut self) -> u64 {
+        let loading = self.front.loading();
+        loading.awaits_parts = true;
+        loading.load
+    }
+
+    /// All that further connections brought is loaded.
+    pub(super) fn parts_loaded(&mut self) {
+        if let Some(loading) = &mut self.front.loads.under_way {
+            loading.awaits_parts = false;
+        }
+    }
+
     fn end_on_fault<T>(&mut self, outcome: Result<T, LoadFault>) -> Result<T, LoadFault> {
         if outcome.is_err() {
             self.drop_load();
@@ -102,7 +130,7 @@ impl Engine {
     /// Gives up what is being loaded, if anything is.
     pub(super) fn drop_load(&mut self) {
         let Some(loading) = self.front.loads.under_way.take() else { return };
-        self.shard.drop_load(loading.load, loading.loader.into_successors());
+        self.shard.drop_load(loading.load, loading.assembly.into_successors());
         self.shard.settle(&mut self.front);
     }
 
@@ -113,7 +141,7 @@ impl Engine {
     pub(super) fn swap_loaded(&mut self, with: impl FnOnce(&mut Everything<'_>) + 'static) {
         let loading = self.front.loads.under_way.take().expect("something was loaded");
         assert!(loading.is_told && loading.failed.is_none(), "it is whole and accepted");
-        self.shard.begin_swap(loading.loader.into_successors(), with);
+        self.shard.begin_swap(loading.assembly.into_successors(), with);
         self.shard.settle(&mut self.front);
     }
 
@@ -125,19 +153,21 @@ impl Engine {
         }
         if let Some(loading) = &mut self.front.loads.under_way {
             for (to, batch) in loading.loader.take_batches() {
-                self.shard.send_load_batch(loading.load, to, batch);
+                self.shard.send_load_batch(loading.load, OWN_STREAM, to, batch);
                 more = true;
             }
             if let Some(fault) = loading.failed.take() {
                 self.front.load_outcome = Some(Err(fault));
                 self.drop_load();
-            } else if loading.loader.is_read() && !loading.is_finishing {
+            } else if loading.loader.is_read() && !loading.is_finishing && !loading.awaits_parts {
                 loading.is_finishing = true;
                 self.shard.finish_load(loading.load);
                 more = true;
-            } else if loading.loader.is_whole() && !loading.is_told {
+            } else if loading.assembly.is_whole() && !loading.is_told {
                 loading.is_told = true;
-                self.front.load_outcome = Some(Ok(loading.loader.info().clone()));
+                let mut info = loading.loader.info().clone();
+                info.keys += loading.part_keys;
+                self.front.load_outcome = Some(Ok(info));
                 more = true;
             }
         }
@@ -151,16 +181,40 @@ impl Front {
         self.loads.under_way.as_mut().expect("something is being loaded")
     }
 
-    /// Home: a shard decoded a batch, or handed over its part.
+    /// Reads one stream of a dataset.
+    pub(super) fn new_loader(&self) -> Loader {
+        Loader::new(
+            self.node.map,
+            self.config.databases as usize,
+            self.config.proto_max_bulk_len_bytes.max(STRING_MAX_BYTES),
+            self.config.rdbchecksum,
+        )
+    }
+
+    /// Home: so many keys came in a part.
+    pub(super) fn count_part_keys(&mut self, keys: u64) {
+        if let Some(loading) = &mut self.loads.under_way {
+            loading.part_keys += keys;
+        }
+    }
+
+    /// A shard decoded a batch that was sent from here, or handed over its successor.
     pub(super) fn load_answered(&mut self, from: ShardId, answer: LoadAnswer) {
+        let answer = match answer {
+            LoadAnswer::Batch { load, stream, len_bytes, outcome } if stream != OWN_STREAM => {
+                return self.part_batch_answered(load, stream, len_bytes, outcome);
+            }
+            answer => answer,
+        };
         let (LoadAnswer::Batch { load, .. } | LoadAnswer::Whole { load, .. }) = &answer;
         let current = self.loads.under_way.as_mut().filter(|loading| loading.load == *load);
         match (current, answer) {
-            (Some(loading), answer) => {
-                if let Err(fault) = loading.loader.answer(from, answer) {
+            (Some(loading), LoadAnswer::Batch { len_bytes, outcome, .. }) => {
+                if let Err(fault) = loading.loader.decoded(len_bytes, outcome) {
                     loading.failed.get_or_insert(fault);
                 }
             }
+            (Some(loading), LoadAnswer::Whole { successor, .. }) => loading.assembly.add(from, successor),
             (None, LoadAnswer::Whole { successor, .. }) => self.loads.late.push(successor),
             (None, LoadAnswer::Batch { .. }) => {}
         }

@@ -123,6 +123,7 @@ impl Home {
                 self.end_parts(*id);
             } else if let Some(parts) = &mut self.peers.get_mut(id).expect("members are attached").parts {
                 parts.begin();
+                self.syncs_in_parts += 1;
             }
         }
         in_parts

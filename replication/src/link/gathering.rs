@@ -26,9 +26,9 @@ impl Gathering {
         Self { token, parts: vec![Part::Under(0); count], announced: None }
     }
 
-    /// Whether news are of these parts, and not of those of an attempt before.
-    pub(super) fn is(&self, token: Token) -> bool {
-        self.token == token
+    /// By which news of these parts are told from those of an attempt before.
+    pub(super) fn token(&self) -> Token {
+        self.token
     }
 
     pub(super) fn count(&self) -> usize {

@@ -24,11 +24,11 @@ impl Link {
         let Some(gathering) = &self.gathering else {
             return self.fail("Master sends its snapshot in parts, which it has not offered", now_ms);
         };
-        let count = gathering.count();
+        let (token, count) = (gathering.token(), gathering.count());
         self.actions.push(LinkAction::Notice(format!(
             "MASTER <-> REPLICA sync: receiving streamed RDB from master on {count} connections"
         )));
-        self.actions.push(LinkAction::LoadParts);
+        self.actions.push(LinkAction::LoadParts { token, count });
         self.last_sent_ms = now_ms;
         let framing = Framing::Mark(mark);
         self.state = State::Payload { id, offset, framing, in_parts: true, total: 0, read: 0 };
@@ -50,24 +50,26 @@ impl Link {
 
     /// So many bytes of a part are loaded.
     pub fn part_progress(&mut self, token: Token, index: usize, read_bytes: u64, now_ms: u64) {
-        if let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.is(token)) {
+        if let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.token() == token) {
             self.last_io_ms = now_ms;
             gathering.progress(index, read_bytes);
         }
     }
 
-    /// A part of this length is loaded.
-    pub fn part_loaded(&mut self, token: Token, index: usize, len_bytes: u64, now_ms: u64) {
-        if let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.is(token)) {
-            self.last_io_ms = now_ms;
-            gathering.loaded(index, len_bytes);
-            self.check_parts(now_ms);
-        }
+    /// A part of this length is loaded. False: it is of an attempt before.
+    pub fn part_loaded(&mut self, token: Token, index: usize, len_bytes: u64, now_ms: u64) -> bool {
+        let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.token() == token) else {
+            return false;
+        };
+        self.last_io_ms = now_ms;
+        gathering.loaded(index, len_bytes);
+        self.check_parts(now_ms);
+        true
     }
 
     /// A part's connection failed. Before the snapshot begins the master is to notice, and to send it on this one.
     pub fn part_failed(&mut self, token: Token, index: usize, why: &str, now_ms: u64) {
-        if let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.is(token)) {
+        if let Some(gathering) = self.gathering.as_mut().filter(|gathering| gathering.token() == token) {
             gathering.failed(index, why);
             self.check_parts(now_ms);
         }

@@ -250,7 +250,7 @@ impl Node {
                     }
                 }
                 LinkAction::FailoverRefused(why) => panic!("nobody asked for it: {why}"),
-                LinkAction::OpenParts { .. } | LinkAction::LoadParts | LinkAction::CloseParts => {
+                LinkAction::OpenParts { .. } | LinkAction::LoadParts { .. } | LinkAction::CloseParts => {
                     panic!("nobody asked for parts")
                 }
                 LinkAction::Notice(_) | LinkAction::Warning(_) => {}

@@ -124,7 +124,11 @@ impl Engine {
         let now_ms = self.front.now_ms();
         let home = self.front.home.as_mut().expect("on the home shard");
         if home.end_offset() == offset {
-            let link = Link::for_failover(target, link_rules(&self.front.config), now_ms);
+            let link = Link::for_failover(
+                target,
+                link_rules(&self.front.config, self.front.node.map.shards()),
+                now_ms,
+            );
             follower.link = Some(link);
         } else {
             // A write that was under way when writes were paused came in late. What it wrote is not lost: this node is
@@ -135,7 +139,8 @@ impl Engine {
 
     fn make_link(&mut self, follower: &mut Follower, target: Target) {
         let now_ms = self.front.now_ms();
-        let mut link = Link::new(target, link_rules(&self.front.config), now_ms);
+        let mut link =
+            Link::new(target, link_rules(&self.front.config, self.front.node.map.shards()), now_ms);
         if follower.is_doubtful {
             link.distrust("The dataset is in doubt", now_ms);
         }
@@ -146,6 +151,7 @@ impl Engine {
         if follower.link.take().is_some() {
             follower.socket.close(&mut self.front.ring, &self.front.node);
             follower.wanted_swap = None;
+            self.close_parts_everywhere();
             self.drop_load();
             self.front.home.as_mut().expect("on the home shard").set_link(false);
         }

@@ -34,7 +34,7 @@ impl Sync {
     /// The snapshot comes in parts, and what precedes them is loaded.
     fn begin(&mut self) {
         self.world.receive(header(&self.mark));
-        assert_eq!(self.world.take_done(), [LinkAction::LoadParts]);
+        assert_eq!(self.world.take_done(), [LinkAction::LoadParts { token: self.token, count: 3 }]);
         self.world.receive("aux");
         assert_eq!(self.world.link.payload(), b"aux");
         self.world.link.consume_payload(3, true, self.world.now_ms);
@@ -113,7 +113,7 @@ fn law9_a_part_that_fails_at_any_moment_ends_the_sync() {
                 // It has not noticed.
                 sync.world.receive(header(&sync.mark));
                 let done = sync.world.take_done();
-                assert_eq!(done[0], LinkAction::LoadParts);
+                assert_eq!(done[0], LinkAction::LoadParts { token: sync.token, count: 3 });
                 sync.world.done = done[1..].to_vec();
             }
             let expected = [LinkAction::Close, LinkAction::AbandonLoading, LinkAction::CloseParts];
