@@ -90,7 +90,7 @@ impl Sending {
 impl Front {
     /// `REPLCONF sync-part …`: the connection is to carry a part. The answer comes when it has been taken.
     pub fn begin_part(&mut self, conn: &mut Conn, token: Token, index: usize) -> Result<(), Error> {
-        let is_busy = conn.in_exec || conn.sending || !conn.out.is_empty() || conn.session.is_replica();
+        let is_busy = conn.sending || !conn.out.is_empty() || conn.session.is_replica();
         if is_busy || conn.session.replica.as_ref().is_some_and(|replica| replica.part.is_some()) {
             return Err(Error::text("ERR REPLCONF sync-part is invalid here"));
         }
