@@ -1,6 +1,5 @@
 //! The connection to the master, on the home shard's ring: connecting, what waits to be sent, and how clients see it.
 
-use super::follower::Follower;
 use super::{Engine, Front};
 use crate::log_warning;
 use crate::node::Node;
@@ -8,6 +7,7 @@ use crate::ring::{Event, Ring, SendBuffer, Token};
 use crate::session::clients::{ClientInfo, Endpoint, conn_id, flag};
 use crate::session::control::Order;
 use crate::startup::sockets;
+use braid_replication::link::Target;
 use braid_shards::ConnId;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -37,6 +37,14 @@ impl LinkSocket {
     pub(super) fn open(&mut self, ring: &mut Ring, address: SocketAddr) -> io::Result<()> {
         self.token = Some(ring.connect(address, None)?);
         Ok(())
+    }
+
+    /// It stands: makes it known to all shards as a client with these flags, and begins to receive.
+    pub(super) fn connected(&mut self, front: &mut Front, flags: u32) {
+        if let Some(token) = self.token {
+            self.info = front.register_link(token, flags);
+            front.ring.start_recv(token);
+        }
     }
 
     /// Whether clients know it by this id.
@@ -124,15 +132,14 @@ pub(super) fn token_of(event: &Event) -> Option<Token> {
 
 impl Engine {
     /// Opens the connection, after looking up the master's name if it has one.
-    pub(super) fn connect_link(&mut self, follower: &mut Follower) {
-        follower.socket.close(&mut self.front.ring, &self.front.node);
-        let target = follower.link.as_ref().expect("it asked for a connection").target();
+    pub(super) fn connect_link(&mut self, target: &Target) {
+        let socket = &mut self.front.following.as_mut().expect("on the home shard").socket;
+        socket.close(&mut self.front.ring, &self.front.node);
         if let Ok(ip) = target.host.parse::<IpAddr>() {
-            let address = SocketAddr::new(ip, target.port);
-            return self.connect_link_to(follower, address);
+            return self.connect_link_to(SocketAddr::new(ip, target.port));
         }
         // The system's resolver may take seconds.
-        let (lookup, host, port) = (follower.socket.lookup, target.host.clone(), target.port);
+        let (lookup, host, port) = (socket.lookup, target.host.clone(), target.port);
         let (node, shard) = (Arc::clone(&self.front.node), self.front.id);
         let look_up = move || {
             let found = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string());
@@ -140,93 +147,87 @@ impl Engine {
             node.order(shard, Order::LookedUp { lookup, found });
         };
         if let Err(error) = std::thread::Builder::new().name("braid-resolve".into()).spawn(look_up) {
-            self.link_closed(follower, &error.to_string());
+            self.link_closed(&error.to_string());
         }
     }
 
     /// The master's address is known.
     pub(super) fn looked_up(&mut self, lookup: u64, found: Result<SocketAddr, String>) {
-        let Some(mut follower) = self.front.follower.take() else { return };
-        if follower.socket.lookup == lookup && follower.socket.token.is_none() {
-            match found {
-                Ok(address) => self.connect_link_to(&mut follower, address),
-                Err(error) => self.link_closed(&mut follower, &error),
-            }
+        let is_awaited =
+            self.front.following.as_ref().is_some_and(|following| {
+                following.socket.lookup == lookup && following.socket.token.is_none()
+            });
+        match found {
+            _ if !is_awaited => {}
+            Ok(address) => self.connect_link_to(address),
+            Err(error) => self.link_closed(&error),
         }
-        self.front.follower = Some(follower);
     }
 
-    fn connect_link_to(&mut self, follower: &mut Follower, address: SocketAddr) {
-        if let Err(error) = follower.socket.open(&mut self.front.ring, address) {
+    fn connect_link_to(&mut self, address: SocketAddr) {
+        let following = self.front.following.as_mut().expect("on the home shard");
+        if let Err(error) = following.socket.open(&mut self.front.ring, address) {
             log_warning!("Unable to connect to MASTER: {error}");
-            self.link_closed(follower, &error.to_string());
+            self.link_closed(&error.to_string());
         }
     }
 
-    fn link_closed(&mut self, follower: &mut Follower, why: &str) {
-        follower.socket.close(&mut self.front.ring, &self.front.node);
+    fn link_closed(&mut self, why: &str) {
         let now_ms = self.front.now_ms();
-        if let Some(link) = &mut follower.link {
-            link.closed(why, now_ms);
-        }
+        let following = self.front.following.as_mut().expect("on the home shard");
+        following.socket.close(&mut self.front.ring, &self.front.node);
+        following.machine.closed(why, now_ms);
     }
 
     /// Takes an event of the link's connection; gives back those of others.
     pub(super) fn link_event(&mut self, event: Event) -> Option<Event> {
         let Some(token) = token_of(&event) else { return Some(event) };
-        if !self.front.follower.as_ref().is_some_and(|follower| follower.socket.is(token)) {
+        let (now_ms, uptime_s) = (self.front.now_ms(), self.front.uptime_s());
+        let Front { following, home, .. } = &mut self.front;
+        let Some(following) = following.as_mut().filter(|following| following.socket.is(token)) else {
             return Some(event);
-        }
-        let mut follower = self.front.follower.take().expect("just seen");
-        let now_ms = self.front.now_ms();
+        };
         match event {
             Event::Connected { result: Ok(()), .. } => {
-                let position = self.front.home.as_ref().and_then(|home| home.position());
-                self.front.register_link(&mut follower.socket, flag::MASTER);
-                if let Some(link) = &mut follower.link {
-                    link.connected(position, now_ms);
-                }
+                following.machine.connected(home.as_ref().expect("on the home shard"), now_ms);
+                let mut socket = std::mem::take(&mut following.socket);
+                socket.connected(&mut self.front, flag::MASTER);
+                self.front.following.as_mut().expect("on the home shard").socket = socket;
             }
             Event::Connected { result: Err(error), .. } | Event::RecvError { error, .. } => {
-                self.link_closed(&mut follower, &error.to_string());
+                self.link_closed(&error.to_string());
             }
-            Event::Eof { .. } => self.link_closed(&mut follower, "the master closed it"),
+            Event::Eof { .. } => self.link_closed("the master closed it"),
             Event::Received { data, .. } => {
-                follower.socket.count_received(data.len(), self.front.uptime_s());
-                if let Some(link) = &mut follower.link {
-                    link.received(&data, now_ms);
-                }
+                following.socket.count_received(data.len(), uptime_s);
+                following.machine.received(&data, now_ms);
             }
             Event::Sent { result, .. } => {
-                follower.socket.sent();
+                following.socket.sent();
                 if let Err(error) = result {
-                    self.link_closed(&mut follower, &error.to_string());
+                    self.link_closed(&error.to_string());
                 }
             }
-            Event::Closed { .. } => self.link_closed(&mut follower, "it was closed"),
+            Event::Closed { .. } => self.link_closed("it was closed"),
             _ => unreachable!("sorted out above"),
         }
-        self.front.follower = Some(follower);
         None
     }
 
     /// `CLIENT KILL` of the link. False: the connection is another.
     pub(super) fn kill_link(&mut self, id: ConnId) -> bool {
-        let Some(mut follower) = self.front.follower.take() else { return false };
-        let is_link = follower.socket.is_client(id);
+        let is_link = self.front.following.as_ref().is_some_and(|following| following.socket.is_client(id));
         if is_link {
-            self.link_closed(&mut follower, "it was killed");
+            self.link_closed("it was killed");
         }
-        self.front.follower = Some(follower);
         is_link
     }
 }
 
 impl Front {
-    /// The connection stands: makes it known to all shards as a client with these flags, and begins to receive.
-    pub(super) fn register_link(&mut self, link: &mut LinkSocket, flags: u32) {
-        let Some(token) = link.token else { return };
-        let Some(socket) = self.ring.socket(token) else { return };
+    /// Makes a connection to a master known to all shards as a client.
+    fn register_link(&mut self, token: Token, flags: u32) -> Option<Arc<ClientInfo>> {
+        let socket = self.ring.socket(token)?;
         let end = |address: Option<SocketAddr>| address.map_or(Endpoint::Unix, Endpoint::from);
         let (peer, local) = (end(sockets::peer_address(socket)), end(sockets::local_address(socket)));
         let fd = socket.as_raw_fd();
@@ -235,7 +236,6 @@ impl Front {
         let info = Arc::new(ClientInfo::new(client, id, peer, local, fd, self.uptime_s()));
         info.flags.store(flags | flag::RECEIVING, Ordering::Relaxed);
         self.node.clients.add(Arc::clone(&info));
-        link.info = Some(info);
-        self.ring.start_recv(token);
+        Some(info)
     }
 }

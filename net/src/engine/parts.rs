@@ -150,6 +150,13 @@ impl Engine {
 }
 
 impl Front {
+    /// Tells every shard something.
+    pub(super) fn send_to_all(&mut self, message: impl Fn() -> PartMsg) {
+        for to in 0..self.shards() as ShardId {
+            self.parts.send(to, message());
+        }
+    }
+
     /// When something of this shard's parts is to be looked at though nothing arrives.
     pub(super) fn next_parts_tick_ms(&self) -> Option<u64> {
         self.parts.next_tick_ms(u64::from(self.config.repl_timeout_s) * 1000)

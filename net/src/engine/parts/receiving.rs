@@ -2,6 +2,7 @@
 //! sends the keys to their owners.
 
 use super::{HOME, PartMsg, Token};
+use crate::engine::follower::load_rules;
 use crate::engine::link_socket::{LinkSocket, token_of};
 use crate::engine::{Engine, Front};
 use crate::log_warning;
@@ -10,6 +11,7 @@ use crate::session::clients::flag;
 use braid_replication::link::LinkRules;
 use braid_replication::link::part::PartLink;
 use braid_replication::loader::Loader;
+use braid_replication::loading::OWN_STREAM;
 use braid_shards::{ConnId, LoadFault, ShardId};
 use std::net::SocketAddr;
 
@@ -45,13 +47,13 @@ impl Receiving {
     }
 }
 
-/// The number of a part's stream among those that a dataset is loaded from; the link's own is the first.
+/// The number of a part's stream among those that a dataset is loaded from.
 fn stream_of(part: usize) -> u16 {
-    part as u16 + 1
+    OWN_STREAM + 1 + part as u16
 }
 
-impl Engine {
-    /// Home: the master offers its snapshot in parts.
+impl Front {
+    /// Home: the master offers its snapshot in so many parts.
     pub(in crate::engine) fn open_parts(
         &mut self,
         token: Token,
@@ -60,33 +62,18 @@ impl Engine {
         rules: &LinkRules,
     ) {
         for part in 0..count {
-            let message = match address {
-                None => PartMsg::Failed { token, part, why: "the link has no address".to_owned() },
-                Some(address) => PartMsg::Open { token, part, address, rules: Box::new(rules.clone()) },
+            let Some(address) = address else {
+                let why = "the link has no address".to_owned();
+                self.parts.send(HOME, PartMsg::Failed { token, part, why });
+                continue;
             };
-            let to = match message {
-                PartMsg::Open { .. } => (part % self.front.shards()) as ShardId,
-                _ => self.front.id,
-            };
-            self.front.parts.send(to, message);
+            let to = (part % self.shards()) as ShardId;
+            self.parts.send(to, PartMsg::Open { token, part, address, rules: Box::new(rules.clone()) });
         }
     }
+}
 
-    /// Home: what the parts bring belongs to the load under way, which is not complete without them.
-    pub(in crate::engine) fn begin_loading_parts(&mut self, token: Token, count: usize) {
-        let load = self.await_parts();
-        for to in 0..self.front.shards() as ShardId {
-            self.front.parts.send(to, PartMsg::Load { token, load, parts: count });
-        }
-    }
-
-    /// Home: the connections are needed no more.
-    pub(in crate::engine) fn close_parts_everywhere(&mut self) {
-        for to in 0..self.front.shards() as ShardId {
-            self.front.parts.send(to, PartMsg::Close);
-        }
-    }
-
+impl Engine {
     pub(super) fn close_parts(&mut self) {
         for mut part in std::mem::take(&mut self.front.parts.receiving.parts) {
             part.socket.close(&mut self.front.ring, &self.front.node);
@@ -138,7 +125,7 @@ impl Engine {
             Event::Connected { result: Ok(()), .. } => {
                 part.link.connected(now_ms);
                 let mut socket = std::mem::take(&mut part.socket);
-                self.front.register_link(&mut socket, flag::MASTER | flag::PART);
+                socket.connected(&mut self.front, flag::MASTER | flag::PART);
                 self.front.parts.receiving.parts[at].socket = socket;
                 Ok(())
             }
@@ -221,19 +208,15 @@ impl Engine {
     /// Home: news of a part.
     pub(super) fn part_news(&mut self, news: PartMsg) {
         let now_ms = self.front.now_ms();
-        let Some(link) = self.front.follower.as_mut().and_then(|follower| follower.link.as_mut()) else {
-            return;
-        };
+        let follower = self.front.follower();
         match news {
             PartMsg::Progress { token, part, read_bytes } => {
-                link.part_progress(token, part, read_bytes, now_ms);
+                follower.part_progress(token, part, read_bytes, now_ms);
             }
             PartMsg::Loaded { token, part, len_bytes, keys } => {
-                if link.part_loaded(token, part, len_bytes, now_ms) {
-                    self.front.count_part_keys(keys);
-                }
+                follower.part_loaded(token, part, len_bytes, keys, now_ms);
             }
-            PartMsg::Failed { token, part, why } => link.part_failed(token, part, &why, now_ms),
+            PartMsg::Failed { token, part, why } => follower.part_failed(token, part, &why, now_ms),
             _ => unreachable!("news are of these kinds"),
         }
     }
@@ -252,13 +235,11 @@ impl Front {
     /// What this shard's parts bring may be loaded.
     pub(super) fn load_parts(&mut self, token: Token, load: u64, count: usize) {
         let now_ms = self.now_ms();
-        let loaders: Vec<Loader> =
-            self.parts.receiving.parts.iter().map(|_| self.new_loader().sharing_room(count)).collect();
-        for (part, loader) in self.parts.receiving.parts.iter_mut().zip(loaders) {
-            if part.token == token && !part.is_over {
-                part.link.begin_load(now_ms);
-                part.loading = Some((load, loader));
-            }
+        let rules = load_rules(&self.config);
+        for part in self.parts.receiving.parts.iter_mut().filter(|part| part.token == token && !part.is_over)
+        {
+            part.link.begin_load(now_ms);
+            part.loading = Some((load, rules.loader(self.node.map).sharing_room(count)));
         }
     }
 

@@ -183,6 +183,10 @@ impl Front {
             for part in 0..count {
                 // One that is gone meanwhile was told to the home.
                 let Some(kept) = self.parts.sending.parts.get_mut(&(replica, part)) else { continue };
+                // A cut that was refused is made later.
+                if kept.sends.as_ref().is_some_and(|sends| sends.snapshot == plan.snapshot) {
+                    continue;
+                }
                 let feeders = PartsPlan::feeders(part, count, shards);
                 let window_bytes = plan.window_bytes_of(count);
                 let outlet = Outlet::new(plan.options, feeders, window_bytes, &mut rng);
@@ -310,13 +314,6 @@ impl Engine {
             } else {
                 self.shard.send_upper(to, Box::new(PartMsg::Plan(plan.clone())));
             }
-        }
-    }
-
-    /// Home: a replica's connections are needed no more.
-    pub(in crate::engine) fn end_parts_everywhere(&mut self, replica: ReplicaId) {
-        for to in 0..self.front.shards() as ShardId {
-            self.front.parts.send(to, PartMsg::End { replica });
         }
     }
 
