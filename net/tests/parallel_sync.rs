@@ -332,3 +332,27 @@ fn what_is_no_data_connection_is_refused() {
     }
     assert_eq!(call(&mut client, &["PING"]), "PONG");
 }
+
+/// All connections break at once, again and again, at whatever moment that is.
+#[test]
+fn law9_a_replica_whose_connections_all_break_keeps_its_dataset_until_one_attempt_is_whole() {
+    let master = start(node(3));
+    fill(&master, 20_000, 100_000);
+    let proxy = Proxy::start(master.addr()).expect("the proxy starts");
+    let replica = replica(2, 4);
+    let mut client = connect(&replica);
+    call(&mut client, &["SET", "kept", "yes"]);
+    follow(&replica, proxy.port());
+    for _ in 0..5 {
+        let in_progress = || field(&mut connect(&replica), "replication", "master_sync_in_progress") == "1";
+        wait_until("a full sync begins", || in_progress() || is_linked(&replica));
+        if is_linked(&replica) {
+            break;
+        }
+        assert_eq!(call(&mut client, &["GET", "kept"]), "yes");
+        proxy.break_all();
+    }
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_equal(&master, &replica);
+    assert_eq!(call(&mut connect(&master), &["EXISTS", "kept"]), 0);
+}

@@ -71,7 +71,7 @@ fn become_replica(call: &mut Call<'_>, words: Option<Vec<Vec<u8>>>) -> Result<()
     if replica.id.is_some() {
         return Ok(());
     }
-    if call.conn.sending || !call.out.is_empty() {
+    if call.conn.sending || !call.out.is_empty() || replica.part.is_some() {
         return Err(Error::text("ERR SYNC and PSYNC are invalid with pending output"));
     }
     if call.front.home.is_none() {
