@@ -32,7 +32,7 @@ pub enum PartMsg {
     /// A snapshot that is about to be cut goes out in parts.
     Plan(PartsPlan),
     /// Something for a connection of the receiver.
-    Piece { snapshot: u64, replica: ReplicaId, part: usize, piece: Piece },
+    Piece { snapshot: u64, replica: ReplicaId, part: usize, piece: Box<Piece> },
     /// Home: all of a part is sent, and it was this long.
     Sent { replica: ReplicaId, part: usize, len_bytes: u64 },
     /// Home: a connection is gone.
@@ -120,7 +120,7 @@ impl Engine {
             PartMsg::Answer { conn, outcome } => self.front.part_answered(conn, outcome),
             PartMsg::Plan(plan) => self.front.plan_parts(plan),
             PartMsg::Piece { snapshot, replica, part, piece } => {
-                self.front.part_piece(snapshot, replica, part, piece);
+                self.front.part_piece(snapshot, replica, part, *piece);
             }
             PartMsg::End { replica } => self.end_parts(replica),
             PartMsg::Open { token, part, address, rules } => self.open_part(token, part, address, *rules),

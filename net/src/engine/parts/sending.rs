@@ -207,6 +207,7 @@ impl Front {
             if host == self.id {
                 self.part_piece(snapshot, replica, part, piece);
             } else {
+                let piece = Box::new(piece);
                 self.parts.send(host, PartMsg::Piece { snapshot, replica, part, piece });
             }
         }
