@@ -191,6 +191,10 @@ impl Engine {
         self.front.feed_replicas(worked);
         self.front.feed_parts();
         worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
         Ok(worked)
     }
 
