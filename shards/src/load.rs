@@ -239,7 +239,7 @@ impl Shard {
 
     /// A successor of this shard's slice is in the making.
     pub fn is_loading(&self) -> bool {
-        self.successor.is_some()
+        self.loads.successor.is_some()
     }
 
     /// Decodes the next batch. True if there is more to do at once.

@@ -15,7 +15,7 @@ use braid_replication::loading::OWN_STREAM;
 use braid_shards::{ConnId, LoadFault, ShardId};
 use std::net::SocketAddr;
 
-/// Bytes of a part that one round feeds to its loader.
+/// Bytes of all of this shard's parts that one round feeds to their loaders.
 const FEED_BYTES: usize = 256 << 10;
 /// How much is loaded between two words to the home about it.
 const PROGRESS_BYTES: u64 = 1 << 20;
@@ -152,8 +152,9 @@ impl Engine {
     /// One round's work for this shard's parts. Returns whether there is more to do at once.
     pub(super) fn receive_parts(&mut self) -> bool {
         let mut worked = false;
-        for at in 0..self.front.parts.receiving.parts.len() {
-            match self.receive_part(at) {
+        let count = self.front.parts.receiving.parts.len();
+        for at in 0..count {
+            match self.receive_part(at, FEED_BYTES / count) {
                 Ok(more) => worked |= more,
                 Err(why) => self.part_failed(at, &why),
             }
@@ -161,7 +162,7 @@ impl Engine {
         worked
     }
 
-    fn receive_part(&mut self, at: usize) -> Result<bool, String> {
+    fn receive_part(&mut self, at: usize, feed_bytes: usize) -> Result<bool, String> {
         let now_ms = self.front.now_ms();
         let Front { parts, ring, .. } = &mut self.front;
         let Part { token, link, socket, loading, fault, told_bytes, is_over } =
@@ -177,7 +178,7 @@ impl Engine {
         }
         let (mut worked, mut news) = (false, None);
         if let Some((load, loader)) = loading {
-            let fed = link.payload().len().min(FEED_BYTES);
+            let fed = link.payload().len().min(feed_bytes);
             if fed > 0 && loader.wants_more() {
                 worked = true;
                 let used = loader.feed(&link.payload()[..fed]).map_err(|fault| fault.to_string())?;
