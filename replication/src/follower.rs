@@ -23,6 +23,7 @@ use crate::home::relay::Turn;
 use crate::ids::ReplId;
 use crate::link::stream::{Epoch, EpochWork, Parts};
 use crate::link::{Link, LinkAction, LinkRules, Target};
+use crate::loader::FEED_BYTES;
 use crate::loading::{LoadRules, Loads};
 use crate::parts::Token;
 use braid_core::command::{Args, CommandId};
@@ -30,9 +31,6 @@ use braid_shards::{EpochBuilder, EpochError, Fit, MASTER, Plan, Shard, SlotMap, 
 use restore::Restore;
 use std::collections::VecDeque;
 use whole::{WantedCut, Whole};
-
-/// Bytes of a snapshot that one round feeds to the loader.
-const FEED_BYTES: usize = 256 << 10;
 
 /// What the configuration says about the replica role.
 #[derive(Debug, Clone, PartialEq, Eq)]

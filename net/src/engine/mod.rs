@@ -182,7 +182,8 @@ impl Engine {
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
             worked |= received;
-            if self.mailboxes.is_empty() {
+            // What a round gives to loading is bounded, for those who wait for the sockets.
+            if self.mailboxes.is_empty() || self.shard.is_loading() {
                 break;
             }
         }

@@ -10,13 +10,11 @@ use crate::ring::Event;
 use crate::session::clients::flag;
 use braid_replication::link::LinkRules;
 use braid_replication::link::part::PartLink;
-use braid_replication::loader::Loader;
+use braid_replication::loader::{FEED_BYTES, Loader};
 use braid_replication::loading::OWN_STREAM;
 use braid_shards::{ConnId, LoadFault, ShardId};
 use std::net::SocketAddr;
 
-/// Bytes of all of this shard's parts that one round feeds to their loaders.
-const FEED_BYTES: usize = 256 << 10;
 /// How much is loaded between two words to the home about it.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
