@@ -1,5 +1,5 @@
 //! Full syncs in parts between a master and a replica in one thread, from a seed: connections carry their bytes in pieces of any
-//! size, in any order among each other, and break at any moment. Whatever the replica puts in place is the master's dataset at
+//! size, in any order among each other, and break at any moment; those that carry parts damage them, too. Whatever the replica puts in place is the master's dataset at
 //! the very offset that it names (law 5), and nothing less (law 9); and in the end it gets there.
 //!
 //! `BRAID_PARTS_SEEDS=n` runs so many seeds, `BRAID_PARTS_SEED=n` that one.
@@ -95,7 +95,13 @@ impl World {
                 let open: Vec<u64> = network.wires.keys().copied().collect();
                 if let Some(id) = rng.choice(&open) {
                     self.cuts_left -= 1;
-                    network.cut(*id);
+                    match network.wire(*id) {
+                        Some(wire) if replica.is_part(*id) && !wire.down.is_empty() && rng.bool() => {
+                            let at = rng.usize(..wire.down.len());
+                            wire.down[at] ^= 1 << rng.u8(..8);
+                        }
+                        _ => network.cut(*id),
+                    }
                 }
             }
             _ => {
@@ -144,7 +150,7 @@ fn law5_and_9_what_is_put_in_place_is_the_dataset_at_its_offset_whatever_breaks(
         return;
     }
     let mut in_parts = 0;
-    let seeds = number("BRAID_PARTS_SEEDS").unwrap_or(500);
+    let seeds = number("BRAID_PARTS_SEEDS").unwrap_or(200);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
         match outcome {

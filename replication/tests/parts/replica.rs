@@ -26,12 +26,12 @@ impl Reader {
     }
 
     /// How many of these bytes are the stream's.
-    fn feed(&mut self, bytes: &[u8]) -> usize {
+    fn feed(&mut self, bytes: &[u8]) -> Result<usize, String> {
         self.decoder.feed(bytes);
         match self.advance() {
-            Ok(()) => bytes.len() - self.decoder.take_rest().len(),
-            Err(Stop::NeedMore(_)) => bytes.len(),
-            Err(Stop::Fault(fault)) => panic!("{fault}"),
+            Ok(()) => Ok(bytes.len() - self.decoder.take_rest().len()),
+            Err(Stop::NeedMore(_)) => Ok(bytes.len()),
+            Err(Stop::Fault(fault)) => Err(fault.to_string()),
         }
     }
 
@@ -43,8 +43,8 @@ impl Reader {
                 let used_bytes = cursor.used_bytes();
                 self.decoder.consume(used_bytes);
                 let header = self.header.take().expect("just seen");
-                let key = String::from_utf8(header.key).expect("text");
-                assert!(self.keys.insert(key), "a key comes twice");
+                // What was damaged may be no text; its checksum will tell.
+                self.keys.insert(String::from_utf8_lossy(&header.key).into_owned());
             }
             match self.decoder.next_event()? {
                 Event::Key(header) => self.header = Some(Box::new(header)),
@@ -95,6 +95,11 @@ impl Replica {
         self.is_in_step && self.link.is_up()
     }
 
+    /// Whether this connection carries a part.
+    pub fn is_part(&self, id: u64) -> bool {
+        self.parts.contains_key(&id)
+    }
+
     pub fn start_over(&mut self, now_ms: u64) {
         self.is_in_step = false;
         self.link.distrust("another", now_ms);
@@ -139,7 +144,7 @@ impl Replica {
 
     fn load_main(&mut self, now_ms: u64) {
         let Some(reader) = self.main.as_mut().filter(|reader| !reader.is_read) else { return };
-        let used = reader.feed(self.link.payload());
+        let used = reader.feed(self.link.payload()).expect("nothing is damaged on the first connection");
         self.link.consume_payload(used, reader.is_read, now_ms);
     }
 
@@ -226,7 +231,7 @@ impl Part {
         if self.link.payload().is_empty() {
             return Ok(());
         }
-        let used = self.reader.feed(self.link.payload());
+        let used = self.reader.feed(self.link.payload())?;
         self.link.consume_payload(used, self.reader.is_read)
     }
 }
