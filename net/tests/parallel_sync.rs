@@ -356,3 +356,22 @@ fn law9_a_replica_whose_connections_all_break_keeps_its_dataset_until_one_attemp
     assert_equal(&master, &replica);
     assert_eq!(call(&mut connect(&master), &["EXISTS", "kept"]), 0);
 }
+
+/// What goes into a file before it is loaded comes as one stream.
+#[test]
+fn a_snapshot_that_goes_into_a_file_comes_on_one_connection() {
+    let master = start(node(2));
+    fill(&master, 2000, 0);
+    let replica = start(node(3).args(["--repl-diskless-load", "disabled"]));
+    follow(&replica, master.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_equal(&master, &replica);
+    // From now on it is loaded beside what is there.
+    call(&mut connect(&replica), &["CONFIG", "SET", "repl-diskless-load", "swapdb"]);
+    call(&mut connect(&replica), &["REPLICAOF", "NO", "ONE"]);
+    call(&mut connect(&replica), &["SET", "own", "write"]);
+    follow(&replica, master.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_equal(&master, &replica);
+    assert_eq!((stat(&master, "sync_full"), stat(&master, "sync_full_in_parts")), (2, 1));
+}

@@ -3,6 +3,7 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+mod farewell;
 mod files;
 mod handover;
 mod parts;
@@ -24,10 +25,12 @@ use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use farewell::Farewell;
 use relay::{Relay, Turn};
 use std::collections::BTreeMap;
 use upkeep::{Protection, Retention};
 
+pub use farewell::Attendance;
 pub use files::FileStep;
 use files::{FileOut, FileSend};
 pub use parts::PartsPlan;
@@ -84,6 +87,8 @@ pub enum Action {
     Close { replica: ReplicaId, why: String },
     /// Close what further connections a replica has for the parts of its snapshot.
     EndParts { replica: ReplicaId },
+    /// Every replica has all of the stream, or there was no more time to wait for it: the process may end.
+    Leave(Attendance),
     /// A step of a failover.
     Failover(Step),
     /// The change of role is complete: what follows is done in the new one.
@@ -230,6 +235,7 @@ pub struct Home {
     /// Where the stream ended when replicas were last asked for their offsets.
     asked_at: Option<u64>,
     failover: Failover,
+    farewell: Option<Farewell>,
     retention: Retention,
     protection: Protection,
     full_syncs: u64,
@@ -270,6 +276,7 @@ impl Home {
             resolved: Vec::new(),
             asked_at: None,
             failover: Failover::default(),
+            farewell: None,
             retention: Retention::default(),
             protection: Protection::default(),
             full_syncs: 0,
@@ -730,6 +737,7 @@ impl Home {
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
         self.poll_failover(now_ms);
+        self.poll_farewell(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -745,6 +753,7 @@ impl Home {
             self.last_ping_ms = now_ms;
             if self.relay.is_none()
                 && !self.failover.is_under_way()
+                && self.farewell.is_none()
                 && self.log.is_active()
                 && self.peers.values().any(|peer| peer.handshake.is_streaming())
             {
@@ -785,7 +794,7 @@ impl Home {
     /// When [`Home::tick`] has something to do; None: not before something happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
-        let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
+        let save = (self.wants_save && self.sharing.is_free()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
         let others = [
             save,
@@ -793,6 +802,7 @@ impl Home {
             self.acks.next_deadline_ms(),
             self.next_retention_ms(),
             self.failover.next_deadline_ms(),
+            self.next_farewell_ms(),
         ];
         start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }

@@ -60,6 +60,8 @@ pub struct Loader {
     in_flight_max_bytes: usize,
     /// The stream ended as it should.
     is_read: bool,
+    /// What is found is not kept.
+    only_checks: bool,
     info: LoadedInfo,
 }
 
@@ -109,6 +111,7 @@ impl Loader {
             in_flight_bytes: 0,
             in_flight_max_bytes: IN_FLIGHT_BYTES,
             is_read: false,
+            only_checks: false,
             info: LoadedInfo::default(),
         }
     }
@@ -117,6 +120,11 @@ impl Loader {
     pub fn sharing_room(mut self, streams: usize) -> Self {
         self.in_flight_max_bytes = IN_FLIGHT_BYTES / streams.max(1);
         self
+    }
+
+    /// One that hands nothing out: it finds the snapshot's end, what is wrong with it, and how many keys it has.
+    pub fn checking(map: SlotMap, databases: usize, string_max_bytes: u64, verify: bool) -> Self {
+        Self { only_checks: true, ..Self::new(map, databases, string_max_bytes, verify) }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them belong to the snapshot: all, until it ends.
@@ -243,7 +251,9 @@ impl Loader {
     fn send(&mut self, to: ShardId) {
         let fresh = LoadBatch::new(self.info.version);
         let batch = std::mem::replace(&mut self.filling[usize::from(to)], fresh);
-        if !batch.is_empty() {
+        if self.only_checks {
+            self.info.keys += batch.keys();
+        } else if !batch.is_empty() {
             self.in_flight_bytes += batch.len_bytes();
             self.ready.push((to, batch));
         }

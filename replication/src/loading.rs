@@ -86,6 +86,12 @@ impl Loads {
         shard.begin_load(self.last);
     }
 
+    /// A loader that only finds out where a snapshot ends, and what is wrong with it.
+    pub fn checker(&self, map: SlotMap) -> Loader {
+        let LoadRules { databases, string_max_bytes, verify } = self.rules;
+        Loader::checking(map, databases, string_max_bytes, verify)
+    }
+
     /// Takes the next bytes; returns how many of them belong to the snapshot: all, until its end.
     ///
     /// # Errors
@@ -108,14 +114,11 @@ impl Loads {
     }
 
     /// The dataset is not complete without what further connections bring: until [`Loads::parts_loaded`]. Returns the load's
-    /// number, under which the shards that read them are to send it.
-    ///
-    /// # Panics
-    /// If nothing is being loaded.
-    pub fn await_parts(&mut self) -> u64 {
-        let loading = self.loading();
+    /// number, under which the shards that read them are to send it; None: nothing is being loaded.
+    pub fn await_parts(&mut self) -> Option<u64> {
+        let loading = self.under_way.as_mut()?;
         loading.awaits_parts = true;
-        loading.load
+        Some(loading.load)
     }
 
     /// So many keys came in a part.

@@ -138,9 +138,14 @@ impl Sharing {
         Some(gathering.max().map_or(start_ms, |end_ms| end_ms.clamp(start_ms, start_ms + GATHER_MS)))
     }
 
+    /// No snapshot is in the making, nor its file being finished.
+    pub fn is_free(&self) -> bool {
+        self.running.is_none()
+    }
+
     /// Keeps the place for a snapshot that is no replica's; nobody joins it. False: another is in the making.
     pub fn try_reserve(&mut self) -> bool {
-        let is_free = self.running.is_none();
+        let is_free = self.is_free();
         if is_free {
             self.running = Some(Running { needs: Needs::default(), is_diskless: true, offset: None });
         }

@@ -47,7 +47,7 @@ pub struct WalkedPiece {
 
 /// Nobody wants the snapshot any more.
 pub struct Abort {
-    snapshot: u64,
+    pub(super) snapshot: u64,
 }
 
 /// What the configuration says about replication.
@@ -94,6 +94,7 @@ impl Engine {
             home.tick(now_ms);
         }
         home.poll_failover(now_ms);
+        home.poll_farewell(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -114,6 +115,7 @@ impl Engine {
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
                 Action::EndParts { replica } => self.front.send_to_all(|| PartMsg::End { replica }),
+                Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -138,7 +140,7 @@ impl Engine {
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        if let Some(snapshot) = self.front.aborted.take() {
+        for snapshot in std::mem::take(&mut self.front.aborted) {
             self.shard.abort_snapshot(snapshot);
         }
         let paused = self.front.node.is_walk_paused(self.front.id);
@@ -202,7 +204,7 @@ impl Front {
         };
         let message = match message.downcast::<Abort>() {
             Ok(abort) => {
-                self.aborted = Some(abort.snapshot);
+                self.aborted.push(abort.snapshot);
                 return Ok(());
             }
             Err(other) => other,
@@ -264,6 +266,8 @@ impl Front {
                         Vec::new(),
                         pieces.into_iter().map(|piece| (0, piece)).collect(),
                     );
+                    self.public().counters.net_repl_out_bytes.add(buffer.len_bytes() as u64);
+                    conn.session.info().net_out_bytes.add(buffer.len_bytes() as u64);
                     conn.sending = self.ring.send(token, buffer).is_ok();
                     conn.session.replica.get_or_insert_default().is_fed = true;
                 }

@@ -137,6 +137,7 @@ impl Replicas {
                 Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
                 Action::EndParts { .. } => panic!("every replica takes its snapshot in one piece"),
+                Action::Leave(_) => panic!("nobody ends"),
             }
         }
         aborted

@@ -133,7 +133,9 @@ impl Engine {
             Event::Eof { .. } | Event::Closed { .. } => Err("it was closed".to_owned()),
             Event::Received { data, .. } => {
                 part.socket.count_received(data.len(), uptime_s);
-                part.link.received(&data, now_ms)
+                let outcome = part.link.received(&data, now_ms);
+                self.front.public().counters.net_repl_in_bytes.add(data.len() as u64);
+                outcome
             }
             Event::Sent { result, .. } => {
                 part.socket.sent();
@@ -162,7 +164,7 @@ impl Engine {
 
     fn receive_part(&mut self, at: usize, feed_bytes: usize) -> Result<bool, String> {
         let now_ms = self.front.now_ms();
-        let Front { parts, ring, .. } = &mut self.front;
+        let Front { parts, ring, node, id, .. } = &mut self.front;
         let Part { token, link, socket, loading, fault, told_bytes, is_over } =
             &mut parts.receiving.parts[at];
         if *is_over {
@@ -196,7 +198,7 @@ impl Engine {
             }
         }
         socket.send(&link.take_output());
-        socket.flush(ring);
+        socket.flush(ring, &node.statistics.shards[usize::from(*id)].counters.net_out_bytes);
         socket.pause(ring, link.is_full());
         if let Some(news) = news {
             parts.send(HOME, news);

@@ -260,7 +260,8 @@ impl Front {
             {
                 let pieces = pieces.into_iter().map(|piece| (0, piece)).collect();
                 let buffer = SendBuffer::with_pieces(Vec::new(), pieces);
-                self.count_sent(&conn, buffer.len_bytes() as u64);
+                self.public().counters.net_repl_out_bytes.add(buffer.len_bytes() as u64);
+                conn.session.info().net_out_bytes.add(buffer.len_bytes() as u64);
                 conn.sending = self.ring.send(socket, buffer).is_ok();
                 conn.session.replica.get_or_insert_default().is_fed = true;
                 self.regulate_walks(replica, index);

@@ -176,7 +176,7 @@ fn what_parts_bring_is_life_and_is_reported() {
         sync.world.now_ms += SECOND_MS;
         sync.world.link.part_progress(sync.token, 0, second, sync.world.now_ms);
         sync.world.tick();
-        assert_eq!(sync.world.link.report(sync.world.now_ms).sync, Some((0, second)));
+        assert_eq!(sync.world.link.report(sync.world.now_ms).sync, Some((Some(0), second)));
     }
     assert!(sync.world.take_done().is_empty());
     assert_eq!(sync.world.sent, "\n".repeat(99).as_bytes());
