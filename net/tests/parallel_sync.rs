@@ -370,6 +370,8 @@ fn a_snapshot_that_goes_into_a_file_comes_on_one_connection() {
     call(&mut connect(&replica), &["CONFIG", "SET", "repl-diskless-load", "swapdb"]);
     call(&mut connect(&replica), &["REPLICAOF", "NO", "ONE"]);
     call(&mut connect(&replica), &["SET", "own", "write"]);
+    // The master's dataset is what it should be.
+    call(&mut connect(&master), &["REPLICAOF", "NO", "ONE"]);
     follow(&replica, master.port());
     wait_until("the replica is linked", || is_linked(&replica));
     assert_equal(&master, &replica);
