@@ -440,6 +440,10 @@ impl Host for Front {
         }
     }
 
+    fn free_block(&mut self, block: Bytes) {
+        self.node.freeing.free(block);
+    }
+
     #[inline]
     fn took(&mut self, id: ConnId, duration_ns: u64, args: Args<'_>) {
         if duration_ns >= self.long_ns {

@@ -1,7 +1,9 @@
 //! Snapshots that replicas get in parts ([`crate::parts`]): the shards send them themselves, and what the home does is to bring
 //! the connections together, to say on the first one when all is sent, and to end what lacks a part.
 
-use super::{Action, Home, Peer, SNAPSHOT_WINDOW_BYTES, Snapshot};
+use super::peers::Peer;
+use super::snapshots::{SNAPSHOT_WINDOW_BYTES, Snapshot};
+use super::{Action, Home};
 use crate::acks::ReplicaId;
 use crate::framing::KEEPALIVE;
 use crate::parts::rendezvous::Rendezvous;

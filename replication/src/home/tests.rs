@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::ids::ReplId;
+use crate::psync::{Replconf, Replica};
+use braid_core::rdb::{Checksum, Writer};
 use braid_core::rdb::{Decoder, Event, Limits, load_value};
-use std::collections::{BTreeMap, VecDeque};
-
-mod parts;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 const SECOND_MS: u64 = 1000;
 
@@ -283,6 +284,7 @@ mod absence;
 mod files;
 mod full_sync;
 mod partial_sync;
+mod parts;
 mod relay;
 mod silence;
 mod upkeep;
