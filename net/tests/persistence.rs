@@ -14,7 +14,7 @@ use braid_bench::peers::{Kind, Peer};
 use braid_bench::wait;
 use common::{TIMEOUT, braid, braid_builder, call, connect, fill, restart, settle, start, wait_until};
 use load::{Load, State};
-use replicas::is_linked;
+use replicas::{follow, is_linked};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -245,6 +245,24 @@ fn a_restarted_master_keeps_its_replicas_when_nothing_was_lost() {
     wait::until_caught_up(&mut connect(&peer), &mut connect(&replica), TIMEOUT).expect("catches up");
     let theirs = Dataset::read(&mut connect(&replica)).expect("is read");
     assert_same(&Dataset::read(&mut connect(&peer)).expect("is read"), &theirs);
+}
+
+#[test]
+fn a_master_that_comes_back_from_a_file_replaces_what_came_after_it() {
+    let mut peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
+    let replica = Kind::Redis7.start().expect("the peer starts");
+    call(&mut connect(&peer), &["SET", "saved", "1"]);
+    follow(&replica, peer.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    call(&mut connect(&peer), &["SAVE"]);
+    call(&mut connect(&peer), &["SET", "lost", "1"]);
+    wait::until_caught_up(&mut connect(&peer), &mut connect(&replica), TIMEOUT).expect("catches up");
+    restart(&mut peer);
+    // It did not begin empty: that is the dataset that there is, and who has more is not protected from it.
+    wait_until("the replica asked for everything", || field(&peer, "stats", "sync_full") == "1");
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_eq!(field(&peer, "replication", "protected_restart"), "0");
+    assert_eq!(call(&mut connect(&replica), &["EXISTS", "saved", "lost"]), 1);
 }
 
 #[test]

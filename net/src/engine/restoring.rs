@@ -139,8 +139,11 @@ impl Engine {
     fn put_in_place(&mut self, info: &LoadedInfo, restoring: &Restoring) {
         let is_replica = self.front.config.replicaof.0.is_some();
         let history = info.repl_id.zip(info.repl_offset);
+        let home = self.front.home.as_mut().expect("on the home shard");
+        if info.keys > 0 {
+            home.confirm_dataset();
+        }
         if let Some((id, offset)) = history {
-            let home = self.front.home.as_mut().expect("on the home shard");
             home.resume(id, offset, is_replica);
             home.set_stream_db(info.stream_db.unwrap_or(0));
         }
