@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 /// Keys per family and database.
 const KEYS: u32 = 60;
@@ -29,6 +30,8 @@ pub struct Load<'scope> {
 #[derive(Default)]
 pub struct State {
     stopping: AtomicBool,
+    /// Between two pipelines of a thread: where many servers share the machine, all of them have to follow.
+    pub pause: Duration,
     /// The server may be killed and started again: who was writing to it goes on.
     pub may_die: AtomicBool,
     pub has_failed: AtomicBool,
@@ -135,6 +138,7 @@ fn write(address: SocketAddr, shards: usize, thread: u64, state: &State) {
             }
         }
         state.commands.fetch_add(count, Ordering::Relaxed);
+        std::thread::sleep(state.pause);
     }
 }
 
