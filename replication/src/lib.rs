@@ -2,11 +2,13 @@
 
 pub mod acks;
 pub mod failover;
+pub mod follower;
 pub mod framing;
 pub mod home;
 pub mod ids;
 pub mod link;
 pub mod loader;
+pub mod loading;
 pub mod log;
 pub mod merge;
 pub mod psync;

@@ -2,6 +2,7 @@
 //!
 //! Everything here is a pure function on strings. Error texts are Redis's, because operators search for them.
 
+use braid_replication::link::Target;
 use std::fmt;
 
 /// A value with a few named alternatives, such as `loglevel`.
@@ -177,16 +178,9 @@ impl Special for BindAddresses {
     }
 }
 
-/// The master to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MasterAddress {
-    pub host: String,
-    pub port: u16,
-}
-
-/// `replicaof`: `None` on a master.
+/// `replicaof`: the master to follow; `None` on a master.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReplicaOf(pub Option<MasterAddress>);
+pub struct ReplicaOf(pub Option<Target>);
 
 impl Special for ReplicaOf {
     const EXPECTS: &'static str = "host port";
@@ -206,7 +200,7 @@ impl Special for ReplicaOf {
         if host.is_empty() || host.contains(char::is_whitespace) {
             return Err("Invalid master host".to_owned());
         }
-        self.0 = Some(MasterAddress { host: host.clone(), port });
+        self.0 = Some(Target { host: host.clone(), port });
         Ok(())
     }
 

@@ -366,8 +366,8 @@ impl Engine {
                 Order::Spilled(told) => self.front.spilled(told),
                 Order::Look => {}
                 Order::Role(request) => {
-                    if let Some(follower) = &mut self.front.follower {
-                        follower.request(request);
+                    if let Some(following) = &mut self.front.following {
+                        following.machine.request(request);
                     }
                 }
                 Order::LookedUp { lookup, found } => self.looked_up(lookup, found),

@@ -3,12 +3,10 @@
 
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
-use super::follower::Follower;
-use super::loading::Loads;
+use super::follower::Following;
 use super::restoring::Restoring;
 use super::saving::Saving;
 use super::stream::Stream;
-use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -19,16 +17,13 @@ use crate::session::{self, Session};
 use braid_core::command::{Args, CommandId, Outcome, Segment};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
+use braid_replication::follower::Follower;
 use braid_replication::home::Home;
-use braid_replication::home::relay::Turn;
-use braid_replication::loader::LoadedInfo;
-use braid_shards::{ConnId, EpochError, Host, LoadAnswer, LoadFault, MASTER_CONN, Mark, ShardId};
+use braid_shards::{ConnId, EpochError, Host, LoadAnswer, MASTER_CONN, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -54,7 +49,6 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
-    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -71,18 +65,12 @@ pub struct Front {
     pub replicas: BTreeMap<ReplicaId, Token>,
     pub(super) next_home_tick_ms: Option<u64>,
     /// The replica role, on the home shard.
-    pub(super) follower: Option<Box<Follower>>,
-    /// What became of the epoch that was being applied.
-    pub(super) applied: Option<Result<(), EpochError>>,
-    /// The change of role that has just been completed.
-    pub(super) turned: Option<Turn>,
+    pub(super) following: Option<Box<Following>>,
     pub(super) next_link_tick_ms: Option<u64>,
     /// The snapshot is to be given up.
     pub(super) aborted: Option<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
     pub(super) held_back: bool,
-    /// A cut that met the remains of an earlier snapshot.
-    pub(super) cut_refused: Rc<Cell<bool>>,
     /// Until when replicas may wait for more.
     pub(super) next_feed: Instant,
     pub(super) stream: Stream,
@@ -90,19 +78,16 @@ pub struct Front {
     /// The published numbers may be old, and are to be published anew at this time.
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
-    pub(super) loads: Loads,
     pub(super) saving: Saving,
     /// Where the stream waits for slow replicas, once there were any.
     pub(super) segments: Option<crate::disk::segments::Segments>,
     pub(super) restoring: Option<Box<Restoring>>,
-    /// See [`Front::take_load_outcome`].
-    pub(super) load_outcome: Option<Result<LoadedInfo, LoadFault>>,
 }
 
 impl Front {
     pub fn new(id: ShardId, node: Arc<Node>, ring: Ring, config: Arc<Config>) -> Self {
         let home = super::replicas::home(id, node.map.shards(), &config);
-        let follower = home.is_some().then(|| Box::new(Follower::new(node.map)));
+        let following = home.is_some().then(|| Box::new(Following::new(node.map, &config)));
         Self {
             id,
             node,
@@ -113,7 +98,6 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
-            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),
@@ -125,24 +109,24 @@ impl Front {
             home,
             replicas: BTreeMap::new(),
             next_home_tick_ms: None,
-            follower,
-            applied: None,
-            turned: None,
+            following,
             next_link_tick_ms: None,
             aborted: None,
             held_back: false,
-            cut_refused: Rc::default(),
             next_feed: Instant::now(),
             stream: Stream::default(),
             next_report_ms: 0,
             stale_report_ms: None,
             reported_replicas: 0,
-            loads: Loads::default(),
             saving: Saving::default(),
             segments: None,
             restoring: None,
-            load_outcome: None,
         }
+    }
+
+    /// The replica role's state machine.
+    pub(super) fn follower(&mut self) -> &mut Follower {
+        &mut self.following.as_mut().expect("on the home shard").machine
     }
 
     pub fn begin_tick(&mut self, unix_ms: u64) {
@@ -359,7 +343,7 @@ impl Front {
 impl Host for Front {
     fn reply(&mut self, id: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
         if id == MASTER_CONN {
-            return self.note_applied(Ok(()));
+            return self.follower().epoch_applied(Ok(()));
         }
         let mut buffer = self.buffer();
         let Some(conn) = self.by_id(id) else {
@@ -424,11 +408,11 @@ impl Host for Front {
     }
 
     fn epoch_applied(&mut self, _epoch: u64, outcome: Result<(), EpochError>) {
-        self.note_applied(outcome);
+        self.follower().epoch_applied(outcome);
     }
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
-        self.load_answered(from, answer);
+        self.follower().loads.answer(from, answer);
     }
 
     #[inline]

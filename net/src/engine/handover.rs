@@ -1,11 +1,12 @@
 //! `FAILOVER` at work: writes are paused, and the node changes places with one of its replicas.
 
-use super::follower::{Asker, RoleRequest, request_role};
+use super::follower::request_role;
 use super::{Conn, Engine, Front};
-use crate::config::values::MasterAddress;
 use crate::log_notice;
 use crate::session::control::PauseMode;
 use braid_replication::failover::{Request, Step};
+use braid_replication::follower::{Asker, RoleRequest};
+use braid_replication::link::Target;
 use braid_shards::ConnId;
 
 /// `FAILOVER`, on its way to the home shard.
@@ -42,7 +43,7 @@ impl Engine {
                 node.wake_all();
             }
             Step::Follow { host, port, offset } => {
-                let master = Some(MasterAddress { host, port });
+                let master = Some(Target { host, port });
                 request_role(&self.front, RoleRequest { master, answer: Some(Asker::Failover { offset }) });
             }
             Step::StayMaster => request_role(&self.front, RoleRequest { master: None, answer: None }),

@@ -1,6 +1,5 @@
 //! The connection to the master, on the home shard's ring: connecting, what waits to be sent, and how clients see it.
 
-use super::follower::Follower;
 use super::{Engine, Front};
 use crate::log_warning;
 use crate::node::Node;
@@ -8,6 +7,7 @@ use crate::ring::{Event, Ring, SendBuffer, Token};
 use crate::session::clients::{ClientInfo, Endpoint, conn_id, flag};
 use crate::session::control::Order;
 use crate::startup::sockets;
+use braid_replication::link::Target;
 use braid_shards::ConnId;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
@@ -81,15 +81,14 @@ impl LinkSocket {
 
 impl Engine {
     /// Opens the connection, after looking up the master's name if it has one.
-    pub(super) fn connect_link(&mut self, follower: &mut Follower) {
-        follower.socket.close(&mut self.front.ring, &self.front.node);
-        let target = follower.link.as_ref().expect("it asked for a connection").target();
+    pub(super) fn connect_link(&mut self, target: &Target) {
+        let socket = &mut self.front.following.as_mut().expect("on the home shard").socket;
+        socket.close(&mut self.front.ring, &self.front.node);
         if let Ok(ip) = target.host.parse::<IpAddr>() {
-            let address = SocketAddr::new(ip, target.port);
-            return self.connect_link_to(follower, address);
+            return self.connect_link_to(SocketAddr::new(ip, target.port));
         }
         // The system's resolver may take seconds.
-        let (lookup, host, port) = (follower.socket.lookup, target.host.clone(), target.port);
+        let (lookup, host, port) = (socket.lookup, target.host.clone(), target.port);
         let (node, shard) = (Arc::clone(&self.front.node), self.front.id);
         let look_up = move || {
             let found = (host.as_str(), port).to_socket_addrs().map_err(|error| error.to_string());
@@ -97,38 +96,39 @@ impl Engine {
             node.order(shard, Order::LookedUp { lookup, found });
         };
         if let Err(error) = std::thread::Builder::new().name("braid-resolve".into()).spawn(look_up) {
-            self.link_closed(follower, &error.to_string());
+            self.link_closed(&error.to_string());
         }
     }
 
     /// The master's address is known.
     pub(super) fn looked_up(&mut self, lookup: u64, found: Result<SocketAddr, String>) {
-        let Some(mut follower) = self.front.follower.take() else { return };
-        if follower.socket.lookup == lookup && follower.socket.token.is_none() {
-            match found {
-                Ok(address) => self.connect_link_to(&mut follower, address),
-                Err(error) => self.link_closed(&mut follower, &error),
-            }
+        let is_awaited =
+            self.front.following.as_ref().is_some_and(|following| {
+                following.socket.lookup == lookup && following.socket.token.is_none()
+            });
+        match found {
+            _ if !is_awaited => {}
+            Ok(address) => self.connect_link_to(address),
+            Err(error) => self.link_closed(&error),
         }
-        self.front.follower = Some(follower);
     }
 
-    fn connect_link_to(&mut self, follower: &mut Follower, address: SocketAddr) {
+    fn connect_link_to(&mut self, address: SocketAddr) {
+        let following = self.front.following.as_mut().expect("on the home shard");
         match self.front.ring.connect(address, None) {
-            Ok(token) => follower.socket.token = Some(token),
+            Ok(token) => following.socket.token = Some(token),
             Err(error) => {
                 log_warning!("Unable to connect to MASTER: {error}");
-                self.link_closed(follower, &error.to_string());
+                self.link_closed(&error.to_string());
             }
         }
     }
 
-    fn link_closed(&mut self, follower: &mut Follower, why: &str) {
-        follower.socket.close(&mut self.front.ring, &self.front.node);
+    fn link_closed(&mut self, why: &str) {
         let now_ms = self.front.now_ms();
-        if let Some(link) = &mut follower.link {
-            link.closed(why, now_ms);
-        }
+        let following = self.front.following.as_mut().expect("on the home shard");
+        following.socket.close(&mut self.front.ring, &self.front.node);
+        following.machine.closed(why, now_ms);
     }
 
     /// Takes an event of the link's connection; gives back those of others.
@@ -142,61 +142,54 @@ impl Engine {
             | Event::Closed { token } => *token,
             _ => return Some(event),
         };
-        if !self.front.follower.as_ref().is_some_and(|follower| follower.socket.is(token)) {
+        let (now_ms, uptime_s) = (self.front.now_ms(), self.front.uptime_s());
+        let Front { following, home, .. } = &mut self.front;
+        let Some(following) = following.as_mut().filter(|following| following.socket.is(token)) else {
             return Some(event);
-        }
-        let mut follower = self.front.follower.take().expect("just seen");
-        let now_ms = self.front.now_ms();
+        };
         match event {
             Event::Connected { result: Ok(()), .. } => {
-                let position = self.front.home.as_ref().and_then(|home| home.position());
-                self.front.register_link(&mut follower.socket, token);
+                following.machine.connected(home.as_ref().expect("on the home shard"), now_ms);
+                self.front.register_link(token);
                 self.front.ring.start_recv(token);
-                if let Some(link) = &mut follower.link {
-                    link.connected(position, now_ms);
-                }
             }
             Event::Connected { result: Err(error), .. } | Event::RecvError { error, .. } => {
-                self.link_closed(&mut follower, &error.to_string());
+                self.link_closed(&error.to_string());
             }
-            Event::Eof { .. } => self.link_closed(&mut follower, "the master closed it"),
+            Event::Eof { .. } => self.link_closed("the master closed it"),
             Event::Received { data, .. } => {
-                if let Some(info) = &follower.socket.info {
+                if let Some(info) = &following.socket.info {
                     info.net_in_bytes.add(data.len() as u64);
-                    info.active_s.store(self.front.uptime_s(), Ordering::Relaxed);
+                    info.active_s.store(uptime_s, Ordering::Relaxed);
                 }
-                if let Some(link) = &mut follower.link {
-                    link.received(&data, now_ms);
-                }
+                following.machine.received(&data, now_ms);
             }
             Event::Sent { result, .. } => {
-                follower.socket.is_sending = false;
+                following.socket.is_sending = false;
                 if let Err(error) = result {
-                    self.link_closed(&mut follower, &error.to_string());
+                    self.link_closed(&error.to_string());
                 }
             }
-            Event::Closed { .. } => self.link_closed(&mut follower, "it was closed"),
+            Event::Closed { .. } => self.link_closed("it was closed"),
             _ => unreachable!("sorted out above"),
         }
-        self.front.follower = Some(follower);
         None
     }
 
     /// `CLIENT KILL` of the link. False: the connection is another.
     pub(super) fn kill_link(&mut self, id: ConnId) -> bool {
-        let Some(mut follower) = self.front.follower.take() else { return false };
-        let is_link = follower.socket.info.as_ref().is_some_and(|info| info.conn == id);
+        let info = self.front.following.as_ref().and_then(|following| following.socket.info.as_ref());
+        let is_link = info.is_some_and(|info| info.conn == id);
         if is_link {
-            self.link_closed(&mut follower, "it was killed");
+            self.link_closed("it was killed");
         }
-        self.front.follower = Some(follower);
         is_link
     }
 }
 
 impl Front {
     /// Makes the link known to all shards as a client.
-    fn register_link(&mut self, link: &mut LinkSocket, token: Token) {
+    fn register_link(&mut self, token: Token) {
         let Some(socket) = self.ring.socket(token) else { return };
         let end = |address: Option<SocketAddr>| address.map_or(Endpoint::Unix, Endpoint::from);
         let (peer, local) = (end(sockets::peer_address(socket)), end(sockets::local_address(socket)));
@@ -206,6 +199,6 @@ impl Front {
         let info = Arc::new(ClientInfo::new(client, id, peer, local, fd, self.uptime_s()));
         info.flags.store(flag::MASTER | flag::RECEIVING, Ordering::Relaxed);
         self.node.clients.add(Arc::clone(&info));
-        link.info = Some(info);
+        self.following.as_mut().expect("on the home shard").socket.info = Some(info);
     }
 }

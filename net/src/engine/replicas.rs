@@ -9,14 +9,12 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules, STOP_MARK};
+use braid_replication::home::{Action, Home, Piece, Rules};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
-use braid_shards::{Everything, Mark, ShardId, Work};
+use braid_shards::ShardId;
 use bytes::Bytes;
-use std::cell::Cell;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -93,9 +91,6 @@ impl Engine {
         if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
             home.tick(now_ms);
         }
-        if self.front.cut_refused.take() {
-            home.cut_refused(now_ms);
-        }
         home.poll_failover(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
@@ -106,19 +101,14 @@ impl Engine {
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => {
-                    if let Some(follower) = &mut self.front.follower {
-                        follower.want_cut(snapshot, with_data);
-                    }
+                    let hook = self.front.saving.at_cut(snapshot);
+                    self.front.follower().want_cut(snapshot, with_data, hook);
                 }
-                Action::Turned(turn) => self.front.turned = Some(turn),
+                Action::Turned(turn) => self.front.follower().turned(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
                 Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
-                Action::StopStream => {
-                    if let Some(follower) = &mut self.front.follower {
-                        follower.want_stop();
-                    }
-                }
+                Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -130,60 +120,6 @@ impl Engine {
         }
         self.shard.settle(&mut self.front);
         more
-    }
-
-    /// A transaction over everything that fixes the cut: before its ticket is what the snapshot holds, after it what the
-    /// stream brings.
-    /// `done` is set when it was made, or refused.
-    pub(super) fn begin_snapshot(&mut self, snapshot: u64, with_data: bool, done: Rc<Cell<bool>>) {
-        let home = self.front.home.as_ref().expect("the home asked");
-        let options = home.writer_options();
-        // A save alone makes no history that anybody could follow.
-        let streams = home.is_followed() && !self.shard.replica;
-        log_notice!("Starting snapshot number {snapshot}");
-        let busy = Rc::clone(&self.front.cut_refused);
-        // Others are cut while the file of a snapshot to be kept is brought to the disk.
-        let dirty_at_cut = self.front.saving.dirty_at_cut_of(snapshot);
-        self.shard.begin(
-            None,
-            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
-                done.set(true);
-                // What an aborted snapshot left behind is still being cleared away: the home tries again.
-                if everything.slices.iter().any(|slice| slice.has_snapshot()) {
-                    return busy.set(true);
-                }
-                if let Some(dirty_at_cut) = dirty_at_cut {
-                    dirty_at_cut
-                        .set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
-                }
-                for slice in &mut *everything.slices {
-                    // A replica's log is fed by its master.
-                    slice.stream |= streams && !slice.replica;
-                    if with_data {
-                        slice.begin_snapshot(options).expect("checked above");
-                        slice.snapshot_id = snapshot;
-                    }
-                }
-                *everything.mark = Some(Mark::Cut(snapshot));
-            })),
-        );
-    }
-
-    /// Nobody has followed the stream for long: from a transaction over everything on it is not collected any more.
-    /// `done` is set when it is so.
-    pub(super) fn stop_stream(&mut self, done: Rc<Cell<bool>>) {
-        log_notice!(
-            "Replication backlog freed after {} seconds without connected replicas.",
-            self.front.config.repl_backlog_ttl_s
-        );
-        self.shard.begin(
-            None,
-            Work::Action(Box::new(move |everything: &mut Everything<'_>| {
-                done.set(true);
-                everything.slices.iter_mut().for_each(|slice| slice.stream = false);
-                *everything.mark = Some(Mark::Offset(STOP_MARK));
-            })),
-        );
     }
 
     fn abort_snapshot(&mut self, snapshot: u64) {

@@ -4,11 +4,10 @@
 use super::{Engine, Front};
 use crate::disk::FileReader;
 use crate::log_notice;
-use braid_replication::loader::LoadedInfo;
-use braid_shards::LoadFault;
-use std::cell::Cell;
+use braid_replication::follower::{Follower, Restored};
+use braid_replication::loading::Loads;
+use braid_shards::{LoadFault, Shard};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,9 +26,6 @@ pub struct Restoring {
     fed_bytes: u64,
     begun: Instant,
     next_report: Instant,
-    /// Set by the step that puts the dataset in its place.
-    is_there: Rc<Cell<bool>>,
-    keys: u64,
 }
 
 impl Engine {
@@ -63,10 +59,9 @@ impl Engine {
                     fed_bytes: 0,
                     begun: now,
                     next_report: now + REPORT_PERIOD,
-                    is_there: Rc::default(),
-                    keys: 0,
                 }));
-                self.begin_load();
+                self.with_follower(|follower, site| follower.begin_restore(site.shard));
+                self.shard.settle(&mut self.front);
             }
         }
     }
@@ -74,30 +69,25 @@ impl Engine {
     /// One round's work for loading at the start. Returns whether there is more to do at once.
     pub(super) fn restore(&mut self) -> bool {
         let Some(mut restoring) = self.front.restoring.take() else { return false };
-        if restoring.is_there.get() {
-            let took_s = restoring.begun.elapsed().as_secs_f64();
-            log_notice!("Done loading RDB, keys loaded: {}, keys expired: 0.", restoring.keys);
-            log_notice!("DB loaded from disk: {took_s:.3} seconds");
-            self.front.node.persistence.end_loading(restoring.keys);
-            return true;
-        }
         let outcome = self.feed_restore(&mut restoring);
-        let outcome = outcome.and_then(|more| match self.front.take_load_outcome() {
-            None => Ok(more),
-            Some(Ok(info)) => {
-                restoring.keys = info.keys;
-                self.put_in_place(&info, &restoring);
-                Ok(true)
-            }
-            Some(Err(fault)) => Err(fault.to_string()),
+        let outcome = outcome.and_then(|more| {
+            let restored = self.with_follower(Follower::restore).map_err(|fault| fault.to_string())?;
+            self.shard.settle(&mut self.front);
+            Ok((more, restored))
         });
         match outcome {
-            Ok(more) => {
+            Ok((_, Restored::Done { keys })) => {
+                let took_s = restoring.begun.elapsed().as_secs_f64();
+                log_notice!("Done loading RDB, keys loaded: {keys}, keys expired: 0.");
+                log_notice!("DB loaded from disk: {took_s:.3} seconds");
+                self.front.node.persistence.end_loading(keys);
+                true
+            }
+            Ok((more, Restored::UnderWay { has_worked })) => {
                 self.front.restoring = Some(restoring);
-                more
+                more || has_worked
             }
             Err(why) => {
-                self.drop_load();
                 let path = restoring.path.display();
                 self.give_up(&format!(
                     "Fatal error loading the DB from {path}: {why}. The file was left as it is; exiting."
@@ -109,7 +99,7 @@ impl Engine {
 
     /// Feeds what was read, as far as the shards want it.
     fn feed_restore(&mut self, restoring: &mut Restoring) -> Result<bool, String> {
-        if !self.load_wants_more() {
+        if !self.front.follower().loads.wants_more() {
             return Ok(false);
         }
         if restoring.fed == restoring.chunk.len() {
@@ -117,7 +107,7 @@ impl Engine {
                 None => return Ok(false),
                 Some(Err(error)) => return Err(format!("{error} after byte {}", restoring.fed_bytes)),
                 Some(Ok(chunk)) if chunk.is_empty() => {
-                    self.end_load_input().map_err(|fault| fault.to_string())?;
+                    self.feed_loads(|loads, shard| loads.end_input(shard))?;
                     return Ok(true);
                 }
                 Some(Ok(chunk)) => {
@@ -128,33 +118,22 @@ impl Engine {
         }
         let end = restoring.chunk.len().min(restoring.fed + FEED_BYTES);
         let piece = &restoring.chunk[restoring.fed..end];
-        self.feed_load(piece).map_err(|fault: LoadFault| fault.to_string())?;
+        self.feed_loads(|loads, shard| loads.feed(shard, piece))?;
         restoring.fed_bytes += piece.len() as u64;
         restoring.fed = end;
-        self.front.report_progress(restoring, self.loader().map_or(0, |loader| loader.keys()));
+        let keys = self.front.follower().loads.loader().map_or(0, |loader| loader.keys());
+        self.front.report_progress(restoring, keys);
         Ok(true)
     }
 
-    /// The snapshot is whole: its history is ours, and it becomes the dataset.
-    fn put_in_place(&mut self, info: &LoadedInfo, restoring: &Restoring) {
-        let is_replica = self.front.config.replicaof.0.is_some();
-        let history = info.repl_id.zip(info.repl_offset);
-        let home = self.front.home.as_mut().expect("on the home shard");
-        if info.keys > 0 {
-            home.confirm_dataset();
-        }
-        if let Some((id, offset)) = history {
-            home.resume(id, offset, is_replica);
-            home.set_stream_db(info.stream_db.unwrap_or(0));
-        }
-        let streams = history.is_some() && !is_replica;
-        let is_there = Rc::clone(&restoring.is_there);
-        self.swap_loaded(move |everything| {
-            for slice in &mut *everything.slices {
-                slice.stream = streams;
-            }
-            is_there.set(true);
-        });
+    /// Gives the loader something, and its shards what comes of it.
+    fn feed_loads<T>(
+        &mut self,
+        feed: impl FnOnce(&mut Loads, &mut Shard) -> Result<T, LoadFault>,
+    ) -> Result<T, String> {
+        let fed = self.with_follower(|follower, site| feed(&mut follower.loads, site.shard));
+        self.shard.settle(&mut self.front);
+        fed.map_err(|fault| fault.to_string())
     }
 
     fn give_up(&mut self, why: &str) {

@@ -9,6 +9,7 @@ use crate::session::control::{Order, PauseMode};
 use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
+use braid_replication::follower::CutHook;
 use braid_replication::home::FileStep;
 use braid_shards::{ConnId, ShardId};
 use std::cell::Cell;
@@ -55,9 +56,14 @@ pub struct Saving {
 }
 
 impl Saving {
-    /// Where the cut of a snapshot notes what was changed before it, if that is asked for.
-    pub(super) fn dirty_at_cut_of(&self, snapshot: u64) -> Option<Rc<Cell<(u64, u64)>>> {
-        self.kept.is_some_and(|(kept, _)| kept == snapshot).then(|| Rc::clone(&self.dirty_at_cut))
+    /// Notes at the cut of a snapshot to be kept what was changed before it. Others are cut while its file is brought to
+    /// the disk.
+    pub(super) fn at_cut(&self, snapshot: u64) -> Option<CutHook> {
+        self.kept.filter(|(kept, _)| *kept == snapshot)?;
+        let dirty_at_cut = Rc::clone(&self.dirty_at_cut);
+        Some(Box::new(move |everything| {
+            dirty_at_cut.set((snapshot, everything.slices.iter().map(|slice| slice.stats.dirty).sum()));
+        }))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
 use crate::disk::Told;
-use crate::engine::follower::RoleRequest;
 use crate::engine::{Asker, LastSave};
+use braid_replication::follower::RoleRequest;
 use braid_shards::ConnId;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

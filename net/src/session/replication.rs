@@ -2,14 +2,14 @@
 //! `braid_replication`; here they meet a connection.
 
 use super::{Call, Session};
-use crate::config::values::MasterAddress;
 use crate::engine::Front;
-use crate::engine::follower::{Asker, RoleRequest, request_role};
+use crate::engine::follower::request_role;
 use braid_core::command::Error;
 use braid_core::resp::number::parse_i64;
 use braid_replication::acks::ReplicaId;
 use braid_replication::failover::Request;
-use braid_replication::link::LinkState;
+use braid_replication::follower::{Asker, RoleRequest};
+use braid_replication::link::{LinkState, Target};
 use braid_replication::psync::{Replconf, Replica};
 
 /// A connection that is, or is about to become, a replica.
@@ -164,7 +164,7 @@ pub fn replicaof(call: &mut Call<'_>) -> Result<(), Error> {
         if host.is_empty() || host.contains(|char: char| char.is_whitespace() || char.is_control()) {
             return Err(Error::text("ERR Invalid master host"));
         }
-        Some(MasterAddress { host, port })
+        Some(Target { host, port })
     };
     let has_refused = || {
         let upstream = call.front.node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

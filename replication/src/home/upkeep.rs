@@ -90,6 +90,10 @@ impl Home {
             && !self.retention.is_stopping
     }
 
+    pub(crate) fn backlog_ttl_ms(&self) -> u64 {
+        self.rules.backlog_ttl_ms
+    }
+
     /// When the stream may have been kept for long enough.
     pub(super) fn next_retention_ms(&self) -> Option<u64> {
         let since_ms = self.retention.alone_since_ms;

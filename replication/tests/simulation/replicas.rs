@@ -14,7 +14,8 @@ use braid_replication::log::ReaderLimits;
 use braid_replication::psync::Replica;
 use braid_replication::sharing::Policy;
 use braid_shards::{
-    ConnId, Everything, Host, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig, ShardId,
+    Caller, ConnId, Everything, Host, Invocation, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig,
+    ShardId,
 };
 use braid_shards::{SlotMap, Work};
 use bytes::Bytes;
@@ -282,7 +283,12 @@ impl Follower {
                 let flags = RunFlags { from_master: true, ..RunFlags::default() };
                 let mut out = Reply::default();
                 let args = Args::new(&list, &[]);
-                let ran = self.shard.run(ConnId(0), flags, id, self.db, args, &mut out, &mut Nobody);
+                let ran = self.shard.run(
+                    Caller::new(ConnId(0), flags),
+                    Invocation { id, db: self.db, args },
+                    &mut out,
+                    &mut Nobody,
+                );
                 if ran == Ran::Parked {
                     panic!("nothing blocks a replica of one shard");
                 }
