@@ -84,6 +84,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
         replicas[0].stop().expect("a signal");
         let client = &mut connections[0];
         call(client, &["SET", "key", "value"]);
+        assert_eq!(call(client, &["WAIT", "1", "30000"]), Value::Int(1));
+        // The question that put into the stream is nothing that anybody has to apply.
         let start = Instant::now();
         assert_eq!(call(client, &["WAIT", "2", "150"]), Value::Int(1));
         assert!(start.elapsed() >= Duration::from_millis(150));
@@ -93,6 +95,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
         for reason in ["TIMEOUT", "ERROR"] {
             let client = &mut connections[0];
             call(client, &["SET", "key", "other"]);
+            // The other replica has it before anybody counts.
+            assert_eq!(call(client, &["WAIT", "1", "30000"]), Value::Int(1));
             client.send(&["WAIT", "2", "0"]).expect("sent");
             let (waiting, others) = connections.split_first_mut().expect("some");
             for other in others.iter_mut() {
