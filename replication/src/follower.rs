@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use whole::{WantedCut, Whole};
 
 /// Bytes of a snapshot that one round feeds to the loader.
-const FEED_BYTES: usize = 256 << 10;
+const FEED_BYTES: usize = 32 << 10;
 
 /// What the configuration says about the replica role.
 #[derive(Debug, Clone, PartialEq, Eq)]

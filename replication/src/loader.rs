@@ -11,7 +11,7 @@ use braid_core::rdb::{Decoder, Event, KeyHeader, Limits, Stop, ValueSkipper};
 use braid_shards::{LoadAnswer, LoadBatch, LoadFault, ShardId, SlotMap};
 
 /// A batch is sent when it has this size: decoding it takes some 100 us.
-const BATCH_BYTES: usize = 32 << 10;
+const BATCH_BYTES: usize = 16 << 10;
 /// Bytes that the shards were sent and have not decoded before the feeder is asked to pause.
 const IN_FLIGHT_BYTES: usize = 16 << 20;
 

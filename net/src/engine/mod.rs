@@ -179,7 +179,8 @@ impl Engine {
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
             worked |= received;
-            if self.mailboxes.is_empty() {
+            // What a round gives to loading is bounded, for those who wait for the sockets.
+            if self.mailboxes.is_empty() || self.shard.is_loading() {
                 break;
             }
         }
@@ -187,6 +188,10 @@ impl Engine {
         self.front.flush();
         self.front.feed_replicas(worked);
         worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
         Ok(worked)
     }
 

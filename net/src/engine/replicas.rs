@@ -23,7 +23,7 @@ pub const HOME: ShardId = 0;
 /// A shard hands in its part of a snapshot in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 50 us of work.
-const WALK_SLICE_BYTES: usize = 32 << 10;
+const WALK_SLICE_BYTES: usize = 16 << 10;
 
 /// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
 const FEED_PERIOD: Duration = Duration::from_micros(500);
