@@ -3,6 +3,7 @@
 //! It lives on one shard, the home shard. Inputs are what shards and replicas send, and the time; what has to be done
 //! comes out of [`Home::take_actions`], and what a replica is to be sent out of [`Home::next_send`].
 
+mod farewell;
 mod files;
 mod handover;
 pub mod relay;
@@ -21,10 +22,12 @@ use braid_core::command::Segment;
 use braid_core::rdb::{Checksum, Writer, WriterOptions};
 use braid_shards::Mark;
 use bytes::Bytes;
+use farewell::Farewell;
 use relay::{Relay, Turn};
 use std::collections::{BTreeMap, VecDeque};
 use upkeep::{Protection, Retention};
 
+pub use farewell::Attendance;
 pub use files::FileStep;
 use files::{FileOut, FileSend};
 
@@ -78,6 +81,8 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// Every replica has all of the stream, or there was no more time to wait for it: the process may end.
+    Leave(Attendance),
     /// A step of a failover.
     Failover(Step),
     /// The change of role is complete: what follows is done in the new one.
@@ -214,6 +219,7 @@ pub struct Home {
     /// Where the stream ended when replicas were last asked for their offsets.
     asked_at: Option<u64>,
     failover: Failover,
+    farewell: Option<Farewell>,
     retention: Retention,
     protection: Protection,
     full_syncs: u64,
@@ -253,6 +259,7 @@ impl Home {
             resolved: Vec::new(),
             asked_at: None,
             failover: Failover::default(),
+            farewell: None,
             retention: Retention::default(),
             protection: Protection::default(),
             full_syncs: 0,
@@ -697,6 +704,7 @@ impl Home {
         self.acks.expire(now_ms, &mut self.resolved);
         self.keep_or_stop_stream(now_ms);
         self.poll_failover(now_ms);
+        self.poll_farewell(now_ms);
         self.poll_sharing(now_ms);
         if self.retry_cut_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.retry_cut_ms = None;
@@ -712,6 +720,7 @@ impl Home {
             self.last_ping_ms = now_ms;
             if self.relay.is_none()
                 && !self.failover.is_under_way()
+                && self.farewell.is_none()
                 && self.log.is_active()
                 && self.peers.values().any(|peer| peer.handshake.is_streaming())
             {
@@ -751,7 +760,7 @@ impl Home {
     /// When [`Home::tick`] has something to do; None: not before something happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let start = self.sharing.next_start_ms(self.rules.sharing);
-        let save = (self.wants_save && self.snapshot.is_none()).then_some(self.last_tick_ms);
+        let save = (self.wants_save && self.sharing.is_free()).then_some(self.last_tick_ms);
         let period = (!self.peers.is_empty()).then_some(self.last_tick_ms + TICK_MS);
         let others = [
             save,
@@ -759,6 +768,7 @@ impl Home {
             self.acks.next_deadline_ms(),
             self.next_retention_ms(),
             self.failover.next_deadline_ms(),
+            self.next_farewell_ms(),
         ];
         start.into_iter().chain(period).chain(others.into_iter().flatten()).min()
     }

@@ -56,6 +56,8 @@ pub struct Loader {
     in_flight_bytes: usize,
     /// The stream ended as it should.
     is_read: bool,
+    /// What is found is not kept.
+    only_checks: bool,
     info: LoadedInfo,
     successors: Vec<Option<Box<Keyspace>>>,
 }
@@ -74,9 +76,15 @@ impl Loader {
             ready: Vec::new(),
             in_flight_bytes: 0,
             is_read: false,
+            only_checks: false,
             info: LoadedInfo::default(),
             successors: (0..map.shards()).map(|_| None).collect(),
         }
+    }
+
+    /// One that hands nothing out: it finds the snapshot's end, what is wrong with it, and how many keys it has.
+    pub fn checking(map: SlotMap, databases: usize, string_max_bytes: u64, verify: bool) -> Self {
+        Self { only_checks: true, ..Self::new(map, databases, string_max_bytes, verify) }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them belong to the snapshot: all, until it ends.
@@ -203,7 +211,9 @@ impl Loader {
     fn send(&mut self, to: ShardId) {
         let fresh = LoadBatch::new(self.info.version);
         let batch = std::mem::replace(&mut self.filling[usize::from(to)], fresh);
-        if !batch.is_empty() {
+        if self.only_checks {
+            self.info.keys += batch.keys();
+        } else if !batch.is_empty() {
             self.in_flight_bytes += batch.len_bytes();
             self.ready.push((to, batch));
         }

@@ -153,8 +153,8 @@ pub struct Shard {
     pub rng: fastrand::Rng,
     pub(crate) time: Time,
     home: ShardId,
-    /// A snapshot was given up while the slice was on loan.
-    pub(crate) aborted_snapshot: Option<u64>,
+    /// Snapshots that were given up while the slice was on loan.
+    pub(crate) aborted_snapshots: Vec<u64>,
     /// What this shard's connections have under way.
     flights: Flights,
     waiting_legs: WaitingLegs,
@@ -204,7 +204,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(config.seed),
             time: Time::default(),
             home: config.home,
-            aborted_snapshot: None,
+            aborted_snapshots: Vec::new(),
             flights: Flights::default(),
             waiting_legs: WaitingLegs::default(),
             spare: Vec::new(),

@@ -136,6 +136,7 @@ impl Replicas {
                 Action::Turned(_) => panic!("nobody changes roles here"),
                 Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
+                Action::Leave(_) => panic!("nobody ends"),
             }
         }
         aborted
