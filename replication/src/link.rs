@@ -300,7 +300,7 @@ impl Link {
         }
         self.state = match std::mem::replace(&mut self.state, State::Connecting) {
             State::Streaming(stream) if !self.distrusts_position && stream.has_work() => {
-                self.down_since_ms.get_or_insert(now_ms);
+                self.history.is_down(now_ms);
                 State::Draining { stream, until_ms: now_ms }
             }
             other => {

@@ -280,7 +280,7 @@ fn no_loss_what_came_before_the_link_was_lost_is_applied_before_it_is_made_again
     assert_eq!((world.take_done(), world.link.next_tick_ms()), (vec![], None), "not before that");
     world.receive(SET);
     assert_eq!(world.epochs(), [(3, "k".to_owned()), (3, "k".to_owned())]);
-    assert_eq!(world.link.report(world.now_ms + 10).down_since_ms, Some(10));
+    assert_eq!(world.link.report(world.now_ms + 10).history.down_since_ms, Some(10));
     world.connect(position());
     // What is in doubt is not gone on with.
     for doubt in [Link::forget_position, |link: &mut Link| link.fail("enough", 0)] {
