@@ -26,6 +26,7 @@ use braid_core::command::{Args, CommandId, Effects, Outcome, Segment, Settings, 
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
+use bytes::Bytes;
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -70,6 +71,11 @@ pub trait Host {
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_ns: u64, args: Args<'_>);
+
+    /// Frees a block of megabytes, which takes long, where it holds up nobody.
+    fn free_block(&mut self, block: Bytes) {
+        drop(block);
+    }
 
     /// Monotonic time, for how long commands take.
     fn monotonic_ns(&mut self) -> u64;
@@ -252,12 +258,12 @@ impl Shard {
     }
 
     /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.
-    pub fn background(&mut self, budget: usize) -> bool {
+    pub fn background(&mut self, budget: usize, host: &mut impl Host) -> bool {
         let Some(keyspace) = &mut self.keyspace else { return false };
         for dropped in self.dropped.drain(..) {
             keyspace.bury(*dropped);
         }
-        let mut more = keyspace.free_some(budget);
+        let mut more = keyspace.free_some(budget, |block| host.free_block(block));
         if !self.replica && !self.holds_expiry && self.locks.is_empty() {
             more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
         }

@@ -431,6 +431,10 @@ impl Host for Front {
         self.follower().loads.answer(from, answer);
     }
 
+    fn free_block(&mut self, block: Bytes) {
+        self.node.freeing.free(block);
+    }
+
     #[inline]
     fn took(&mut self, id: ConnId, duration_ns: u64, args: Args<'_>) {
         if duration_ns >= self.long_ns {

@@ -232,7 +232,7 @@ impl Engine {
         }
         self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.now_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
-        let more = self.shard.background(BACKGROUND_SLICE);
+        let more = self.shard.background(BACKGROUND_SLICE, &mut self.front);
         let took_ns = self.front.clock.now_ns() - start_ns;
         self.front.note_latency(Slow::ExpireCycle, took_ns / 1_000_000);
         if !more {

@@ -271,7 +271,7 @@ impl World {
         node.resume_ready();
         self.replicate(node);
         if self.rng.u8(..4) == 0 {
-            node.shard.background(self.rng.usize(1..20));
+            node.shard.background(self.rng.usize(1..20), &mut node.front);
         }
     }
 
