@@ -12,19 +12,17 @@ mod replicas;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid_builder, call, connect};
+use common::{braid, call, connect, field, start, wait_until};
 use load::{Load, State};
 use proxy::Proxy;
-use replicas::{assert_equal, enough, field, follow, is_linked, number, start, wait_until};
+use replicas::{assert_equal, enough, follow, is_linked, number};
 use std::thread;
 
 /// Shards of the key set that the load's transactions touch.
 const SPREAD: usize = 5;
 
 fn node(shards: usize) -> Builder {
-    // On a machine that is short of time a replica may fall far behind, and full syncs are counted.
-    let patient = ["--repl-backlog-size", "512mb", "--client-output-buffer-limit", "replica 0 0 0"];
-    braid_builder(shards).args(["--repl-diskless-sync-delay", "0"]).args(patient)
+    replicas::node(&braid(), shards)
 }
 
 /// One that fetches its snapshots on so many connections.
