@@ -212,6 +212,11 @@ impl Follower {
         self.link.as_ref().is_some_and(Link::is_full)
     }
 
+    /// The dataset is not what its history says, and will be replaced.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
     /// Nothing is being done to the dataset.
     pub fn is_idle(&self) -> bool {
         self.applying.is_none() && self.whole.is_none() && self.restore.is_none()

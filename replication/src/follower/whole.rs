@@ -63,6 +63,11 @@ impl Follower {
         self.turned = Some(turn);
     }
 
+    /// A loaded dataset is being put in the place of the present one.
+    pub fn is_swapping(&self) -> bool {
+        matches!(self.whole, Some(Whole::Swap { .. }))
+    }
+
     /// Begins what waits for the dataset to be left alone.
     pub(super) fn begin_whole(&mut self, site: &mut Site<'_>) -> bool {
         if !self.is_idle() {
@@ -209,9 +214,6 @@ fn cut(shard: &mut Shard, home: &Home, wanted: WantedCut) -> Rc<Cell<Option<Cut>
                 return told.set(Some(Cut::Refused));
             }
             told.set(Some(Cut::Made));
-            if let Some(hook) = hook {
-                hook(everything);
-            }
             for slice in &mut *everything.slices {
                 // A replica's log is fed by its master.
                 slice.stream |= streams && !slice.replica;
@@ -221,6 +223,9 @@ fn cut(shard: &mut Shard, home: &Home, wanted: WantedCut) -> Rc<Cell<Option<Cut>
                 }
             }
             *everything.mark = Some(Mark::Cut(snapshot));
+            if let Some(hook) = hook {
+                hook(everything);
+            }
         })),
     );
     outcome
