@@ -6,9 +6,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use braid_net::ring::{Event, Ring, RingConfig, SendBuffer, Token, check_support};
 use glommio::{LocalExecutorBuilder, Placement};
 
-/// Rounds between two yields to the executor's other tasks.
-const ROUNDS_PER_YIELD: u32 = 64;
-
 #[derive(Default)]
 struct Connection {
     replies: SendBuffer,
@@ -95,23 +92,15 @@ fn main() {
         .expect("an executor starts");
     executor.run(async move {
         let mut ring = Ring::new(&config).expect("a ring");
-        let sleeper = ring.sleeper().expect("a file descriptor");
         ring.accept(listener.into());
         let mut server = Server { ring, connections: Vec::new(), spare: Vec::new(), dirty: Vec::new() };
-        let mut rounds = 0_u32;
         loop {
             server.ring.poll().expect("the ring works");
             while let Some(event) = server.ring.next() {
                 server.handle(event);
             }
             server.send_replies();
-            rounds += 1;
-            if rounds.is_multiple_of(ROUNDS_PER_YIELD) {
-                glommio::executor().yield_task_queue_now().await;
-            }
-            if server.ring.prepare_sleep(None, || false).expect("the ring works") {
-                sleeper.sleep().await.expect("the eventfd works");
-            }
+            server.ring.wait(None, || false).expect("the ring works");
         }
     });
 }

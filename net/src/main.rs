@@ -99,7 +99,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
             .ring_depth(128)
             .io_memory(64 << 10)
             .spawn(move || async move {
-                let outcome = shard.run(started, wakers).await;
+                let outcome = shard.run(started, wakers);
                 node.stop();
                 outcome
             })
@@ -176,14 +176,13 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    async fn run(
+    fn run(
         mut self,
         started: Sender<Result<(usize, Waker), String>>,
         wakers: Receiver<Vec<Waker>>,
     ) -> std::io::Result<()> {
-        let made = Ring::new(&RingConfig::default()).and_then(|ring| Ok((ring.sleeper()?, ring)));
-        let (sleeper, ring) = match made {
-            Ok(made) => made,
+        let ring = match Ring::new(&RingConfig::default()) {
+            Ok(ring) => ring,
             Err(error) => {
                 let _ = started.send(Err(format!("can't set up the network ring: {error}")));
                 return Err(error);
@@ -197,7 +196,7 @@ impl ShardThread {
         for listener in self.listeners {
             engine.listen(listener);
         }
-        engine.run(sleeper).await
+        engine.run()
     }
 }
 

@@ -25,9 +25,7 @@ use crate::link::stream::{Epoch, EpochWork, Parts};
 use crate::link::{Link, LinkAction, LinkRules, Target};
 use crate::loading::{LoadRules, Loads};
 use braid_core::command::{Args, CommandId};
-use braid_shards::{
-    EpochBuilder, EpochError, FROM_MASTER, Fit, MASTER_CONN, Plan, Shard, SlotMap, Unit, Work,
-};
+use braid_shards::{EpochBuilder, EpochError, Fit, MASTER, Plan, Shard, SlotMap, Unit, Work};
 use restore::Restore;
 use std::collections::VecDeque;
 use whole::{WantedCut, Whole};
@@ -293,7 +291,7 @@ impl Follower {
             Ok(None) => return false,
             Ok(Some(epoch)) => epoch,
             Err(error) => {
-                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site.now_ms);
+                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site);
                 return true;
             }
         };
@@ -333,18 +331,19 @@ impl Follower {
                      {shard}: {text}",
                     index + 1
                 );
-                self.distrust(count, &why, site.now_ms);
+                self.distrust(count, &why, site);
             }
         }
         true
     }
 
     /// The dataset is no longer the master's: another is asked for.
-    fn distrust(&mut self, commands: u32, why: &str, now_ms: u64) {
+    fn distrust(&mut self, commands: u32, why: &str, site: &mut Site<'_>) {
         self.failed_commands += u64::from(commands);
         self.is_doubtful = true;
+        site.home.distrust_dataset();
         if let Some(link) = &mut self.link {
-            link.distrust(why, now_ms);
+            link.distrust(why, site.now_ms);
         }
     }
 
@@ -421,5 +420,5 @@ impl Follower {
 fn begin_alone(shard: &mut Shard, unit: Unit) {
     let plan = Plan::of(&unit, [], shard.map);
     let keys = (!plan.everywhere).then_some(plan.keys);
-    shard.begin(keys, Work::Commands { conn: MASTER_CONN, flags: FROM_MASTER, watcher: None, unit });
+    shard.begin(keys, Work::Commands { caller: MASTER, unit });
 }

@@ -12,7 +12,7 @@
 //! keeps that part back, transactions and epochs are serializable (both are strictly two-phase).
 
 use crate::locks::TxId;
-use crate::parcel::{ConnId, Msg, RunFlags, TxMsg};
+use crate::parcel::{Caller, ConnId, Msg, RunFlags, TxMsg};
 use crate::pipeline::{Place, place};
 use crate::shard::{AHEAD, Host, Shard, prefetch};
 use crate::slots::{ShardId, SlotMap};
@@ -25,9 +25,12 @@ use smallvec::SmallVec;
 /// The connection that the master's commands count as. No real one has this name.
 pub const MASTER_CONN: ConnId = ConnId(u64::MAX);
 
-/// How commands of the master's stream run.
-pub const FROM_MASTER: RunFlags =
-    RunFlags { resp3: false, atomic: false, no_touch: false, from_master: true };
+/// As whom commands of the master's stream run.
+pub const MASTER: Caller = Caller {
+    conn: MASTER_CONN,
+    flags: RunFlags { resp3: false, atomic: false, no_touch: false, from_master: true },
+    watcher: None,
+};
 
 /// One shard's commands of an epoch.
 #[derive(Default)]
@@ -321,18 +324,7 @@ impl Shard {
                 prefetch(&keyspace, command.db, keys.by_ref().take(AHEAD));
             }
             let mark = out.mark();
-            let (id, db) = (command.id, command.db);
-            self.run_on(
-                &mut keyspace,
-                MASTER_CONN,
-                FROM_MASTER,
-                None,
-                id,
-                db,
-                command.args(),
-                &mut out,
-                host,
-            );
+            self.run_on(&mut keyspace, MASTER, command.invocation(), &mut out, host);
             if out.buf.first() == Some(&b'-') {
                 match &mut error {
                     Some(error) => error.count += 1,

@@ -8,9 +8,8 @@
 //!
 //! A leg waits for earlier legs of its own flight only, so there is no cycle.
 
-use crate::parcel::{ConnId, Parcel, RunFlags};
+use crate::parcel::{Caller, ConnId, Parcel};
 use crate::slots::ShardId;
-use braid_core::keyspace::WatcherId;
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -109,9 +108,7 @@ impl Flights {
 /// A leg that waits. Its commands lie in a parcel that is kept for it.
 pub(crate) struct WaitingLeg {
     pub parcel: usize,
-    pub conn: ConnId,
-    pub flags: RunFlags,
-    pub watcher: Option<WatcherId>,
+    pub caller: Caller,
     pub bytes: Range<usize>,
     pub leg: Leg,
 }

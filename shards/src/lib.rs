@@ -15,12 +15,12 @@ pub mod tx;
 pub mod unit;
 pub mod walk;
 
-pub use epoch::{EpochBuilder, EpochError, FROM_MASTER, Fit, MASTER_CONN, Part};
+pub use epoch::{EpochBuilder, EpochError, Fit, MASTER, MASTER_CONN, Part};
 pub use load::{LoadAnswer, LoadBatch, LoadFault};
 pub use locks::LockKey;
-pub use parcel::{ConnId, Mark, Parcel, RunFlags};
+pub use parcel::{Caller, ConnId, Mark, Parcel, RunFlags};
 pub use pipeline::{Admit, Pipeline, Place, Plan, Target, place};
 pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
 pub use tx::{Everything, Work};
-pub use unit::Unit;
+pub use unit::{Invocation, Unit};

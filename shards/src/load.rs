@@ -199,6 +199,11 @@ impl Shard {
         self.successor.as_mut().filter(|successor| successor.load == load).expect("begun before")
     }
 
+    /// A successor of this shard's slice is in the making.
+    pub fn is_loading(&self) -> bool {
+        self.successor.is_some()
+    }
+
     /// Decodes the next batch. True if there is more to do at once.
     pub fn load_some(&mut self) -> bool {
         let Some(successor) = &mut self.successor else { return false };

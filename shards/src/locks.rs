@@ -2,11 +2,12 @@
 //!
 //! Deadlock cannot arise because whoever waits is younger than whom it waits for (transaction ids are drawn from one
 //! counter): a request that finds an older holder waits, one that finds a younger holder is refused and starts over
-//! with a new id ("wait-die", Rosenkrantz, Stearns and Lewis, 1978). Single-shard commands hold nothing while they
-//! wait, so they may wait for anyone.
+//! with a new id ("wait-die", Rosenkrantz, Stearns and Lewis, 1978). Single-shard commands that wait draw an id of the
+//! same counter when they begin to, so they too are younger than whom they wait for.
 //!
-//! A request also waits behind an older one that waits for the same key. Were it granted, the older one would find a
-//! younger holder and have to start over; a few transactions can do that to each other for ever.
+//! A request also waits behind what is older and waits for the same key. Were it granted, an older request would find a
+//! younger holder and have to start over, and commands would wait for one after the other; a few transactions can do
+//! that for ever.
 
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -55,6 +56,13 @@ pub enum Claim {
 }
 
 impl Claim {
+    /// Of keys in any order.
+    pub fn of(mut keys: Vec<LockKey>) -> Self {
+        keys.sort_unstable();
+        keys.dedup();
+        Self::Keys(keys.into())
+    }
+
     /// Whether the two cannot be granted at the same time.
     pub fn conflicts_with(&self, other: &Claim) -> bool {
         let (Claim::Keys(left), Claim::Keys(right)) = (self, other) else { return true };
@@ -136,20 +144,23 @@ impl Locks {
         self.blocks_all() || self.held.contains_key(key)
     }
 
+    /// The youngest of those who have something of a claim on loan.
+    pub fn youngest_holder(&self, claim: &Claim) -> Option<TxId> {
+        match claim {
+            Claim::Everything => self.held.values().chain(self.exclusive.as_ref()).max().copied(),
+            Claim::Keys(keys) => {
+                let held = keys.iter().filter_map(|key| self.held.get(key).copied());
+                held.chain(self.exclusive).max()
+            }
+        }
+    }
+
     /// Takes all of a claim, or nothing of it.
     pub fn acquire(&mut self, id: TxId, claim: &Claim) -> Verdict {
         if self.holding {
             return Verdict::Wait;
         }
-        let youngest = match claim {
-            Claim::Everything => self.held.values().chain(self.exclusive.as_ref()).max().copied(),
-            Claim::Keys(keys) => self
-                .exclusive
-                .into_iter()
-                .chain(keys.iter().filter_map(|key| self.held.get(key).copied()))
-                .max(),
-        };
-        match youngest {
+        match self.youngest_holder(claim) {
             Some(holder) if holder > id => Verdict::Refused,
             Some(holder) => {
                 assert_ne!(holder, id, "a transaction asks each shard once");

@@ -29,6 +29,23 @@ pub struct RunFlags {
     pub from_master: bool,
 }
 
+/// On whose behalf commands run.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    pub conn: ConnId,
+    pub flags: RunFlags,
+    /// The connection as one that watches keys, if the commands begin, need or end its watch.
+    pub watcher: Option<WatcherId>,
+}
+
+impl Caller {
+    /// A connection whose watches are not concerned.
+    #[inline]
+    pub fn new(conn: ConnId, flags: RunFlags) -> Self {
+        Self { conn, flags, watcher: None }
+    }
+}
+
 /// A question a ticket carries: at which offset of the stream does it end? The number is the asker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mark {
@@ -46,9 +63,7 @@ pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
     Run {
         leg: Leg,
-        conn: ConnId,
-        flags: RunFlags,
-        watcher: Option<WatcherId>,
+        caller: Caller,
         bytes: Range<usize>,
     },
     /// The answer to a run, from which the next leg of its flight may run if that belongs to the receiver.

@@ -3,14 +3,13 @@
 use crate::epoch::EpochError;
 use crate::load::LoadAnswer;
 use crate::locks::LockKey;
-use crate::parcel::{ConnId, Mark, Parcel, RunFlags};
+use crate::parcel::{Caller, ConnId, Mark, Parcel, RunFlags};
 use crate::pipeline::{Admit, Pipeline, Place, Target, place};
 use crate::shard::{Host, Outlet, Ran, Shard, ShardConfig};
 use crate::slots::{ShardId, SlotMap};
 use crate::tx::Work;
-use crate::unit::Unit;
+use crate::unit::{Invocation, Unit};
 use braid_core::command::{Args, CommandId, Outcome, Segment, Time, registry};
-use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
 use bytes::Bytes;
@@ -123,6 +122,7 @@ impl Cluster {
 
     /// A connection of shard `at` sends a command. None: its answer comes later.
     pub fn send(&mut self, at: usize, conn: ConnId, line: &str) -> Option<String> {
+        let caller = Caller::new(conn, RunFlags::default());
         let (shard, told) = (&mut self.shards[at], &mut self.told[at]);
         let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         let args = Args::new(&args, &[]);
@@ -130,14 +130,14 @@ impl Cluster {
         match place(command, args, shard.map, shard.id) {
             Place::One(to) if usize::from(to) == at => {
                 let mut out = Reply::default();
-                let ran = shard.run(conn, RunFlags::default(), id, 0, args, &mut out, told);
+                let ran = shard.run(caller, Invocation { id, db: 0, args }, &mut out, told);
                 return (ran == Ran::Done).then(|| String::from_utf8(out.to_wire()).unwrap());
             }
             Place::One(to) => {
-                shard.submit(&mut Pipeline::default(), to, conn, RunFlags::default(), None, id, 0, args);
+                shard.submit(&mut Pipeline::default(), to, caller, Invocation { id, db: 0, args });
             }
-            Place::Several(keys) => self.begin(at, conn, RunFlags::default(), None, Some(keys), line),
-            Place::Everywhere => self.begin(at, conn, RunFlags::default(), None, None, line),
+            Place::Several(keys) => self.begin(at, caller, Some(keys), line),
+            Place::Everywhere => self.begin(at, caller, None, line),
         }
         None
     }
@@ -145,6 +145,7 @@ impl Cluster {
     /// A connection of shard `at` sends commands that each have one key, in one go. Gives what is answered at once.
     pub fn pipeline(&mut self, at: usize, conn: ConnId, lines: &[String]) -> String {
         let (shard, told) = (&mut self.shards[at], &mut self.told[at]);
+        let caller = Caller::new(conn, RunFlags::default());
         let mut pipeline = Pipeline::default();
         let mut out = Reply::default();
         for line in lines {
@@ -155,10 +156,10 @@ impl Cluster {
             let target = if to == shard.id { Target::Here } else { Target::Shard(to) };
             match pipeline.admit(target) {
                 Admit::Run => {
-                    assert_eq!(shard.run(conn, RunFlags::default(), id, 0, args, &mut out, told), Ran::Done);
+                    assert_eq!(shard.run(caller, Invocation { id, db: 0, args }, &mut out, told), Ran::Done);
                 }
                 Admit::Send => {
-                    shard.submit(&mut pipeline, to, conn, RunFlags::default(), None, id, 0, args);
+                    shard.submit(&mut pipeline, to, caller, Invocation { id, db: 0, args });
                 }
                 Admit::Later => panic!("too many commands"),
             }
@@ -167,16 +168,8 @@ impl Cluster {
     }
 
     /// A transaction of several shards.
-    pub fn begin(
-        &mut self,
-        at: usize,
-        conn: ConnId,
-        flags: RunFlags,
-        watcher: Option<WatcherId>,
-        keys: Option<Vec<LockKey>>,
-        lines: &str,
-    ) {
-        let work = Work::Commands { conn, flags, watcher, unit: unit(lines) };
+    pub fn begin(&mut self, at: usize, caller: Caller, keys: Option<Vec<LockKey>>, lines: &str) {
+        let work = Work::Commands { caller, unit: unit(lines) };
         self.shards[at].begin(keys, work);
         self.shards[at].settle(&mut self.told[at]);
     }

@@ -10,10 +10,10 @@
 
 use crate::epoch::EpochMsg;
 use crate::locks::{Claim, LockKey, TxId, Verdict};
-use crate::parcel::{ConnId, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
+use crate::parcel::{Caller, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
-use crate::unit::Unit;
+use crate::unit::{Invocation, Unit};
 use braid_core::command::{Error, Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
@@ -21,8 +21,8 @@ use smallvec::SmallVec;
 
 /// What a transaction does once it has everything.
 pub enum Work {
-    /// Runs commands and answers the connection. `watcher`: who watches keys, all of which are among those locked.
-    Commands { conn: ConnId, flags: RunFlags, watcher: Option<WatcherId>, unit: Unit },
+    /// Runs commands and answers the connection. What the caller watches is among the keys locked.
+    Commands { caller: Caller, unit: Unit },
     /// Runs a function over all slices.
     Action(Box<dyn FnOnce(&mut Everything<'_>)>),
 }
@@ -55,7 +55,7 @@ pub(crate) struct WaitingClaim {
     from: ShardId,
     token: u64,
     id: TxId,
-    claim: Claim,
+    pub(crate) claim: Claim,
     watcher: Option<WatcherId>,
 }
 
@@ -73,7 +73,7 @@ impl Shard {
         };
         assert!(!claims.is_empty(), "a transaction concerns somebody");
         let watcher = match &work {
-            Work::Commands { watcher, .. } => *watcher,
+            Work::Commands { caller, .. } => caller.watcher,
             Work::Action(_) => None,
         };
         self.next_token += 1;
@@ -91,15 +91,13 @@ impl Shard {
         self.ask(self.next_token, tx);
     }
 
-    fn split_claims(&self, mut keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
-        keys.sort_unstable();
-        keys.dedup();
+    fn split_claims(&self, keys: Vec<LockKey>) -> Vec<(ShardId, Claim)> {
         let mut by_shard: Vec<Vec<LockKey>> = (0..self.map.shards()).map(|_| Vec::new()).collect();
         for key in keys {
             by_shard[usize::from(self.map.shard_of(&key))].push(key);
         }
         let used = by_shard.into_iter().enumerate().filter(|(_, keys)| !keys.is_empty());
-        used.map(|(shard, keys)| (shard as ShardId, Claim::Keys(keys.into()))).collect()
+        used.map(|(shard, keys)| (shard as ShardId, Claim::of(keys))).collect()
     }
 
     /// Sends the requests of a transaction under a new id.
@@ -163,11 +161,8 @@ impl Shard {
 
     /// Owner: lends what is asked for, lets the request wait, or refuses it.
     pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
-        // An older request that waits is not overtaken: it would have to start over.
-        let overtakes = self.waiting.iter().any(|other| {
-            matches!(other, Waiting::Claim(WaitingClaim { id, claim, .. })
-                if *id < request.id && claim.conflicts_with(&request.claim))
-        });
+        // What is older and waits is not overtaken: a request would have to start over, commands would wait for ever.
+        let overtakes = self.is_awaited(&request.claim, request.id);
         // A huge value is not lent before a snapshot has written it: that would be done at once.
         let waits = match &request.claim {
             Claim::Keys(keys) => self.awaits_walk(keys.iter().map(|key| &**key)),
@@ -176,7 +171,9 @@ impl Shard {
         let verdict =
             if overtakes || waits { Verdict::Wait } else { self.locks.acquire(request.id, &request.claim) };
         match verdict {
-            Verdict::Wait => self.waiting.push_back(Waiting::Claim(request)),
+            Verdict::Wait => {
+                self.waiting.insert(request.id, Waiting::Claim(request));
+            }
             Verdict::Refused => {
                 let WaitingClaim { from, token, id, .. } = request;
                 self.send(from, Msg::Tx(Box::new(TxMsg::Refuse { token, id })));
@@ -276,11 +273,9 @@ impl Shard {
         watch_dirty: bool,
         host: &mut impl Host,
     ) {
-        let Work::Commands { conn, flags, watcher, unit } = work else {
-            unreachable!("actions are over everything")
-        };
+        let Work::Commands { caller, unit } = work else { unreachable!("actions are over everything") };
         let mut scratch = self.scratch.take().expect("transactions run one after another");
-        let mut reply = Reply::new(flags.resp3);
+        let mut reply = Reply::new(caller.flags.resp3);
         if watch_dirty {
             reply.null_array();
         } else {
@@ -290,10 +285,9 @@ impl Shard {
                     scratch.attach(db, entry);
                 }
             }
-            self.framed(flags, &unit, &mut reply, |shard, reply| {
+            self.framed(caller.flags, &unit, &mut reply, |shard, reply| {
                 for command in unit.commands() {
-                    let (id, db) = (command.id, command.db);
-                    shard.run_on(&mut scratch, conn, flags, watcher, id, db, command.args(), reply, host);
+                    shard.run_on(&mut scratch, caller, command.invocation(), reply, host);
                 }
             });
             let changes = scratch.take_changes();
@@ -319,7 +313,7 @@ impl Shard {
         for (shard, loan) in loans {
             self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
         }
-        host.reply(conn, &reply.buf, reply.pieces, true);
+        host.reply(caller.conn, &reply.buf, reply.pieces, true);
     }
 
     /// Runs `body` as a transaction's frame: the array around its replies, MULTI and EXEC around its effects.
@@ -367,26 +361,19 @@ impl Shard {
                 }
                 None
             }
-            Work::Commands { conn, flags, watcher, unit } => {
-                let mut reply = Reply::new(flags.resp3);
+            Work::Commands { caller, unit } => {
+                let mut reply = Reply::new(caller.flags.resp3);
                 if watch_dirty {
                     reply.null_array();
                 } else {
-                    self.framed(flags, &unit, &mut reply, |shard, reply| {
+                    self.framed(caller.flags, &unit, &mut reply, |shard, reply| {
                         for command in unit.commands() {
-                            shard.run_command_over_everything(
-                                &mut slices,
-                                conn,
-                                flags,
-                                watcher,
-                                &command,
-                                reply,
-                                host,
-                            );
+                            let call = command.invocation();
+                            shard.run_command_over_everything(&mut slices, caller, call, reply, host);
                         }
                     });
                 }
-                Some((conn, reply))
+                Some((caller.conn, reply))
             }
         };
         for (shard, keyspace) in slices {
@@ -398,25 +385,22 @@ impl Shard {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn run_command_over_everything(
         &mut self,
         slices: &mut [(ShardId, Box<Keyspace>)],
-        conn: ConnId,
-        flags: RunFlags,
-        watcher: Option<WatcherId>,
-        command: &crate::unit::Decoded<'_>,
+        caller: Caller,
+        call: Invocation<'_>,
         reply: &mut Reply,
         host: &mut impl Host,
     ) {
-        let (id, db, args) = (command.id, command.db, command.args());
+        let Invocation { id, db, args } = call;
         let declared = registry().get(id).resolve(args);
         if let Handler::Whole(run) | Handler::Cursor(Walk { whole: run, .. }) = declared.handler {
             let start_ns = host.monotonic_ns();
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
-            let is_refused = self.refuses(declared, flags);
+            let is_refused = self.refuses(declared, caller.flags);
             let mut ctx = WholeCtx {
                 slices: &mut parts,
                 effects: &mut self.effects,
@@ -431,11 +415,11 @@ impl Shard {
             let failed = outcome.is_err();
             if let Err(error) = outcome {
                 reply.truncate(mark);
-                self.failed(flags, &error, reply);
+                self.failed(caller.flags, &error, reply);
             }
             let took_ns = host.monotonic_ns().saturating_sub(start_ns);
             self.stats.called(id, declared, took_ns, failed);
-            host.took(conn, took_ns, args);
+            host.took(caller.conn, took_ns, args);
             return;
         }
         let keys = declared.find_keys(args).unwrap_or_default();
@@ -443,7 +427,7 @@ impl Shard {
             keys.iter().map(|key| usize::from(self.map.shard_of(args[key.index]))).collect();
         let first = owners.first().copied().unwrap_or(usize::from(self.id));
         if owners.iter().all(|owner| *owner == first) {
-            return self.run_on(&mut slices[first].1, conn, flags, watcher, id, db, args, reply, host);
+            return self.run_on(&mut slices[first].1, caller, call, reply, host);
         }
         // Its keys lie in several slices: they come together in the scratch keyspace for this one command.
         let mut scratch = self.scratch.take().expect("transactions run one after another");
@@ -452,7 +436,7 @@ impl Shard {
                 scratch.attach(db, entry);
             }
         }
-        self.run_on(&mut scratch, conn, flags, watcher, id, db, args, reply, host);
+        self.run_on(&mut scratch, caller, call, reply, host);
         for (key, owner) in keys.iter().zip(&owners) {
             for (db, entry) in scratch.detach_all(args[key.index]) {
                 slices[*owner].1.attach(db, entry);

@@ -17,6 +17,14 @@ pub struct Commands<'a> {
 
 const SHARED: u32 = 1 << 31;
 
+/// One command, ready to be executed.
+#[derive(Clone, Copy)]
+pub struct Invocation<'a> {
+    pub id: CommandId,
+    pub db: u16,
+    pub args: Args<'a>,
+}
+
 /// One decoded command, borrowing from its buffer.
 pub struct Decoded<'a> {
     pub id: CommandId,
@@ -29,10 +37,16 @@ impl<'a> Decoded<'a> {
     pub fn args(&self) -> Args<'_> {
         Args::new(&self.list, &self.shared)
     }
+
+    #[inline]
+    pub fn invocation(&self) -> Invocation<'_> {
+        Invocation { id: self.id, db: self.db, args: self.args() }
+    }
 }
 
 /// Appends one command.
-pub fn encode(bytes: &mut Vec<u8>, shared: &mut Vec<Bytes>, id: CommandId, db: u16, args: Args<'_>) {
+pub fn encode(bytes: &mut Vec<u8>, shared: &mut Vec<Bytes>, command: Invocation<'_>) {
+    let Invocation { id, db, args } = command;
     bytes.extend_from_slice(&id.to_ne_bytes());
     bytes.extend_from_slice(&db.to_ne_bytes());
     bytes.extend_from_slice(&(args.len() as u32).to_ne_bytes());
@@ -76,7 +90,7 @@ impl<'a> Commands<'a> {
     pub fn into_unit(self) -> Unit {
         let mut unit = Unit::default();
         for command in self {
-            unit.push(command.id, command.db, command.args());
+            unit.add(command.invocation());
         }
         unit
     }
@@ -150,7 +164,11 @@ pub struct Unit {
 
 impl Unit {
     pub fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) {
-        encode(&mut self.bytes, &mut self.shared, id, db, args);
+        self.add(Invocation { id, db, args });
+    }
+
+    pub fn add(&mut self, command: Invocation<'_>) {
+        encode(&mut self.bytes, &mut self.shared, command);
         self.count += 1;
     }
 

@@ -7,7 +7,6 @@ use super::follower::Following;
 use super::restoring::Restoring;
 use super::saving::Saving;
 use super::stream::Stream;
-use super::tasks::Tasks;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
@@ -50,7 +49,6 @@ pub struct Front {
     /// Connections whose command was answered and that may have more input.
     pub ready: Vec<ConnId>,
     pub adopted: Vec<OwnedFd>,
-    pub tasks: Tasks,
     pool: Vec<Vec<u8>>,
     next_place: usize,
     /// The time of this tick.
@@ -100,7 +98,6 @@ impl Front {
             outgoing: Vec::new(),
             ready: Vec::new(),
             adopted: Vec::new(),
-            tasks: Tasks::default(),
             pool: Vec::new(),
             next_place: 0,
             now: Instant::now(),

@@ -16,7 +16,6 @@ mod restoring;
 mod saving;
 mod spilling;
 pub mod stream;
-pub mod tasks;
 
 pub use conn::Conn;
 pub use front::Front;
@@ -26,7 +25,7 @@ pub use saving::{Asker, LastSave};
 use crate::config::values::LogLevel;
 use crate::log_verbose;
 use crate::node::{Node, settings, unix_us};
-use crate::ring::{Event, Ring, Sleeper, Token};
+use crate::ring::{Event, Ring, Token};
 use crate::session::Flow;
 use crate::session::latency::Event as Slow;
 use braid_core::command::{Args, Time};
@@ -42,8 +41,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Rounds between two yields to the executor's other tasks.
-const ROUNDS_PER_YIELD: u32 = 64;
 /// Ticks that follow each other without a look at the sockets, while other shards keep sending.
 const TICKS_PER_ROUND: u32 = 16;
 /// Keys that one slice of background work looks at: some tens of microseconds.
@@ -116,19 +113,14 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the ring as a whole: none is expected, and none is recoverable.
-    pub async fn run(mut self, sleeper: Sleeper) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<()> {
         if self.front.home.is_some() {
             self.begin_restore();
         }
-        let mut rounds = 0;
         let mut last_worked = Instant::now();
         let mut patience = Patience::default();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
-            rounds += 1;
-            if rounds % ROUNDS_PER_YIELD == 0 && !self.front.tasks.is_empty() {
-                glommio::executor().yield_task_queue_now().await;
-            }
             if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
                 patience.worked();
@@ -141,7 +133,7 @@ impl Engine {
                 continue;
             }
             let deadline = self.sleep_deadline();
-            let (mailboxes, Front { ring, node, id, held_back, tasks, stream, watch, .. }) =
+            let (mailboxes, Front { ring, node, id, held_back, stream, watch, .. }) =
                 (&self.mailboxes, &mut self.front);
             let orders = &node.statistics.shards[usize::from(*id)].orders;
             let has_work = || {
@@ -152,11 +144,7 @@ impl Engine {
                     || Front::may_catch_up(node, stream)
                     || Front::may_resume(&node.pause, watch)
             };
-            if tasks.is_empty() {
-                ring.wait(deadline, has_work)?;
-            } else if ring.prepare_sleep(deadline, has_work)? {
-                sleeper.sleep().await?;
-            }
+            ring.wait(deadline, has_work)?;
         }
         self.front.close_files();
         Ok(())
@@ -199,6 +187,10 @@ impl Engine {
         self.front.flush();
         self.front.feed_replicas(worked);
         worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
         Ok(worked)
     }
 

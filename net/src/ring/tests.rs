@@ -47,8 +47,7 @@ fn pattern(len_bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Runs the ring, sleeping as a shard does, and feeds `handle` until it says stop.
-async fn drive(ring: &mut Ring, mut handle: impl FnMut(&mut Ring, Event) -> bool) {
-    let sleeper = ring.sleeper().unwrap();
+fn drive(ring: &mut Ring, mut handle: impl FnMut(&mut Ring, Event) -> bool) {
     let start = Instant::now();
     loop {
         ring.poll().unwrap();
@@ -58,9 +57,7 @@ async fn drive(ring: &mut Ring, mut handle: impl FnMut(&mut Ring, Event) -> bool
             }
         }
         assert!(start.elapsed() < PATIENCE, "the awaited event did not come");
-        if ring.prepare_sleep(Some(start + PATIENCE), || false).unwrap() {
-            sleeper.sleep().await.unwrap();
-        }
+        ring.wait(Some(start + PATIENCE), || false).unwrap();
     }
 }
 
@@ -148,8 +145,7 @@ fn echo_over_tcp_with_two_hundred_connections_and_few_buffers() {
         drive(&mut ring, |ring, event| {
             echo.handle(ring, event);
             echo.closed < CLIENTS
-        })
-        .await;
+        });
         assert_eq!(ring.sockets(), 1, "only the listener is left");
     });
     clients.join().unwrap();
@@ -168,10 +164,9 @@ fn echo_over_a_unix_socket() {
         drive(&mut ring, |ring, event| {
             echo.handle(ring, event);
             echo.closed == 0
-        })
-        .await;
+        });
         ring.close(listener);
-        drive(&mut ring, |_, event| !matches!(event, Event::Closed { token } if token == listener)).await;
+        drive(&mut ring, |_, event| !matches!(event, Event::Closed { token } if token == listener));
         assert_eq!(ring.sockets(), 0);
     });
     client.join().unwrap();
@@ -211,8 +206,7 @@ fn a_gathered_send_of_thousands_of_pieces_arrives_whole_and_comes_back() {
             }
             Event::Closed { .. } => false,
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
         assert!(ring.send(token, b"late".to_vec().into()).is_err(), "a stale token sends nothing");
     });
     reader.join().unwrap();
@@ -235,8 +229,7 @@ fn a_slow_reader_shows_in_the_unsent_bytes_and_holds_up_nobody_else() {
         drive(&mut ring, |ring, event| {
             echo.handle(ring, event);
             echo.closed == 0
-        })
-        .await;
+        });
         client.join().unwrap();
         let unsent_len_bytes = ring.unsent_len_bytes(slow);
         assert!(unsent_len_bytes > 0 && unsent_len_bytes < LEN_BYTES, "{unsent_len_bytes} unsent");
@@ -246,7 +239,7 @@ fn a_slow_reader_shows_in_the_unsent_bytes_and_holds_up_nobody_else() {
             slow_theirs.read_exact(&mut received).unwrap();
             assert!(received == pattern(LEN_BYTES, 1));
         });
-        drive(&mut ring, |_, event| !matches!(event, Event::Sent { result: Ok(()), .. })).await;
+        drive(&mut ring, |_, event| !matches!(event, Event::Sent { result: Ok(()), .. }));
         assert_eq!(ring.unsent_len_bytes(slow), 0);
         reader.join().unwrap();
     });
@@ -269,8 +262,7 @@ fn close_with_a_send_in_flight_drains_before_the_slot_is_reused() {
         drive(&mut ring, |_, event| match event {
             Event::Closed { token: closed } => closed != token,
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
         let mut rest = Vec::new();
         theirs.read_to_end(&mut rest).unwrap();
         assert!(rest.len() < 8 << 20, "the peer sees the end of the stream");
@@ -297,8 +289,7 @@ fn a_peer_that_vanishes_fails_the_send_and_not_the_process() {
                 false
             }
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
     });
 }
 
@@ -337,8 +328,7 @@ fn a_paused_connection_receives_nothing_until_it_resumes() {
                 false
             }
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
         // Any order of pausing and resuming within and across rounds ends in what was asked last.
         let mut random = fastrand::Rng::with_seed(11);
         for _ in 0..500 {
@@ -368,7 +358,7 @@ fn a_paused_connection_receives_nothing_until_it_resumes() {
                 theirs.write_all(b"x").unwrap();
             }
             ring.start_recv(token);
-            drive(&mut ring, |_, event| !matches!(event, Event::Received { .. })).await;
+            drive(&mut ring, |_, event| !matches!(event, Event::Received { .. }));
         }
     });
 }
@@ -388,8 +378,7 @@ fn held_buffers_starve_the_receivers_and_releasing_them_feeds_them() {
                 held.push(data);
             }
             held.len() < 2
-        })
-        .await;
+        });
         assert!(settle(&mut ring, 0).is_empty(), "no buffer, no receive, and no busy retry");
         let mut received: Vec<u8> = held.drain(..).flat_map(|data| data.to_vec()).collect();
         drive(&mut ring, |_, event| {
@@ -397,8 +386,7 @@ fn held_buffers_starve_the_receivers_and_releasing_them_feeds_them() {
                 received.extend_from_slice(&data);
             }
             received.len() < 2000
-        })
-        .await;
+        });
         assert!(received == pattern(2000, 5));
     });
 }
@@ -421,8 +409,7 @@ fn a_detached_socket_works_in_another_ring_even_if_non_blocking() {
                 false
             }
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
         let mut second = Ring::new(&small_config()).unwrap();
         let token = second.add(socket.unwrap());
         second.start_recv(token);
@@ -435,8 +422,7 @@ fn a_detached_socket_works_in_another_ring_even_if_non_blocking() {
                 false
             }
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
     });
 }
 
@@ -481,23 +467,16 @@ fn connect_reaches_a_listener_and_reports_a_refusal() {
                 other => panic!("unexpected {other:?}"),
             }
             seen != [true; 4]
-        })
-        .await;
+        });
         assert!(ring.connects.is_empty());
     });
 }
 
 #[test]
 fn no_wake_up_from_another_thread_is_lost() {
-    no_wake_up_is_lost(false);
-    no_wake_up_is_lost(true);
-}
-
-fn no_wake_up_is_lost(in_ring: bool) {
     const MESSAGES: usize = 20_000;
     in_executor(async move {
         let mut ring = Ring::new(&small_config()).unwrap();
-        let sleeper = ring.sleeper().unwrap();
         let posted = Arc::new(AtomicUsize::new(0));
         let taken = Arc::new(AtomicUsize::new(0));
         let sender = thread::spawn({
@@ -524,20 +503,12 @@ fn no_wake_up_is_lost(in_ring: bool) {
             taken.store(seen, Ordering::Release);
             assert!(start.elapsed() < PATIENCE * 3, "stopped at message {seen}");
             let has_work = || seen == MESSAGES || posted.load(Ordering::Acquire) != seen;
-            if in_ring {
-                ring.wait(Some(start + PATIENCE * 3), || {
-                    let has_work = has_work();
-                    sleeps.set(sleeps.get() + usize::from(!has_work));
-                    has_work
-                })
-                .unwrap();
-                continue;
-            }
-            let is_idle = ring.prepare_sleep(Some(start + PATIENCE * 3), has_work).unwrap();
-            if is_idle && seen < MESSAGES {
-                sleeps.set(sleeps.get() + 1);
-                sleeper.sleep().await.unwrap();
-            }
+            ring.wait(Some(start + PATIENCE * 3), || {
+                let has_work = has_work();
+                sleeps.set(sleeps.get() + usize::from(!has_work));
+                has_work
+            })
+            .unwrap();
         }
         sender.join().unwrap();
         assert!(sleeps.get() > 0, "the test must have slept to prove anything");
@@ -559,11 +530,6 @@ fn thread_cpu_time() -> Duration {
 
 #[test]
 fn an_idle_ring_sleeps_until_its_deadline_and_uses_no_cpu() {
-    an_idle_ring_uses_no_cpu(false);
-    an_idle_ring_uses_no_cpu(true);
-}
-
-fn an_idle_ring_uses_no_cpu(in_ring: bool) {
     let (listener, address) = tcp_listener();
     in_executor(async move {
         let mut ring = Ring::new(&small_config()).unwrap();
@@ -574,9 +540,7 @@ fn an_idle_ring_uses_no_cpu(in_ring: bool) {
             let token = ring.add(socket);
             ring.start_recv(token);
             false
-        })
-        .await;
-        let sleeper = ring.sleeper().unwrap();
+        });
         let start = Instant::now();
         let cpu_before = thread_cpu_time();
         let deadline = start + Duration::from_millis(500);
@@ -585,11 +549,7 @@ fn an_idle_ring_uses_no_cpu(in_ring: bool) {
             rounds += 1;
             ring.poll().unwrap();
             assert!(ring.next().is_none());
-            if in_ring {
-                ring.wait(Some(deadline), || false).unwrap();
-            } else if ring.prepare_sleep(Some(deadline), || false).unwrap() {
-                sleeper.sleep().await.unwrap();
-            }
+            ring.wait(Some(deadline), || false).unwrap();
         }
         assert!(start.elapsed() < PATIENCE);
         let cpu = thread_cpu_time() - cpu_before;
@@ -602,17 +562,15 @@ fn an_idle_ring_uses_no_cpu(in_ring: bool) {
 fn an_earlier_deadline_replaces_a_later_one() {
     in_executor(async move {
         let mut ring = Ring::new(&small_config()).unwrap();
-        let sleeper = ring.sleeper().unwrap();
         let start = Instant::now();
-        assert!(ring.prepare_sleep(Some(start + PATIENCE * 9), || false).unwrap());
+        // A timer that would fire much later is set, as by an earlier sleep.
+        ring.wait(Some(start + PATIENCE * 9), || true).unwrap();
         ring.poll().unwrap();
         let deadline = start + Duration::from_millis(50);
         while Instant::now() < deadline {
             ring.poll().unwrap();
             assert!(ring.next().is_none());
-            if ring.prepare_sleep(Some(deadline), || false).unwrap() {
-                sleeper.sleep().await.unwrap();
-            }
+            ring.wait(Some(deadline), || false).unwrap();
         }
         assert!(start.elapsed() < PATIENCE);
     });
@@ -637,8 +595,7 @@ fn dropping_a_busy_ring_ends_its_operations_and_closes_its_sockets() {
                 kept = Some(data);
             }
             kept.is_none()
-        })
-        .await;
+        });
         // One operation the kernel has not been given.
         let (unsubmitted, _peer) = UnixStream::pair().unwrap();
         let unsubmitted = ring.add(unsubmitted.into());
@@ -682,8 +639,7 @@ fn bytes_before_a_half_close_arrive_before_the_eof() {
                 false
             }
             other => panic!("unexpected {other:?}"),
-        })
-        .await;
+        });
     });
     assert!(is_done.load(Ordering::Relaxed));
     let mut reply = Vec::new();

@@ -9,7 +9,10 @@ use crate::engine::{Conn, Engine, Front};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, Handler, Outcome, registry};
 use braid_core::resp::Reply;
 use braid_shards::stats::slot;
-use braid_shards::{Admit, LockKey, Pipeline, Place, Ran, Shard, ShardId, Target, Unit, Work, place};
+use braid_shards::{
+    Admit, Caller, Invocation, LockKey, Pipeline, Place, Ran, RunFlags, Shard, ShardId, Target, Unit, Work,
+    place,
+};
 use std::sync::atomic::Ordering;
 
 /// What became of a command.
@@ -146,7 +149,8 @@ impl Engine {
             }
             _ => place(command, args, map, here),
         };
-        let flags = conn.session.flags;
+        let caller = Caller::new(conn.id, conn.session.flags);
+        let call = Invocation { id, db: conn.session.db, args };
         let target = match place {
             Place::One(to) if to == here => Target::Here,
             Place::One(to) => Target::Shard(to),
@@ -157,13 +161,13 @@ impl Engine {
             _ if admit == Admit::Later => Flow::Later,
             Place::One(_) if admit == Admit::Run => {
                 let (shard, front) = self.parts();
-                match shard.run(conn.id, flags, id, conn.session.db, args, &mut conn.out, front) {
+                match shard.run(caller, call, &mut conn.out, front) {
                     Ran::Done => Flow::Done,
                     Ran::Parked => Flow::Wait,
                 }
             }
             Place::One(to) => {
-                self.parts().0.submit(pipeline, to, conn.id, flags, None, id, conn.session.db, args);
+                self.parts().0.submit(pipeline, to, caller, call);
                 Flow::Done
             }
             Place::Several(keys) => self.begin(conn, Some(keys), id, args),
@@ -175,7 +179,7 @@ impl Engine {
     fn begin(&mut self, conn: &mut Conn, keys: Option<Vec<LockKey>>, id: CommandId, args: Args<'_>) -> Flow {
         let mut unit = Unit::default();
         unit.push(id, conn.session.db, args);
-        let work = Work::Commands { conn: conn.id, flags: conn.session.flags, watcher: None, unit };
+        let work = Work::Commands { caller: Caller::new(conn.id, conn.session.flags), unit };
         self.parts().0.begin(keys, work);
         Flow::Wait
     }
@@ -204,15 +208,16 @@ impl Engine {
     /// Sends a command of this connection to a shard, here or elsewhere, whose answer a step waits for.
     pub(super) fn send_step(&mut self, conn: &mut Conn, to: ShardId, id: CommandId, args: Args<'_>) {
         let (shard, front) = self.parts();
-        let watcher = Some(watcher(front.id, conn.id));
+        let caller =
+            Caller { conn: conn.id, flags: RunFlags::default(), watcher: Some(watcher(front.id, conn.id)) };
+        let call = Invocation { id, db: conn.session.db, args };
         conn.waiting = true;
         if to == front.id {
             let mut unit = Unit::default();
-            unit.push(id, conn.session.db, args);
-            shard.run_later(conn.id, Default::default(), watcher, unit);
+            unit.add(call);
+            shard.run_later(caller, unit);
         } else {
-            let (mut alone, db) = (Pipeline::default(), conn.session.db);
-            shard.submit(&mut alone, to, conn.id, Default::default(), watcher, id, db, args);
+            shard.submit(&mut Pipeline::default(), to, caller, call);
         }
     }
 

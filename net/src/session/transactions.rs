@@ -6,7 +6,7 @@ use super::table::Call;
 use super::{Multi, Steps, watcher};
 use crate::engine::{Conn, Engine};
 use braid_core::command::{Args, Command, CommandId, Error, Flags, registry};
-use braid_shards::{Host, Plan, RunFlags, ShardId, Unit, Work};
+use braid_shards::{Caller, Host, Plan, RunFlags, ShardId, Unit, Work};
 
 /// Bytes of queued commands a transaction may hold (Redis bounds them with the query buffer limit).
 const QUEUE_MAX_LEN_BYTES: usize = 1 << 30;
@@ -92,7 +92,7 @@ impl Engine {
         command.push(id, conn.session.db, args);
         unit.push(survey, conn.session.db, Args::new(&[b"info|survey"], &[]));
         conn.session.steps = Some(Box::new(Steps::Survey { command, survey: Survey::default() }));
-        let work = Work::Commands { conn: conn.id, flags: RunFlags::default(), watcher: None, unit };
+        let work = Work::Commands { caller: Caller::new(conn.id, RunFlags::default()), unit };
         self.shard().begin(None, work);
     }
 
@@ -217,15 +217,14 @@ impl Engine {
         let watched = watching.iter().flat_map(|watching| watching.keys.iter().map(|key| &**key));
         let Plan { everywhere, keys, owners, has_session } = Plan::of(&multi.unit, watched, map);
         let unit = multi.unit;
+        let caller = Caller { conn: conn.id, flags, watcher: who };
         let shard = self.shard();
         match owners.as_slice() {
-            _ if everywhere => {
-                shard.begin(None, Work::Commands { conn: conn.id, flags, watcher: who, unit });
-            }
-            [] => shard.run_later(conn.id, flags, who, unit),
-            [owner] if *owner == here => shard.run_later(conn.id, flags, who, unit),
-            [owner] if !has_session => shard.dispatch_atomic(*owner, conn.id, flags, who, &unit),
-            _ => shard.begin(Some(keys), Work::Commands { conn: conn.id, flags, watcher: who, unit }),
+            _ if everywhere => shard.begin(None, Work::Commands { caller, unit }),
+            [] => shard.run_later(caller, unit),
+            [owner] if *owner == here => shard.run_later(caller, unit),
+            [owner] if !has_session => shard.dispatch_atomic(*owner, caller, &unit),
+            _ => shard.begin(Some(keys), Work::Commands { caller, unit }),
         }
         conn.waiting = true;
         Ok(())

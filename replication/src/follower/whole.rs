@@ -75,6 +75,7 @@ impl Follower {
         }
         if std::mem::take(&mut self.wants_flush) {
             self.is_doubtful = true;
+            site.home.distrust_dataset();
             if let Some(link) = &mut self.link {
                 link.forget_position();
             }

@@ -227,7 +227,7 @@ impl Cluster {
     /// What a node answered so far is judged.
     fn close(&mut self, node: usize) {
         let process = &mut self.nodes[node].process;
-        let until = process.hub().doubtful_since.unwrap_or(u64::MAX).min(process.merged_until);
+        let until = process.hub().true_until().min(process.merged_until);
         self.histories.close(&self.env, process.incarnation, until);
     }
 
@@ -388,7 +388,7 @@ impl Cluster {
         }
     }
 
-    /// What was asked for while a failover was under way was refused.
+    /// What was asked for while a failover was under way was refused; and an empty dataset is taken on an order only.
     fn repeat_orders(&mut self, above: &[Option<usize>]) {
         for (node, target) in above.iter().enumerate() {
             let hub = self.nodes[node].process.hub();
@@ -397,6 +397,7 @@ impl Cluster {
                 None => !hub.home.is_replica(),
                 Some(target) => hub.follower.link().is_some_and(|link| link.target() == target),
             };
+            let is_so = is_so && !hub.follower.has_refused();
             if !is_so && hub.follower.is_idle() && !hub.home.is_failing_over() {
                 hub.follower.request(RoleRequest { master: target, answer: None });
             }

@@ -156,6 +156,21 @@ impl Histories {
             has_stopped,
             moment,
         } = capture;
+        if env.is_loud {
+            let what = if has_stopped {
+                "stops"
+            } else if has_reset {
+                "begins"
+            } else {
+                "goes on"
+            };
+            let role = if is_replica { "replica" } else { "master" };
+            eprintln!(
+                "at {moment}: process {process}, {role}, {what} at {id}:{start}: {} {}",
+                bytes.escape_ascii(),
+                if cut.is_some() { "cut" } else { "" }
+            );
+        }
         if has_stopped {
             return self.close(env, process, doubtful_since.unwrap_or(moment));
         }

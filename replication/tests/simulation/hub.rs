@@ -129,8 +129,10 @@ pub struct Hub {
     /// Writes wait: a failover is under way.
     pub is_paused: bool,
     pub captures: Vec<Capture>,
-    /// From this moment on the dataset is about to become another, or not to be streamed any more.
-    pub doubtful_since: Option<u64>,
+    /// From this moment on the dataset is about to become another.
+    doubtful_since: Option<u64>,
+    /// From this moment on it may not be streamed any more.
+    stopping_since: Option<u64>,
     /// Offsets acknowledged to the master.
     pub acked: Option<u64>,
     link_number: Option<u64>,
@@ -166,6 +168,7 @@ impl Hub {
             is_paused: false,
             captures: Vec::new(),
             doubtful_since: None,
+            stopping_since: None,
             acked: None,
             link_number: None,
             links_made: 0,
@@ -199,6 +202,11 @@ impl Hub {
     /// The node's snapshot file.
     pub fn saved(&self) -> Option<&Vec<u8>> {
         self.disk.saved.as_ref()
+    }
+
+    /// Up to when the dataset was that of the log.
+    pub fn true_until(&self) -> u64 {
+        self.doubtful_since.into_iter().chain(self.stopping_since).min().unwrap_or(u64::MAX)
     }
 
     /// A stock replica comes.
@@ -380,7 +388,7 @@ impl Hub {
                 Action::Close { replica, why } => self.close_peer(env, replica, &why),
                 Action::Turned(turn) => self.follower.turned(turn),
                 Action::StopStream => {
-                    self.doubtful_since.get_or_insert(env.clock);
+                    self.stopping_since.get_or_insert(env.clock);
                     self.follower.want_stop();
                 }
                 Action::Failover(step) => self.failover_step(step),
@@ -443,11 +451,15 @@ impl Hub {
         let was_swapping = self.follower.is_swapping();
         self.with_follower(shard, env.now_ms(), Follower::go_on);
         let has_reset = was_swapping && !self.follower.is_swapping();
-        if !has_reset && (self.follower.is_swapping() || self.follower.is_doubtful()) {
+        let is_doubtful = self.follower.is_swapping() || self.follower.is_doubtful();
+        if is_doubtful && !has_reset {
             self.doubtful_since.get_or_insert(env.clock);
         }
         assert_eq!(self.follower.failed_commands(), 0, "law 4: a command of the stream failed");
         self.observe(env, has_reset);
+        if !is_doubtful {
+            self.doubtful_since = None;
+        }
         self.do_actions(env);
     }
 
@@ -516,7 +528,7 @@ impl Hub {
                     start: end,
                     bytes: Vec::new(),
                     cut: None,
-                    doubtful_since: self.doubtful_since.take(),
+                    doubtful_since: self.stopping_since.take(),
                     has_stopped: true,
                     moment: env.clock,
                 });
@@ -558,7 +570,7 @@ impl Hub {
             start,
             bytes: slices.concat(),
             cut,
-            doubtful_since: if has_reset { self.doubtful_since.take() } else { None },
+            doubtful_since: self.doubtful_since,
             has_stopped: false,
             moment: env.clock,
         });

@@ -6,8 +6,8 @@ use braid_core::command::{Args, Command, CommandId, Handler, Outcome, Segment, T
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
-    Admit, ConnId, EpochError, Host, LoadAnswer, MASTER_CONN, Mark, Pipeline, Place, Plan, Ran, RunFlags,
-    Shard, ShardId, Target, Unit, Work, place,
+    Admit, Caller, ConnId, EpochError, Host, Invocation, LoadAnswer, MASTER_CONN, Mark, Pipeline, Place,
+    Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work, place,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -178,24 +178,25 @@ impl Thread {
         if admit == Admit::Later {
             return Flow::Later;
         }
+        let caller = Caller::new(conn.id, RunFlags::default());
+        let call = Invocation { id, db: conn.db, args };
         let keys = match place {
             Place::One(_) if admit == Admit::Run => {
-                let (conn_id, db) = (conn.id, conn.db);
                 let mut out = std::mem::take(&mut conn.out);
-                let ran = shard.run(conn_id, RunFlags::default(), id, db, args, &mut out, front);
+                let ran = shard.run(caller, call, &mut out, front);
                 front.conns[index].out = out;
                 return if ran == Ran::Done { Flow::Done } else { Flow::Wait };
             }
             Place::One(to) => {
-                shard.submit(pipeline, to, conn.id, RunFlags::default(), None, id, conn.db, args);
+                shard.submit(pipeline, to, caller, call);
                 return Flow::Done;
             }
             Place::Several(keys) => Some(keys),
             Place::Everywhere => None,
         };
         let mut unit = Unit::default();
-        unit.push(id, conn.db, args);
-        shard.begin(keys, Work::Commands { conn: conn.id, flags: RunFlags::default(), watcher: None, unit });
+        unit.add(call);
+        shard.begin(keys, Work::Commands { caller, unit });
         Flow::Wait
     }
 
@@ -268,14 +269,13 @@ impl Thread {
             return conn.out.ok();
         };
         conn.awaited += 1;
-        let (id, flags) = (conn.id, RunFlags::default());
-        let watcher = Some(self.front.watcher(id));
+        let (conn, flags) = (conn.id, RunFlags::default());
+        let caller = Caller { conn, flags, watcher: Some(self.front.watcher(conn)) };
         if to == self.shard.id {
-            return self.shard.run_later(id, flags, watcher, unit);
+            return self.shard.run_later(caller, unit);
         }
         let command = unit.commands().next().expect("one command");
-        let (step, db, args) = (command.id, command.db, command.args());
-        self.shard.submit(&mut Pipeline::default(), to, id, flags, watcher, step, db, args);
+        self.shard.submit(&mut Pipeline::default(), to, caller, command.invocation());
     }
 
     fn exec(&mut self, index: usize) -> Flow {
@@ -287,13 +287,14 @@ impl Thread {
         let plan = Plan::of(&unit, watched.iter().map(|key| &**key), self.shard.map);
         let (conn, flags) = (conn.id, RunFlags { atomic: true, ..RunFlags::default() });
         let watcher = (!watched.is_empty()).then(|| self.front.watcher(conn));
+        let caller = Caller { conn, flags, watcher };
         let shard = &mut self.shard;
         match plan.owners.as_slice() {
-            _ if plan.everywhere => shard.begin(None, Work::Commands { conn, flags, watcher, unit }),
-            [] => shard.run_later(conn, flags, watcher, unit),
-            [owner] if *owner == here => shard.run_later(conn, flags, watcher, unit),
-            [owner] if !plan.has_session => shard.dispatch_atomic(*owner, conn, flags, watcher, &unit),
-            _ => shard.begin(Some(plan.keys), Work::Commands { conn, flags, watcher, unit }),
+            _ if plan.everywhere => shard.begin(None, Work::Commands { caller, unit }),
+            [] => shard.run_later(caller, unit),
+            [owner] if *owner == here => shard.run_later(caller, unit),
+            [owner] if !plan.has_session => shard.dispatch_atomic(*owner, caller, &unit),
+            _ => shard.begin(Some(plan.keys), Work::Commands { caller, unit }),
         }
         Flow::Wait
     }

@@ -11,7 +11,8 @@ use braid_core::table::{HashKey, ValueRef};
 use braid_core::types::Object;
 use braid_replication::acks::ReplicaId;
 use braid_shards::{
-    ConnId, Everything, Host, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig, ShardId, SlotMap, Work,
+    Caller, ConnId, Everything, Host, Invocation, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig,
+    ShardId, SlotMap, Work,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -124,7 +125,12 @@ impl StockReplica {
                 let flags = RunFlags { from_master: true, ..RunFlags::default() };
                 let mut out = Reply::default();
                 let args = Args::new(&list, &[]);
-                let ran = self.shard.run(ConnId(0), flags, id, self.db, args, &mut out, &mut Nobody);
+                let ran = self.shard.run(
+                    Caller::new(ConnId(0), flags),
+                    Invocation { id, db: self.db, args },
+                    &mut out,
+                    &mut Nobody,
+                );
                 if ran == Ran::Parked {
                     panic!("nothing blocks a replica of one shard");
                 }

@@ -1,6 +1,9 @@
 use super::*;
+use crate::parcel::{Caller, RunFlags};
+use crate::pipeline::Pipeline;
 use crate::testing::{ATOMIC, CONN, Cluster, unit};
 use crate::tx::{Everything, Work};
+use crate::unit::{Invocation, Unit};
 
 /// A cluster of three in which shard 2 coordinates `MSET` of a key of shard 0 and one of shard 1, and has borrowed the
 /// former.
@@ -101,7 +104,7 @@ fn law3_a_transaction_of_one_shard_waits_as_a_whole() {
     let (mut cluster, a, _) = borrowed();
     let c = cluster.key(0, "c");
     let commands = unit(&format!("SET {c} 1; GET {a}"));
-    cluster.shards[1].dispatch_atomic(0, CONN, ATOMIC, None, &commands);
+    cluster.shards[1].dispatch_atomic(0, Caller::new(CONN, ATOMIC), &commands);
     cluster.pass(1, 0);
     assert_eq!(cluster.send(0, CONN, &format!("GET {c}")), Some("$-1\r\n".into()));
     cluster.rest();
@@ -116,7 +119,7 @@ fn law3_everything_on_loan_blocks_even_what_has_no_keys() {
     assert!(cluster.shards[0].keyspace().is_none());
     let a = cluster.key(0, "a");
     assert_eq!(cluster.send(0, CONN, &format!("SET {a} 1")), None);
-    cluster.shards[0].run_later(CONN, ATOMIC, None, Unit::default());
+    cluster.shards[0].run_later(Caller::new(CONN, ATOMIC), Unit::default());
     cluster.shards[0].settle(&mut cluster.told[0]);
     assert!(cluster.told[0].replies.is_empty());
     cluster.rest();
@@ -226,7 +229,7 @@ fn a_full_ring_delays_and_loses_nothing() {
 #[test]
 fn law1_large_values_of_several_connections_travel_in_one_parcel() {
     let mut cluster = Cluster::new(2);
-    let (id, _) = registry().find(b"set").unwrap();
+    let (id, _) = braid_core::command::registry().find(b"set").unwrap();
     let keys: Vec<String> = (0..3).map(|n| cluster.key(1, &format!("key{n}"))).collect();
     for (n, key) in keys.iter().enumerate() {
         let value = bytes::Bytes::from(vec![b'0' + n as u8; 3]);
@@ -234,7 +237,12 @@ fn law1_large_values_of_several_connections_travel_in_one_parcel() {
         let shared = [(2, value.clone())];
         let args = Args::new(&args, &shared);
         let (conn, mut alone) = (ConnId(n as u64), Pipeline::default());
-        cluster.shards[0].submit(&mut alone, 1, conn, RunFlags::default(), None, id, 0, args);
+        cluster.shards[0].submit(
+            &mut alone,
+            1,
+            Caller::new(conn, RunFlags::default()),
+            Invocation { id, db: 0, args },
+        );
     }
     cluster.rest();
     assert_eq!(cluster.replies(0), ["+OK\r\n"; 3]);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::parcel::ConnId;
 use crate::pipeline::Pipeline;
 use crate::testing::{ATOMIC, CONN, Cluster, unit};
 use braid_core::command::{Args, registry};
@@ -84,7 +85,12 @@ fn begin_watch(cluster: &mut Cluster, names: &[&String]) -> WatcherId {
         let args = Args::new(&args, &[]);
         let mut alone = Pipeline::default();
         let flags = RunFlags::default();
-        cluster.shards[2].submit(&mut alone, owner, CONN, flags, Some(watcher), id, 0, args);
+        cluster.shards[2].submit(
+            &mut alone,
+            owner,
+            Caller { conn: CONN, flags, watcher: Some(watcher) },
+            Invocation { id, db: 0, args },
+        );
     }
     watcher
 }
@@ -115,9 +121,7 @@ fn law3_a_change_while_on_loan_is_seen_by_who_watches() {
         cluster.ask(&line);
         cluster.begin(
             2,
-            CONN,
-            ATOMIC,
-            Some(watcher),
+            Caller { conn: CONN, flags: ATOMIC, watcher: Some(watcher) },
             keys(&[&a, &b]),
             &format!("SET {a} mine; SET {b} mine"),
         );
@@ -140,7 +144,11 @@ fn law3_a_watched_key_on_loan_keeps_the_transaction_of_one_shard_waiting() {
     // The other client has its answer, and the key is not back yet.
     assert_eq!(cluster.replies(1), ["+OK\r\n"]);
     let commands = unit(&format!("SET {c} mine"));
-    cluster.shards[2].dispatch_atomic(0, CONN, ATOMIC, Some(watcher), &commands);
+    cluster.shards[2].dispatch_atomic(
+        0,
+        Caller { conn: CONN, flags: ATOMIC, watcher: Some(watcher) },
+        &commands,
+    );
     cluster.pass(2, 0);
     cluster.rest();
     assert_eq!(cluster.replies(2), ["*-1\r\n"]);
@@ -155,9 +163,7 @@ fn law3_a_watched_key_that_expires_on_its_way_aborts() {
         let watcher = watch(&mut cluster, &[&a, &b]);
         cluster.begin(
             2,
-            CONN,
-            ATOMIC,
-            Some(watcher),
+            Caller { conn: CONN, flags: ATOMIC, watcher: Some(watcher) },
             keys(&[&a, &b]),
             &format!("SET {a} mine; SET {b} mine"),
         );
@@ -177,7 +183,12 @@ fn a_watch_that_started_over_remembers_the_change() {
     let watcher = watch(&mut cluster, &[&a, &b]);
     cluster.ask(&format!("SET {a} 1"));
     // Refused at shard 1, where a younger one was first.
-    cluster.begin(2, CONN, ATOMIC, Some(watcher), keys(&[&a, &b]), &format!("SET {b} mine"));
+    cluster.begin(
+        2,
+        Caller { conn: CONN, flags: ATOMIC, watcher: Some(watcher) },
+        keys(&[&a, &b]),
+        &format!("SET {b} mine"),
+    );
     assert_eq!(cluster.send(3, CONN, &format!("MSET {a} 3 {b} 3")), None);
     cluster.pass(2, 0);
     cluster.pass(3, 1);

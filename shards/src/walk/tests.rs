@@ -1,6 +1,6 @@
 //! Commands that meet a huge value which a snapshot has not written yet.
 
-use crate::ConnId;
+use crate::parcel::{Caller, ConnId};
 use crate::testing::{ATOMIC, CONN, Cluster, unit};
 use crate::walk::Walked;
 use braid_core::rdb::WriterOptions;
@@ -57,9 +57,7 @@ fn law8_transactions_wait_for_the_walk_too() {
     // One of two shards, and one of this shard alone.
     cluster.begin(
         1,
-        CONN,
-        ATOMIC,
-        None,
+        Caller::new(CONN, ATOMIC),
         Some(
             [&big[..], &other[..]]
                 .into_iter()
@@ -72,9 +70,7 @@ fn law8_transactions_wait_for_the_walk_too() {
     cluster.pass(1, 0);
     cluster.shards[1].dispatch_atomic(
         0,
-        ConnId(8),
-        ATOMIC,
-        None,
+        Caller::new(ConnId(8), ATOMIC),
         &unit(&format!("INCR {small}; SREM {big} member:5")),
     );
     cluster.pass(1, 0);
@@ -97,4 +93,19 @@ fn who_waits_for_a_snapshot_that_is_given_up_goes_on() {
     assert_eq!(cluster.replies(0), [":1\r\n"]);
     while walk(&mut cluster, false).is_some() {}
     assert!(cluster.shards[0].keyspace().unwrap().has_trash());
+}
+
+#[test]
+fn law8_what_waits_for_the_walk_holds_up_no_transaction_over_everything() {
+    let (mut cluster, big, ..) = owing();
+    assert_eq!(cluster.send(0, CONN, &format!("SADD {big} new")), None);
+    assert_eq!(cluster.send(1, ConnId(8), "DBSIZE"), None);
+    cluster.pass(1, 0);
+    cluster.pass(0, 1);
+    assert_eq!(cluster.replies(1), [":2\r\n"]);
+    cluster.pass(1, 0);
+    assert!(cluster.replies(0).is_empty());
+    walk_until_written(&mut cluster, false);
+    cluster.rest();
+    assert_eq!(cluster.replies(0), [":1\r\n"]);
 }

@@ -1,0 +1,255 @@
+//! Ticks as other shards see them: what their parcels bring is run, and what this shard's tick did leaves with its end.
+
+use super::{AHEAD, Host, Loopback, Outlet, ParkedRun, Shard};
+use crate::flight::{FlightId, Leg, Pieces, WaitingLeg};
+use crate::parcel::{Caller, Msg, Parcel};
+use crate::slots::ShardId;
+use crate::unit::{self, Commands};
+use braid_core::resp::Reply;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// A leg whose turn has come.
+struct NextLeg {
+    coordinator: ShardId,
+    flight: FlightId,
+    number: u16,
+    /// Otherwise it may be another shard's, or there may be none.
+    is_certain: bool,
+}
+
+/// Parcels kept for reuse.
+const POOL_LEN: usize = 64;
+
+impl Shard {
+    /// Handles everything another shard sent in one of its ticks.
+    pub fn receive(&mut self, from: ShardId, mut parcel: Box<Parcel>, host: &mut impl Host) {
+        let mut msgs = std::mem::take(&mut parcel.msgs);
+        let at_once = msgs.iter().filter_map(|message| match message {
+            Msg::Run { leg: Leg { waits: false, .. }, bytes, .. } => Some(bytes.clone()),
+            _ => None,
+        });
+        let at_once: SmallVec<[Range<usize>; 64]> = at_once.collect();
+        let mut started = 0;
+        // Where the parcel is kept if a leg in it has to wait.
+        let mut place = None;
+        let mut next_legs: SmallVec<[NextLeg; 64]> = SmallVec::new();
+        for message in msgs.drain(..) {
+            match message {
+                Msg::Run { leg, caller, bytes } => {
+                    if !leg.waits {
+                        if started % AHEAD == 0 {
+                            let ahead = &at_once[started..at_once.len().min(started + AHEAD)];
+                            let commands = ahead.iter().map(|range| &parcel.arena[range.clone()]);
+                            self.prefetch_own(commands.flat_map(unit::likely_keys));
+                        }
+                        started += 1;
+                    }
+                    if self.waiting_legs.may_run(from, leg) {
+                        let commands = Commands::new(&parcel.arena[bytes], &parcel.shared);
+                        self.run_for(from, leg, caller, commands, host);
+                    } else {
+                        let parcel = *place.get_or_insert_with(|| self.waiting_legs.reserve());
+                        let waiting = WaitingLeg { parcel, caller, bytes, leg };
+                        self.waiting_legs.wait(from, waiting);
+                    }
+                }
+                Msg::Reply { flight, number, bytes, pieces } => {
+                    self.flights.answered(
+                        flight,
+                        number,
+                        &parcel.arena[bytes],
+                        pieces,
+                        |conn, bytes, pieces, is_last| {
+                            host.reply(conn, bytes, pieces, is_last);
+                        },
+                    );
+                    next_legs.push(NextLeg {
+                        coordinator: self.id,
+                        flight,
+                        number: number + 1,
+                        is_certain: false,
+                    });
+                }
+                Msg::Go { coordinator, flight, number } => {
+                    next_legs.push(NextLeg { coordinator, flight, number, is_certain: true });
+                }
+                Msg::Unwatch(watcher) => self.unwatch_here(watcher),
+                Msg::Tx(message) => self.receive_tx(from, *message, host),
+                Msg::Epoch(message) => self.receive_epoch(from, *message, host),
+                Msg::Load(message) => self.receive_load(from, *message, host),
+                Msg::Segment { ticket, segment, mark } => host.segment(ticket, segment, mark),
+                Msg::Upper(message) => host.upper(from, message),
+            }
+        }
+        parcel.msgs = msgs;
+        match place {
+            Some(place) => self.waiting_legs.keep(place, parcel),
+            None => self.recycle(parcel),
+        }
+        self.run_next_legs(&next_legs, host);
+        self.settle(host);
+    }
+
+    /// Runs the legs whose turn has come, as far as they are here.
+    fn run_next_legs(&mut self, next_legs: &[NextLeg], host: &mut impl Host) {
+        for ahead in next_legs.chunks(AHEAD) {
+            let commands = ahead
+                .iter()
+                .filter_map(|next| self.waiting_legs.commands_of(next.coordinator, next.flight, next.number));
+            self.prefetch_own(commands.flat_map(unit::likely_keys));
+            for NextLeg { coordinator, flight, number, is_certain } in ahead {
+                let Some((waiting, parcel)) =
+                    self.waiting_legs.go(*coordinator, *flight, *number, *is_certain)
+                else {
+                    continue;
+                };
+                let WaitingLeg { parcel: place, caller, bytes, leg } = waiting;
+                let commands = Commands::new(&parcel.arena[bytes], &parcel.shared);
+                self.run_for(*coordinator, leg, caller, commands, host);
+                if let Some(parcel) = self.waiting_legs.put_back(place, parcel) {
+                    self.recycle(parcel);
+                }
+            }
+        }
+    }
+
+    /// Handles what the shard sent to itself. To be called after [`Shard::begin`].
+    pub fn settle(&mut self, host: &mut impl Host) {
+        while let Some(message) = self.loopback.pop_front() {
+            match message {
+                Loopback::Tx(message) => self.receive_tx(self.id, message, host),
+                Loopback::Run(run) => self.try_run(*run, host),
+                Loopback::Unwatch(watcher) => self.unwatch_here(watcher),
+                Loopback::Epoch(message) => self.receive_epoch(self.id, message, host),
+                Loopback::Load(message) => self.receive_load(self.id, message, host),
+            }
+        }
+    }
+
+    /// Runs a leg; the answer goes into the parcel back to its coordinator.
+    fn run_for(
+        &mut self,
+        from: ShardId,
+        leg: Leg,
+        caller: Caller,
+        mut commands: Commands<'_>,
+        host: &mut impl Host,
+    ) {
+        let mut out = Reply::new(caller.flags.resp3);
+        let is_own = from == self.id;
+        let home = if is_own { &mut self.spare } else { &mut self.outgoing[usize::from(from)].arena };
+        out.buf = std::mem::take(home);
+        let start = out.buf.len();
+        let all_done = self.run_commands(caller, &mut commands, &mut out, host);
+        let end = out.buf.len();
+        let pieces = out.pieces.into_iter().map(|(at, piece)| (at - start, piece)).collect();
+        if !all_done {
+            let mut done = Reply::new(caller.flags.resp3);
+            done.buf.extend_from_slice(&out.buf[start..]);
+            done.pieces = pieces;
+            self.park(ParkedRun::new(from, caller, Some(leg), commands.into_unit(), done));
+            out.buf.truncate(start);
+        } else if is_own {
+            self.leg_answered(leg, &out.buf, pieces, host);
+            out.buf.clear();
+        } else {
+            let (flight, number) = (leg.flight, leg.number);
+            self.outgoing[usize::from(from)].msgs.push(Msg::Reply {
+                flight,
+                number,
+                bytes: start..end,
+                pieces,
+            });
+            self.let_go(from, leg);
+        }
+        let home = if is_own { &mut self.spare } else { &mut self.outgoing[usize::from(from)].arena };
+        *home = out.buf;
+    }
+
+    /// A leg of this shard's own flight ran here.
+    pub(super) fn leg_answered(&mut self, leg: Leg, bytes: &[u8], pieces: Pieces, host: &mut impl Host) {
+        self.flights.answered(leg.flight, leg.number, bytes, pieces, |conn, bytes, pieces, is_last| {
+            host.reply(conn, bytes, pieces, is_last);
+        });
+        self.let_go(self.id, leg);
+    }
+
+    /// A leg ran: the next may.
+    pub(super) fn let_go(&mut self, coordinator: ShardId, leg: Leg) {
+        if let Some(next) = leg.next
+            && next != coordinator
+        {
+            let (flight, number) = (leg.flight, leg.number + 1);
+            self.outgoing[usize::from(next)].msgs.push(Msg::Go { coordinator, flight, number });
+        }
+    }
+
+    /// Freezes the effects so far, if there are any, under a ticket of their own. Nothing of this tick has left the shard,
+    /// so any moment is right, and a tick may take several.
+    pub(crate) fn take_ticket(&mut self, host: &mut impl Host) {
+        if self.effects.is_empty() && self.mark.is_none() {
+            return;
+        }
+        let ticket = self.counters.ticket.fetch_add(1, Ordering::SeqCst);
+        let (segment, mark) = (self.effects.take(), self.mark.take());
+        if self.home == self.id {
+            host.segment(ticket, segment, mark);
+        } else {
+            self.send(self.home, Msg::Segment { ticket, segment, mark });
+        }
+    }
+
+    /// Ends a tick: takes its ticket if it had effects, then lets its messages go. After this its replies may leave.
+    pub fn end_tick(&mut self, outlet: &mut impl Outlet, host: &mut impl Host) {
+        debug_assert!(self.loopback.is_empty(), "a tick ends settled");
+        self.take_ticket(host);
+        self.keep_own_legs();
+        for to in 0..self.outgoing.len() {
+            if self.outgoing[to].is_empty() {
+                continue;
+            }
+            let fresh = self.pool.pop().unwrap_or_default();
+            let parcel = std::mem::replace(&mut self.outgoing[to], fresh);
+            if let Err(parcel) = outlet.deliver(to as ShardId, parcel) {
+                // No room: it goes on growing and leaves with a later tick. What it holds is bounded by the number of
+                // connections, each of which waits for its answer.
+                let fresh = std::mem::replace(&mut self.outgoing[to], parcel);
+                self.pool.push(fresh);
+            }
+        }
+    }
+
+    /// What this shard sent itself are legs that wait.
+    fn keep_own_legs(&mut self) {
+        let own = usize::from(self.id);
+        if self.outgoing[own].is_empty() {
+            return;
+        }
+        let fresh = self.pool.pop().unwrap_or_default();
+        let mut parcel = std::mem::replace(&mut self.outgoing[own], fresh);
+        let place = self.waiting_legs.reserve();
+        for message in parcel.msgs.drain(..) {
+            let Msg::Run { leg, caller, bytes } = message else {
+                unreachable!("only legs are sent to oneself")
+            };
+            assert!(leg.waits, "own commands run at once");
+            let waiting = WaitingLeg { parcel: place, caller, bytes, leg };
+            self.waiting_legs.wait(self.id, waiting);
+        }
+        self.waiting_legs.keep(place, parcel);
+    }
+
+    /// Something could not be delivered at the end of the last tick.
+    pub fn has_outgoing(&self) -> bool {
+        self.outgoing.iter().any(|parcel| !parcel.is_empty())
+    }
+
+    fn recycle(&mut self, mut parcel: Box<Parcel>) {
+        if self.pool.len() < POOL_LEN {
+            parcel.clear();
+            self.pool.push(parcel);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Running commands: alone, in a row, as a transaction whose keys all live here.
+
+use super::{Host, ParkedRun, Ran, Shard};
+use crate::parcel::{Caller, RunFlags};
+use crate::unit::{Commands, Invocation, Unit};
+use braid_core::command::{Args, Command, Ctx, Error, Flags, Handler, Walk, WholeCtx, registry};
+use braid_core::keyspace::{Keys, Keyspace, WatcherId};
+use braid_core::resp::Reply;
+
+impl Shard {
+    /// Whether a command must wait for a transaction to return one of its keys, or for a snapshot to write it.
+    fn is_blocked(&mut self, command: &Command, args: Args<'_>) -> bool {
+        let is_walked = self.keyspace.as_ref().is_some_and(|keyspace| keyspace.has_snapshot());
+        if is_walked && command.flags.has(Flags::WRITE) {
+            let keys = command.find_keys(args).unwrap_or_default();
+            if self.awaits_walk(keys.iter().map(|key| args[key.index])) {
+                return true;
+            }
+        }
+        if self.locks.is_empty() {
+            return false;
+        }
+        self.locks.blocks_all()
+            || command
+                .find_keys(args)
+                .is_some_and(|keys| keys.iter().any(|key| self.locks.blocks(args[key.index])))
+    }
+
+    /// Runs a command of this shard's own connection on this shard's keys.
+    #[inline]
+    pub fn run(
+        &mut self,
+        caller: Caller,
+        call: Invocation<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) -> Ran {
+        let command = registry().get(call.id).resolve(call.args);
+        if self.is_blocked(command, call.args) {
+            let mut unit = Unit::default();
+            unit.add(call);
+            let done = Reply::new(caller.flags.resp3);
+            self.park(ParkedRun::new(self.id, caller, None, unit, done));
+            return Ran::Parked;
+        }
+        self.run_now(caller, call, out, host);
+        Ran::Done
+    }
+
+    /// Runs one command that nothing blocks.
+    #[inline]
+    fn run_now(&mut self, caller: Caller, call: Invocation<'_>, out: &mut Reply, host: &mut impl Host) {
+        let mut keyspace = self.keyspace.take().expect("not on loan: nothing blocks");
+        self.run_on(&mut keyspace, caller, call, out, host);
+        self.keyspace = Some(keyspace);
+    }
+
+    /// Runs one command on a keyspace: this shard's slice, or a transaction's scratch.
+    #[inline]
+    pub(crate) fn run_on(
+        &mut self,
+        keyspace: &mut Keyspace,
+        caller: Caller,
+        call: Invocation<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) {
+        let (Caller { conn, flags, watcher }, Invocation { id, db, args }) = (caller, call);
+        let start_ns = host.monotonic_ns();
+        let mark = out.mark();
+        let command = registry().get(id).resolve(args);
+        let replica = self.replica;
+        let is_refused = self.refuses(command, flags);
+        let outcome = match command.handler {
+            _ if is_refused => Err(Error::ReadOnly),
+            Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
+                &mut Ctx {
+                    keys: Keys {
+                        space: keyspace,
+                        effects: &mut self.effects,
+                        settings: &self.settings,
+                        db,
+                        now_ms: self.time.ms(),
+                        replica,
+                        from_master: flags.from_master,
+                        no_touch: flags.no_touch,
+                    },
+                    out,
+                    rng: &mut self.rng,
+                    time: self.time,
+                    watcher,
+                    shard: self.id,
+                    shards: self.map.shards() as u16,
+                },
+                args,
+            ),
+            Handler::Whole(run) => run(
+                &mut WholeCtx {
+                    slices: &mut [keyspace],
+                    effects: &mut self.effects,
+                    out,
+                    rng: &mut self.rng,
+                    settings: &self.settings,
+                    db,
+                    time: self.time,
+                    replica,
+                },
+                args,
+            ),
+            Handler::Session => host.session(conn, id, args, out),
+        };
+        let failed = outcome.is_err();
+        if let Err(error) = outcome {
+            out.truncate(mark);
+            self.failed(flags, &error, out);
+        }
+        let took_ns = host.monotonic_ns().saturating_sub(start_ns);
+        self.stats.called(id, command, took_ns, failed);
+        host.took(conn, took_ns, args);
+    }
+
+    /// Whether this node's role does not let a command run. Its connection was asked before, but the role may have
+    /// changed while it was on its way.
+    #[inline]
+    pub(crate) fn refuses(&self, command: &Command, flags: RunFlags) -> bool {
+        self.replica && self.is_read_only && !flags.from_master && command.is_write()
+    }
+
+    /// A command failed: answers with the error and counts it.
+    #[cold]
+    pub(crate) fn failed(&mut self, flags: RunFlags, error: &Error, out: &mut Reply) {
+        let text = error.to_string();
+        out.error(&text);
+        self.stats.error(&text);
+        if flags.from_master {
+            self.stream_fault.get_or_insert(text);
+        }
+    }
+
+    /// The first error of a command of the master's stream that ran here since this was last asked.
+    pub fn take_stream_fault(&mut self) -> Option<String> {
+        self.stream_fault.take()
+    }
+
+    /// Runs commands until the end (true) or until one is blocked; then `commands` stands before that one.
+    pub(super) fn run_commands(
+        &mut self,
+        caller: Caller,
+        commands: &mut Commands<'_>,
+        out: &mut Reply,
+        host: &mut impl Host,
+    ) -> bool {
+        let watcher = caller.watcher;
+        if caller.flags.atomic {
+            let all = Commands::new(commands.rest(), commands.shared());
+            let mut count = 0;
+            for command in all {
+                count += 1;
+                if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
+                    return false;
+                }
+            }
+            // A watched key on loan may have been changed already, though that is not known here before it is back.
+            if self.locks.blocks_all() || watcher.is_some_and(|watcher| self.is_watched_on_loan(watcher)) {
+                return false;
+            }
+            if watcher.is_some_and(|watcher| self.forget_watcher(watcher)) {
+                out.null_array();
+                return true;
+            }
+            out.array(count);
+            self.effects.begin_multi();
+            for command in commands.by_ref() {
+                self.run_now(caller, command.invocation(), out, host);
+            }
+            self.effects.end_multi();
+            return true;
+        }
+        loop {
+            let rest = commands.rest();
+            let Some(command) = commands.next() else { return true };
+            if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
+                commands.rewind(rest);
+                return false;
+            }
+            self.run_now(caller, command.invocation(), out, host);
+        }
+    }
+
+    /// Whether something that a connection watches here is on loan.
+    fn is_watched_on_loan(&self, watcher: WatcherId) -> bool {
+        let keyspace = self.keyspace.as_ref().expect("not on loan as a whole");
+        !self.locks.is_empty() && keyspace.watches.keys(watcher).any(|key| self.locks.blocks(key))
+    }
+
+    /// Ends a connection's watch over this slice; true if something it watched changed.
+    pub(crate) fn forget_watcher(&mut self, watcher: WatcherId) -> bool {
+        let now_ms = self.time.ms();
+        let keyspace = self.keyspace.as_mut().expect("not on loan");
+        let dirty = keyspace.watch_is_dirty(watcher, now_ms);
+        keyspace.watches.unwatch(watcher);
+        dirty
+    }
+}
