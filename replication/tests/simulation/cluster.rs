@@ -113,6 +113,7 @@ impl Cluster {
             histories: Histories::default(),
             happened: Happened::default(),
         };
+        cluster.env.lull = cluster.env.rng.u32(1..40);
         for node in 0..nodes {
             let is_diskless = cluster.env.rng.u8(..4) > 0;
             let rules = Rules {
@@ -138,7 +139,7 @@ impl Cluster {
         file: Option<Vec<u8>>,
     ) -> Process {
         self.incarnations += 1;
-        let (clients, ops) = (self.env.rng.usize(1..5), self.env.rng.usize(10..60));
+        let (clients, ops) = (self.env.rng.usize(1..5), self.env.rng.usize(30..150));
         let incarnation = self.incarnations;
         let plan = Plan { incarnation, rules, follower_rules, clients, ops, master, file };
         Process::new(&mut self.env, plan)
@@ -165,7 +166,8 @@ impl Cluster {
                     let now_ms = self.env.now_ms();
                     self.nodes[node].process.hub().home.request_save(now_ms);
                 }
-                28..60 => self.env.now_us += self.env.rng.u64(..300_000),
+                28..60 => self.nodes[node].process.hub().wait(&self.env),
+                60..90 => self.env.now_us += self.env.rng.u64(..300_000),
                 _ => self.step(node),
             }
         }

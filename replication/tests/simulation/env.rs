@@ -16,6 +16,8 @@ pub struct Env {
     pub depth: usize,
     /// Clients so far, of all processes.
     pub clients: usize,
+    /// One in so many times that a client could send something it does.
+    pub lull: u32,
     /// Tell what happens.
     pub is_loud: bool,
 }
@@ -31,6 +33,7 @@ impl Env {
             keys: rng.usize(2..10),
             depth: 0,
             clients: 0,
+            lull: 1,
             is_loud,
             rng,
         }

@@ -218,9 +218,12 @@ impl Histories {
         }
         // Of a history that began with this cut the dataset is known.
         let is_known = track.state_at(end).is_some();
+        // A history that branched off this one has its beginning.
+        let state_of = |id: &ReplId, offset| self.tracks[id.as_str()].state_at(offset);
         let goes_on = !has_reset
-            && self.stretches.get(&process).is_some_and(|stretch| {
-                stretch.id == id || self.tracks[&name].known(stretch.start, stretch.end).0 == stretch.start
+            && self.stretches.get(&process).is_some_and(|Stretch { id: before, start, .. }| {
+                let state = state_of(&id, *start);
+                *before == id || (state.is_some() && state == state_of(before, *start))
             });
         if !goes_on {
             self.close(env, process, doubtful_since.unwrap_or(moment));

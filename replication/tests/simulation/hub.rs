@@ -6,7 +6,7 @@ use crate::model::State;
 use crate::stock::{FullSync, StockLink, dump};
 use braid_core::command::Segment;
 use braid_core::resp::parse::{Arg, ParseLimits, Parsed, Parser};
-use braid_replication::acks::ReplicaId;
+use braid_replication::acks::{Level, ReplicaId, WaiterId};
 use braid_replication::failover::Step;
 use braid_replication::follower::{
     Asker, Follower, FollowerAction, FollowerRules, Restored, RoleRequest, Site,
@@ -21,6 +21,9 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+
+/// How long a client waits for replicas.
+const WAIT_MS: u64 = 500;
 
 /// A piece of a shard's part of a snapshot on its way to the home.
 pub struct WalkedPiece {
@@ -137,6 +140,7 @@ pub struct Hub {
     pub acked: Option<u64>,
     link_number: Option<u64>,
     links_made: u64,
+    waits: u64,
     peers: BTreeMap<usize, Peer>,
     /// Replicas to which something is being sent.
     sending: BTreeSet<ReplicaId>,
@@ -172,6 +176,7 @@ impl Hub {
             acked: None,
             link_number: None,
             links_made: 0,
+            waits: 0,
             peers: BTreeMap::new(),
             sending: BTreeSet::new(),
             disk: Disk::default(),
@@ -346,6 +351,13 @@ impl Hub {
         }
     }
 
+    /// A client waits for replicas: they are asked for their offsets.
+    pub fn wait(&mut self, env: &Env) {
+        let (now_ms, end) = (env.now_ms(), self.home.end_offset());
+        self.waits += 1;
+        self.home.wait(WaiterId(self.waits), end, 1, Some(now_ms + WAIT_MS), Level::Applied);
+    }
+
     /// Goes on with the snapshot file at the start.
     pub fn restore(&mut self, shard: &mut Shard, env: &mut Env) {
         if !self.follower.is_restoring() {
@@ -369,6 +381,7 @@ impl Hub {
             self.home.tick(now_ms);
         }
         self.home.poll_failover(now_ms);
+        self.home.take_resolved();
         let mut aborted = Vec::new();
         for action in self.home.take_actions() {
             match action {

@@ -211,7 +211,7 @@ impl Process {
 
     /// A client sends its next operation.
     fn send(&mut self, env: &mut Env) {
-        if self.clients.is_empty() {
+        if self.clients.is_empty() || env.rng.u32(..env.lull) > 0 {
             return;
         }
         let index = env.rng.usize(..self.clients.len());

@@ -238,6 +238,23 @@ fn a_dataset_from_a_file_goes_on_with_its_history() {
 }
 
 #[test]
+fn law6_a_failover_cannot_begin_while_the_role_changes() {
+    let mut world = World::new(2, rules());
+    world.online();
+    world.home.begin_turn(Turn::Follow);
+    let request = crate::failover::Request::Begin(crate::failover::Order::default());
+    let refused = Err("ERR FAILOVER is not valid when server is a replica.");
+    assert_eq!(
+        world.home.failover(request.clone(), world.now_ms),
+        refused,
+        "its questions would go into its master's stream"
+    );
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Role));
+    assert_eq!(world.home.failover(request, world.now_ms), refused);
+}
+
+#[test]
 #[should_panic(expected = "a gap in the stream")]
 fn law6_a_gap_is_never_passed_on() {
     let mut world = World::replica();
