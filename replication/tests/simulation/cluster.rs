@@ -293,7 +293,12 @@ impl Cluster {
     fn look_at(&mut self, node: usize) {
         let process = &mut self.nodes[node].process;
         let errands = std::mem::take(&mut process.hub().outbox);
-        for capture in std::mem::take(&mut process.hub().captures) {
+        for mut capture in std::mem::take(&mut process.hub().captures) {
+            if capture.has_stopped {
+                // What was merged last went with the log, and nobody has seen it.
+                let until = capture.doubtful_since.unwrap_or(u64::MAX);
+                capture.doubtful_since = Some(until.min(process.merged_until));
+            }
             self.histories.observe(&self.env, process.incarnation, capture);
         }
         process.note_merged(&self.env);

@@ -589,6 +589,11 @@ impl Hub {
         });
     }
 
+    /// Whether all of the log was captured.
+    pub fn is_captured(&self) -> bool {
+        self.seen.as_ref().is_none_or(|seen| seen.end == self.home.end_offset())
+    }
+
     /// Sends the replicas what there is for them, or completes a send.
     pub fn feed(&mut self, env: &mut Env) {
         let now_ms = env.now_ms();

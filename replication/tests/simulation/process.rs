@@ -68,7 +68,7 @@ pub struct Process {
     /// As of the home shard's last step: whether it is a replica and how often that changed, and what is applied.
     role: (bool, u32),
     applied_offset: u64,
-    /// What was answered up to this moment is in the log; if it is killed now, the rest may not be.
+    /// What was answered up to this moment was seen in the log; if it is killed now, the rest may not be.
     pub merged_until: u64,
     /// Clients do not run anything: the dataset is being loaded, or writes wait.
     is_closed: bool,
@@ -476,7 +476,7 @@ impl Process {
 
     /// If every ticket is in the log now, then what was answered so far is.
     pub fn note_merged(&mut self, env: &Env) {
-        if self.is_merged() {
+        if self.is_merged() && self.hub().is_captured() {
             self.merged_until = env.clock;
         }
     }
