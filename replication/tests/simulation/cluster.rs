@@ -81,6 +81,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     conns: Vec<Conn>,
     conns_made: usize,
+    /// One in so many blows strikes.
+    calm: u32,
     incarnations: usize,
     pub histories: Histories,
     pub happened: Happened,
@@ -103,12 +105,14 @@ impl Cluster {
         let backlog_bytes = [300, 3_000, 1 << 20][rng.usize(..3)];
         let backlog_ttl_ms = [0, 0, 300][rng.usize(..3)];
         let protects = rng.u8(..3) == 0;
+        let calm = [1, 4, 16][rng.usize(..3)];
         let flushes_before_load = rng.u8(..6) == 0;
         let mut cluster = Self {
             env: Env::new(scenario, rng, is_loud),
             nodes: Vec::new(),
             conns: Vec::new(),
             conns_made: 0,
+            calm,
             incarnations: 0,
             histories: Histories::default(),
             happened: Happened::default(),
@@ -158,6 +162,7 @@ impl Cluster {
         for _ in 0..self.env.rng.usize(10_000..80_000) {
             let node = self.env.rng.usize(..self.nodes.len());
             match self.env.rng.u16(..10_000) {
+                0..28 if self.env.rng.u32(..self.calm) > 0 => {}
                 0..3 => self.change_role(node),
                 3..4 => self.kill(node),
                 4..16 => self.cut(),
