@@ -1,7 +1,7 @@
 //! What every history of the stream is, as its masters wrote it: its bytes, and the keyspace behind each of its items. Whoever
 //! is on a history, at whatever process, is compared with that, byte for byte (law 6) and key for key (laws 5 and 7).
 
-use crate::check::{Era, Witness, assert_same, check_replies};
+use crate::check::{Era, Witness, assert_same, check_replies, show_op};
 use crate::env::Env;
 use crate::hub::Capture;
 use crate::model::State;
@@ -266,6 +266,10 @@ impl Histories {
         self.compared.replica_ops += ops.iter().filter(|op| env.ops[**op].is_replicas()).count() as u64;
         let witness =
             Witness::new(track.items[first..last].to_vec(), track.states[first..=last].to_vec(), env);
+        if env.is_loud {
+            witness.print();
+            ops.iter().for_each(|op| eprintln!("operation {op}: {}", show_op(&env.ops[*op])));
+        }
         check_replies(env, &witness, &Era { ops, activated, epochs: stretch.epochs });
     }
 

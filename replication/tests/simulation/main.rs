@@ -1,5 +1,5 @@
-//! A whole process of several shards in one thread, under a seeded scheduler. Tests are named after the laws in
-//! ARCHITECTURE.md.
+//! Whole processes of several shards in one thread, under a seeded scheduler: one with stock replicas, or a cluster of nodes.
+//! Tests are named after the laws in ARCHITECTURE.md.
 //!
 //! A run that fails prints its seed: `BRAID_SIM_SEED=17 cargo test -p braid-replication --test simulation NAME` replays
 //! it exactly. `BRAID_SIM_SEEDS=100000` makes every test run that many seeds.
@@ -141,7 +141,7 @@ fn a_seed_replays_exactly() {
 fn law4_to_7_a_cluster_of_any_topology_is_one_stream_and_converges() {
     let mut happened = Happened::default();
     let mut compared = Compared::default();
-    for seed in seeds(1000) {
+    for seed in seeds(2500) {
         let seed = Seed(seed);
         let mut cluster = Cluster::new(seed.0, is_replay());
         cluster.run();

@@ -72,7 +72,7 @@ impl Op {
 
     /// It ran while its process was a replica, or while it became one or a master.
     pub fn may_be_replicas(&self) -> bool {
-        self.sent_role.0 || self.replied_role.0
+        self.sent_role.0 || self.sent_role != self.replied_role
     }
 
     /// It ran on a replica, from its sending to its reply.
