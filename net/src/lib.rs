@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod engine;
+pub mod freeing;
 pub mod log;
 pub mod memory;
 pub mod node;

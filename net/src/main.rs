@@ -2,7 +2,7 @@
 
 use braid_net::config::{self, Config};
 use braid_net::engine::mailbox;
-use braid_net::engine::{Engine, HOME, LastSave};
+use braid_net::engine::{Ending, Engine, HOME};
 use braid_net::node::Node;
 use braid_net::ring::{Ring, RingConfig, Waker};
 use braid_net::session::control::Order;
@@ -126,12 +126,13 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         .spawn(move || {
             if let Ok(stop) = signals.wait() {
                 log_warning!("Received {stop:?} scheduling shutdown...");
-                if watcher.config.snapshot().save.0.is_empty() || watcher.persistence.is_loading() {
+                if watcher.persistence.is_loading() {
                     return watcher.stop();
                 }
-                watcher.order(HOME, Order::SaveAndStop(LastSave { force: false, asker: None }));
+                let saves = !watcher.config.snapshot().save.0.is_empty();
+                watcher.order(HOME, Order::End(Ending { saves, force: false, now: false }, None));
             }
-            // A second one does not wait for the snapshot.
+            // A second one waits neither for replicas nor for the snapshot.
             if signals.wait().is_ok() {
                 log_warning!("You insist... exiting now.");
                 watcher.stop();

@@ -4,15 +4,26 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How snapshots on disk went. Times are seconds since the Unix epoch.
+/// A point in time: the date to be shown, and the node's own clock, which nobody sets, to tell what has passed since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Seconds since the Unix epoch.
+    pub unix_s: u64,
+    /// Seconds since the node started.
+    pub uptime_s: u64,
+}
+
+/// How snapshots on disk went.
 #[derive(Debug, Clone)]
 pub struct Saves {
     /// One is asked for or being written, since then.
-    pub running_since_s: Option<u64>,
+    pub running_since: Option<Moment>,
+    /// It is asked for, and has not begun yet.
+    pub is_scheduled: bool,
     /// The last one that succeeded; at first, the start.
-    pub last_s: u64,
+    pub last: Moment,
     /// When one was last begun.
-    pub last_try_s: u64,
+    pub last_try: Moment,
     pub is_last_ok: bool,
     /// How long the last one took.
     pub last_took_s: Option<u64>,
@@ -26,7 +37,7 @@ pub struct Saves {
 /// How far loading at the start is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    pub since_s: u64,
+    pub since: Moment,
     pub total_bytes: u64,
     pub loaded_bytes: u64,
 }
@@ -34,9 +45,10 @@ pub struct Progress {
 /// See the module.
 pub struct Persistence {
     saves: Mutex<Saves>,
-    /// The dataset is being loaded at the start, so that commands on keys are refused.
+    /// The dataset is being loaded and there is no other, so that commands on keys are refused.
     is_loading: AtomicBool,
-    since_s: AtomicU64,
+    since_unix_s: AtomicU64,
+    since_uptime_s: AtomicU64,
     total_bytes: AtomicU64,
     loaded_bytes: AtomicU64,
     /// The last snapshot failed and `stop-writes-on-bgsave-error` may apply.
@@ -47,11 +59,14 @@ pub struct Persistence {
 }
 
 impl Persistence {
-    pub fn new(now_s: u64) -> Self {
+    /// Of a node that starts at this date.
+    pub fn new(unix_s: u64) -> Self {
+        let start = Moment { unix_s, uptime_s: 0 };
         let saves = Saves {
-            running_since_s: None,
-            last_s: now_s,
-            last_try_s: 0,
+            running_since: None,
+            is_scheduled: false,
+            last: start,
+            last_try: start,
             is_last_ok: true,
             last_took_s: None,
             count: 0,
@@ -61,7 +76,8 @@ impl Persistence {
         Self {
             saves: Mutex::new(saves),
             is_loading: AtomicBool::new(true),
-            since_s: AtomicU64::new(now_s),
+            since_unix_s: AtomicU64::new(unix_s),
+            since_uptime_s: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             loaded_bytes: AtomicU64::new(0),
             is_broken: AtomicBool::new(false),
@@ -76,24 +92,25 @@ impl Persistence {
     }
 
     /// Marks a snapshot as asked for. False: one is already.
-    pub fn begin_save(&self, now_s: u64) -> bool {
+    pub fn begin_save(&self, now: Moment) -> bool {
         let mut saves = self.saves();
-        if saves.running_since_s.is_some() {
+        if saves.running_since.is_some() {
             return false;
         }
-        saves.running_since_s = Some(now_s);
-        saves.last_try_s = now_s;
+        saves.running_since = Some(now);
+        saves.is_scheduled = true;
+        saves.last_try = now;
         true
     }
 
     /// A snapshot ended; with the changes that it holds, if it succeeded.
-    pub fn end_save(&self, saved_dirty: Option<u64>, now_s: u64) {
+    pub fn end_save(&self, saved_dirty: Option<u64>, now: Moment) {
         let mut saves = self.saves();
-        let since_s = saves.running_since_s.take().unwrap_or(now_s);
-        saves.last_took_s = Some(now_s.saturating_sub(since_s));
+        let since = saves.running_since.take().unwrap_or(now);
+        saves.last_took_s = Some(now.uptime_s.saturating_sub(since.uptime_s));
         saves.is_last_ok = saved_dirty.is_some();
         if let Some(dirty) = saved_dirty {
-            saves.last_s = now_s;
+            saves.last = now;
             saves.count += 1;
             saves.saved_dirty = dirty;
         }
@@ -102,7 +119,7 @@ impl Persistence {
 
     /// A snapshot was given up because its dataset was replaced: that says nothing of the disk.
     pub fn cancel_save(&self) {
-        self.saves().running_since_s = None;
+        self.saves().running_since = None;
     }
 
     /// Whether the last snapshot failed: one load.
@@ -117,10 +134,21 @@ impl Persistence {
         self.is_loading.load(Ordering::Relaxed)
     }
 
+    /// The dataset has gone, and another is being loaded in its place.
+    pub fn begin_loading(&self, now: Moment, total_bytes: u64) {
+        self.since_unix_s.store(now.unix_s, Ordering::Relaxed);
+        self.since_uptime_s.store(now.uptime_s, Ordering::Relaxed);
+        self.set_progress(0, total_bytes);
+        self.is_loading.store(true, Ordering::SeqCst);
+    }
+
     /// How far that is.
     pub fn progress(&self) -> Option<Progress> {
         self.is_loading().then(|| Progress {
-            since_s: self.since_s.load(Ordering::Relaxed),
+            since: Moment {
+                unix_s: self.since_unix_s.load(Ordering::Relaxed),
+                uptime_s: self.since_uptime_s.load(Ordering::Relaxed),
+            },
             total_bytes: self.total_bytes.load(Ordering::Relaxed),
             loaded_bytes: self.loaded_bytes.load(Ordering::Relaxed),
         })
@@ -174,22 +202,29 @@ impl Persistence {
 mod tests {
     use super::*;
 
+    fn at(uptime_s: u64) -> Moment {
+        Moment { unix_s: 1_000_000 + uptime_s, uptime_s }
+    }
+
     #[test]
     fn a_save_is_one_at_a_time_and_its_end_is_remembered() {
-        let persistence = Persistence::new(100);
-        assert!(persistence.begin_save(110));
-        assert!(!persistence.begin_save(111));
-        persistence.end_save(None, 115);
+        let persistence = Persistence::new(1_000_000);
+        assert!(persistence.begin_save(at(10)));
+        assert!(!persistence.begin_save(at(11)));
+        persistence.end_save(None, at(15));
         assert!(persistence.is_broken());
         let saves = persistence.saves().clone();
         assert_eq!(
-            (saves.last_s, saves.is_last_ok, saves.last_took_s, saves.count),
-            (100, false, Some(5), 0)
+            (saves.last, saves.is_last_ok, saves.last_took_s, saves.count),
+            (at(0), false, Some(5), 0)
         );
-        assert!(persistence.begin_save(120));
-        persistence.end_save(Some(33), 121);
+        assert!(persistence.begin_save(at(20)));
+        // Somebody set the clock back by a day.
+        let end = Moment { unix_s: 1_000_000 - 86_400, uptime_s: 21 };
+        persistence.end_save(Some(33), end);
         let saves = persistence.saves().clone();
-        assert_eq!((saves.last_s, saves.last_try_s, saves.saved_dirty, saves.count), (121, 120, 33, 1));
+        assert_eq!((saves.last, saves.last_try, saves.last_took_s), (end, at(20), Some(1)));
+        assert_eq!((saves.saved_dirty, saves.count), (33, 1));
         assert!(!persistence.is_broken());
     }
 
@@ -197,7 +232,8 @@ mod tests {
     fn loading_ends_in_a_dataset_or_a_failure() {
         let persistence = Persistence::new(100);
         persistence.set_progress(5, 10);
-        assert_eq!(persistence.progress(), Some(Progress { since_s: 100, total_bytes: 10, loaded_bytes: 5 }));
+        let since = Moment { unix_s: 100, uptime_s: 0 };
+        assert_eq!(persistence.progress(), Some(Progress { since, total_bytes: 10, loaded_bytes: 5 }));
         persistence.fail("broken".into());
         assert!(!persistence.wait_loaded());
         assert_eq!(persistence.failure().as_deref(), Some("broken"));

@@ -10,10 +10,12 @@
 //! settle, and does the same with [`Follower::finish`], for what was begun may be over at once. What shards and home tell in between goes into
 //! [`Follower::epoch_applied`], [`Follower::turned`] and [`Loads::answer`].
 
+mod refill;
 mod restore;
 mod roles;
 mod whole;
 
+pub use refill::{Intake, SpoolStep};
 pub use restore::Restored;
 pub use roles::{Asker, RoleRequest, start_shard_as_replica};
 pub use whole::CutHook;
@@ -26,12 +28,13 @@ use crate::link::{Link, LinkAction, LinkRules, Target};
 use crate::loading::{LoadRules, Loads};
 use braid_core::command::{Args, CommandId};
 use braid_shards::{EpochBuilder, EpochError, Fit, MASTER, Plan, Shard, SlotMap, Unit, Work};
+use refill::Spool;
 use restore::Restore;
 use std::collections::VecDeque;
 use whole::{WantedCut, Whole};
 
 /// Bytes of a snapshot that one round feeds to the loader.
-const FEED_BYTES: usize = 256 << 10;
+const FEED_BYTES: usize = 32 << 10;
 
 /// What the configuration says about the replica role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +43,7 @@ pub struct FollowerRules {
     pub load: LoadRules,
     /// `protected-restart`: an empty dataset of another history does not replace one that is not.
     pub protects: bool,
-    /// The dataset goes before its successor is loaded, so that memory need not hold two.
-    pub flushes_before_load: bool,
+    pub intake: Intake,
 }
 
 /// What the layer around has to do.
@@ -61,6 +63,11 @@ pub enum FollowerAction {
     /// The dataset is a replica's from now on, or a master's.
     Role {
         is_replica: bool,
+    },
+    /// Do something with the file of the snapshot that is being received.
+    Spool {
+        number: u64,
+        step: SpoolStep,
     },
     /// Something for the log.
     Notice(String),
@@ -107,6 +114,12 @@ pub struct Follower {
     wants_stop: bool,
     /// The dataset is to go before its successor is loaded.
     wants_flush: bool,
+    /// The snapshot that is being received, if it goes into a file.
+    spool: Option<Spool>,
+    /// The number of the last such.
+    spools: u64,
+    /// The dataset was given up for one that is not in place yet: of what is left no snapshot is made.
+    is_given_up: bool,
     /// A dataset that is to be swapped in when every shard has decoded its part.
     wanted_swap: Option<(ReplId, u64)>,
     requests: VecDeque<RoleRequest>,
@@ -152,6 +165,9 @@ impl Follower {
             wanted_cut: None,
             wants_stop: false,
             wants_flush: false,
+            spool: None,
+            spools: 0,
+            is_given_up: false,
             wanted_swap: None,
             requests: VecDeque::new(),
             accepts_empty: false,
@@ -202,7 +218,8 @@ impl Follower {
 
     /// When [`Follower::go_on`] has something to do though nothing else happens.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.link.as_ref().and_then(Link::next_tick_ms)
+        let link = self.link.as_ref().and_then(Link::next_tick_ms);
+        link.into_iter().chain(self.next_refill_ms()).min()
     }
 
     /// So much waits to be applied or loaded that the connection should not be read.
@@ -358,14 +375,12 @@ impl Follower {
                 }
                 LinkAction::Send(bytes) => self.actions.push(FollowerAction::Send(bytes)),
                 LinkAction::Close => self.actions.push(FollowerAction::Close),
-                LinkAction::BeginLoading => {
-                    self.wants_flush = self.rules.flushes_before_load;
-                    self.loads.begin(site.shard);
-                }
+                LinkAction::BeginLoading => self.begin_intake(site),
                 LinkAction::AbandonLoading => {
                     self.wants_flush = false;
                     self.wanted_swap = None;
                     self.loads.abandon(site.shard);
+                    self.abandon_spool();
                 }
                 LinkAction::Swap { id, offset } => self.wanted_swap = Some((id, offset)),
                 LinkAction::Continue { id } => {
@@ -391,6 +406,13 @@ impl Follower {
 
     /// Gives the loader what it takes of a snapshot.
     fn feed_snapshot(&mut self, site: &mut Site<'_>) -> bool {
+        if self.spool.is_some() {
+            return self.feed_spool(site.now_ms);
+        }
+        if matches!(self.whole, Some(Whole::Refill(_))) {
+            // What is being loaded comes from a file.
+            return false;
+        }
         let Some(link) = &mut self.link else { return false };
         let why = |fault| format!("Failed trying to load the MASTER synchronization DB: {fault}");
         if let Some(fault) = self.loads.take_fault() {

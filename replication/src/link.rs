@@ -12,12 +12,15 @@
 //! pace, and [`Link::is_full`] tells when nothing should be received before he has caught up.
 
 mod handshake;
+mod history;
 pub mod stream;
 
 use crate::framing::EOF_MARK_BYTES;
 use crate::ids::ReplId;
 use bytes::{Buf, BytesMut};
 use handshake::Step;
+use history::History;
+pub use history::HistoryReport;
 use stream::{Epoch, Parts, Stream, StreamError};
 
 /// Between two attempts to connect, and between two acknowledgements.
@@ -118,10 +121,10 @@ pub struct LinkReport {
     pub state: LinkState,
     /// Since the link's last byte; None: it is not connected.
     pub last_io_ms: Option<u64>,
-    /// Since the link was lost; None: it is up, or never was.
-    pub down_since_ms: Option<u64>,
-    /// Length and received part of the snapshot under way; a length of 0 is unknown.
-    pub sync: Option<(u64, u64)>,
+    pub history: HistoryReport,
+    /// Length and received part of the snapshot under way. Of one that ends with a mark the length is told as 0; None: the
+    /// master has not said yet.
+    pub sync: Option<(Option<u64>, u64)>,
 }
 
 /// Where a snapshot's bytes end.
@@ -176,7 +179,7 @@ pub struct Link {
     last_io_ms: u64,
     /// When the connection's latest state began, or its latest sign of life was sent.
     last_sent_ms: u64,
-    down_since_ms: Option<u64>,
+    history: History,
     /// A swap that was asked for is under way, be the connection gone or not.
     is_swapping: bool,
     /// What we have is in doubt: only a full sync will do.
@@ -196,7 +199,7 @@ impl Link {
             actions: Vec::new(),
             last_io_ms: now_ms,
             last_sent_ms: now_ms,
-            down_since_ms: Some(now_ms),
+            history: History::default(),
             is_swapping: false,
             distrusts_position: false,
             is_failover: false,
@@ -206,6 +209,16 @@ impl Link {
     /// A link to a node that is to take over from this one, which has been its master.
     pub fn for_failover(target: Target, rules: LinkRules, now_ms: u64) -> Self {
         Self { is_failover: true, ..Self::new(target, rules, now_ms) }
+    }
+
+    /// A link in the place of another, whose master this node had reached before: it is down from the beginning.
+    pub fn begins_down(&mut self, now_ms: u64) {
+        self.history.is_down(now_ms);
+    }
+
+    /// Whether it is up, or was.
+    pub fn has_been_up(&self) -> bool {
+        self.history.has_been_up()
     }
 
     pub fn target(&self) -> &Target {
@@ -238,9 +251,9 @@ impl Link {
 
     pub fn report(&self, now_ms: u64) -> LinkReport {
         let sync = match &self.state {
-            State::Header { .. } => Some((0, 0)),
-            State::Payload { total, read, .. } => Some((*total, *read)),
-            State::Trailer { .. } | State::Swapping { .. } => Some((0, 0)),
+            State::Header { .. } => Some((None, 0)),
+            State::Payload { total, read, .. } => Some((Some(*total), *read)),
+            State::Trailer { .. } | State::Swapping { .. } => Some((Some(0), 0)),
             _ => None,
         };
         let is_connected = !matches!(self.state, State::Waiting { .. } | State::Connecting);
@@ -248,7 +261,7 @@ impl Link {
             target: self.target.clone(),
             state: self.state(),
             last_io_ms: is_connected.then(|| now_ms.saturating_sub(self.last_io_ms)),
-            down_since_ms: self.down_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms)),
+            history: self.history.report(now_ms),
             sync,
         }
     }
@@ -308,7 +321,9 @@ impl Link {
         if matches!(self.state, State::Header { .. } | State::Payload { .. } | State::Trailer { .. }) {
             self.actions.push(LinkAction::AbandonLoading);
         }
-        self.down_since_ms.get_or_insert(now_ms);
+        if was_up {
+            self.history.is_down(now_ms);
+        }
         self.input.clear();
         // A link that worked is made again at once; what failed to come up, or will cost a full sync, is not tried more
         // often than each second.
@@ -324,6 +339,7 @@ impl Link {
                     let Target { host, port } = &self.target;
                     self.actions.push(LinkAction::Notice(format!("Connecting to MASTER {host}:{port}")));
                     self.actions.push(LinkAction::Connect);
+                    self.history.attempted();
                     self.state = State::Connecting;
                     self.last_io_ms = now_ms;
                 }
@@ -517,7 +533,7 @@ impl Link {
                 if let State::Swapping { offset } = self.state {
                     self.actions
                         .push(LinkAction::Notice("MASTER <-> REPLICA sync: Finished with success".into()));
-                    self.begin_stream(offset, db);
+                    self.begin_stream(offset, db, now_ms);
                     // A master that sent a mark waits for this.
                     self.acknowledge(offset, now_ms);
                 }
@@ -530,12 +546,12 @@ impl Link {
         }
     }
 
-    fn begin_stream(&mut self, offset: u64, db: u16) {
+    fn begin_stream(&mut self, offset: u64, db: u16, now_ms: u64) {
         let mut stream = Box::new(Stream::new(offset, db, self.rules.databases));
         stream.receive(&self.input);
         self.input.clear();
         self.state = State::Streaming(stream);
-        self.down_since_ms = None;
+        self.history.is_up(now_ms);
     }
 
     /// The next piece of the stream to be applied.

@@ -11,7 +11,7 @@ use braid_core::rdb::{Decoder, Event, KeyHeader, Limits, Stop, ValueSkipper};
 use braid_shards::{LoadAnswer, LoadBatch, LoadFault, ShardId, SlotMap};
 
 /// A batch is sent when it has this size: decoding it takes some 100 us.
-const BATCH_BYTES: usize = 32 << 10;
+const BATCH_BYTES: usize = 16 << 10;
 /// Bytes that the shards were sent and have not decoded before the feeder is asked to pause.
 const IN_FLIGHT_BYTES: usize = 16 << 20;
 
@@ -56,6 +56,8 @@ pub struct Loader {
     in_flight_bytes: usize,
     /// The stream ended as it should.
     is_read: bool,
+    /// What is found is not kept.
+    only_checks: bool,
     info: LoadedInfo,
     successors: Vec<Option<Box<Keyspace>>>,
 }
@@ -74,9 +76,15 @@ impl Loader {
             ready: Vec::new(),
             in_flight_bytes: 0,
             is_read: false,
+            only_checks: false,
             info: LoadedInfo::default(),
             successors: (0..map.shards()).map(|_| None).collect(),
         }
+    }
+
+    /// One that hands nothing out: it finds the snapshot's end, what is wrong with it, and how many keys it has.
+    pub fn checking(map: SlotMap, databases: usize, string_max_bytes: u64, verify: bool) -> Self {
+        Self { only_checks: true, ..Self::new(map, databases, string_max_bytes, verify) }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them belong to the snapshot: all, until it ends.
@@ -203,7 +211,9 @@ impl Loader {
     fn send(&mut self, to: ShardId) {
         let fresh = LoadBatch::new(self.info.version);
         let batch = std::mem::replace(&mut self.filling[usize::from(to)], fresh);
-        if !batch.is_empty() {
+        if self.only_checks {
+            self.info.keys += batch.keys();
+        } else if !batch.is_empty() {
             self.in_flight_bytes += batch.len_bytes();
             self.ready.push((to, batch));
         }

@@ -9,7 +9,7 @@
 
 use crate::loader::{LoadedInfo, Loader};
 use braid_core::keyspace::Keyspace;
-use braid_shards::{Everything, LoadAnswer, LoadFault, Shard, ShardId};
+use braid_shards::{Everything, LoadAnswer, LoadFault, Shard, ShardId, SlotMap};
 
 /// What the configuration says about loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,12 @@ impl Loads {
         }));
         self.outcome = None;
         shard.begin_load(self.last);
+    }
+
+    /// A loader that only finds out where a snapshot ends, and what is wrong with it.
+    pub fn checker(&self, map: SlotMap) -> Loader {
+        let LoadRules { databases, string_max_bytes, verify } = self.rules;
+        Loader::checking(map, databases, string_max_bytes, verify)
     }
 
     /// Takes the next bytes; returns how many of them belong to the snapshot: all, until its end.

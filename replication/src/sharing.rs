@@ -117,9 +117,14 @@ impl Sharing {
         Some(first.since_ms + if waits_for_others { policy.delay_ms } else { 0 })
     }
 
+    /// No snapshot is in the making, nor its file being finished.
+    pub fn is_free(&self) -> bool {
+        self.running.is_none()
+    }
+
     /// Keeps the place for a snapshot that is no replica's; nobody joins it. False: another is in the making.
     pub fn try_reserve(&mut self) -> bool {
-        let is_free = self.running.is_none();
+        let is_free = self.is_free();
         if is_free {
             self.running = Some(Running { needs: Needs::default(), is_diskless: true, offset: None });
         }

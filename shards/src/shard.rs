@@ -26,6 +26,7 @@ use braid_core::command::{Args, CommandId, Effects, Outcome, Segment, Settings, 
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
+use bytes::Bytes;
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -70,6 +71,11 @@ pub trait Host {
 
     /// A command took this long.
     fn took(&mut self, conn: ConnId, duration_ns: u64, args: Args<'_>);
+
+    /// Frees a block of megabytes, which takes long, where it holds up nobody.
+    fn free_block(&mut self, block: Bytes) {
+        drop(block);
+    }
 
     /// Monotonic time, for how long commands take.
     fn monotonic_ns(&mut self) -> u64;
@@ -153,8 +159,8 @@ pub struct Shard {
     pub rng: fastrand::Rng,
     pub(crate) time: Time,
     home: ShardId,
-    /// A snapshot was given up while the slice was on loan.
-    pub(crate) aborted_snapshot: Option<u64>,
+    /// Snapshots that were given up while the slice was on loan.
+    pub(crate) aborted_snapshots: Vec<u64>,
     /// What this shard's connections have under way.
     flights: Flights,
     waiting_legs: WaitingLegs,
@@ -204,7 +210,7 @@ impl Shard {
             rng: fastrand::Rng::with_seed(config.seed),
             time: Time::default(),
             home: config.home,
-            aborted_snapshot: None,
+            aborted_snapshots: Vec::new(),
             flights: Flights::default(),
             waiting_legs: WaitingLegs::default(),
             spare: Vec::new(),
@@ -252,12 +258,12 @@ impl Shard {
     }
 
     /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.
-    pub fn background(&mut self, budget: usize) -> bool {
+    pub fn background(&mut self, budget: usize, host: &mut impl Host) -> bool {
         let Some(keyspace) = &mut self.keyspace else { return false };
         for dropped in self.dropped.drain(..) {
             keyspace.bury(*dropped);
         }
-        let mut more = keyspace.free_some(budget);
+        let mut more = keyspace.free_some(budget, |block| host.free_block(block));
         if !self.replica && !self.holds_expiry && self.locks.is_empty() {
             more |= keyspace.expire_slice(self.time.ms(), budget, &self.settings, &mut self.effects);
         }

@@ -211,7 +211,7 @@ impl Shard {
                 self.replica = keyspace.replica;
                 self.keyspace = Some(keyspace);
                 self.locks.release(id, []);
-                if let Some(snapshot) = self.aborted_snapshot.take() {
+                for snapshot in std::mem::take(&mut self.aborted_snapshots) {
                     self.abort_snapshot(snapshot);
                 }
             }

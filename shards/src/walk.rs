@@ -86,7 +86,7 @@ impl Shard {
         match &mut self.keyspace {
             Some(keyspace) if keyspace.snapshot_id == snapshot => keyspace.abort_snapshot(),
             Some(_) => {}
-            None => self.aborted_snapshot = Some(snapshot),
+            None => self.aborted_snapshots.push(snapshot),
         }
     }
 }

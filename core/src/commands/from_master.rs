@@ -18,7 +18,44 @@ pub const COMMANDS: &[Command] = &[
             "Sets fields of a hash with their expiry, as a master says.",
             "O(N) for N fields.",
         ),
+    // HEXPIRE and its kin, and HGETEX, of Redis 7.4 and Valkey 9 on.
+    Command::new("hpexpireat", -6, Handler::Keys(hpexpireat))
+        .flags(Flags::WRITE.or(Flags::FAST).or(Flags::INTERNAL))
+        .categories(Category::HASH)
+        .keys(UPDATE)
+        .doc("hash", "7.4.0", "Gives fields of a hash an expiry, as a master says.", "O(N) for N fields."),
+    Command::new("hpersist", -5, Handler::Keys(hpersist))
+        .flags(Flags::WRITE.or(Flags::FAST).or(Flags::INTERNAL))
+        .categories(Category::HASH)
+        .keys(UPDATE)
+        .doc(
+            "hash",
+            "7.4.0",
+            "Takes the expiry from fields of a hash, as a master says.",
+            "O(N) for N fields.",
+        ),
 ];
+
+/// Fields expire before this, as in Redis.
+const EXPIRY_END_MS: u64 = 1 << 48;
+
+/// When fields are to expire.
+fn expiry_ms(text: Option<&&[u8]>) -> Result<u64, Error> {
+    let at_ms = text.and_then(|text| parse_i64(text)).ok_or(Error::NotInteger)?;
+    // A time before 1970 is over, too.
+    let at_ms = u64::try_from(at_ms).unwrap_or(0);
+    if at_ms < EXPIRY_END_MS { Ok(at_ms) } else { Err(Error::text("ERR invalid expire time")) }
+}
+
+/// What follows `FIELDS`, which is expected at `at`, and the number of fields: `width` words each.
+fn fields<'a>(args: &'a Args<'_>, at: usize, width: i64) -> Result<&'a [&'a [u8]], Error> {
+    let count = args.get(at + 1).and_then(|text| parse_i64(text)).ok_or(Error::Syntax)?;
+    let words = args.get(at + 2..).unwrap_or_default();
+    if !args.is(at, "fields") || words.is_empty() || words.len() as i64 != count.saturating_mul(width) {
+        return Err(Error::Syntax);
+    }
+    Ok(words)
+}
 
 /// Whether the fields' expiries are left alone, or what they become.
 enum FieldExpiry {
@@ -33,18 +70,13 @@ fn hsetex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         at += 1;
         FieldExpiry::Keep
     } else if args.is(at, "pxat") {
-        let expiry_ms = args.get(at + 1).and_then(|text| parse_i64(text)).ok_or(Error::NotInteger)?;
+        let expiry_ms = expiry_ms(args.get(at + 1))?;
         at += 2;
-        // A time before 1970 is over, too.
-        FieldExpiry::Become(Some(u64::try_from(expiry_ms).unwrap_or(0)))
+        FieldExpiry::Become(Some(expiry_ms))
     } else {
         FieldExpiry::Become(None)
     };
-    let count = args.get(at + 1).and_then(|text| parse_i64(text)).ok_or(Error::Syntax)?;
-    let pairs = args.get(at + 2..).unwrap_or_default();
-    if !args.is(at, "fields") || pairs.is_empty() || pairs.len() as i64 != count.saturating_mul(2) {
-        return Err(Error::Syntax);
-    }
+    let pairs = fields(&args, at, 2)?;
     let limits = &c.keys.settings.limits;
     c.keys.upsert(args[1], |hash: &mut Hash| {
         let longest = pairs.iter().map(|text| text.len()).max().unwrap_or(0);
@@ -69,6 +101,54 @@ fn hsetex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
+/// `HPEXPIREAT key ms [NX|XX|GT|LT] FIELDS count field …`. The condition held for each field where it was first run, and
+/// does here.
+fn hpexpireat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let expiry_ms = expiry_ms(args.get(2))?;
+    let has_condition = ["nx", "xx", "gt", "lt"].iter().any(|word| args.is(3, word));
+    let names = fields(&args, 3 + usize::from(has_condition), 1)?;
+    let holds = |before_ms: Option<u64>| match before_ms {
+        _ if !has_condition => true,
+        before_ms if args.is(3, "nx") => before_ms.is_none(),
+        None => args.is(3, "lt"),
+        Some(before_ms) if args.is(3, "gt") => before_ms < expiry_ms,
+        Some(before_ms) if args.is(3, "lt") => before_ms > expiry_ms,
+        Some(_) => true,
+    };
+    set_expiries(c, args, names, Some(expiry_ms), holds)
+}
+
+/// `HPERSIST key FIELDS count field …`
+fn hpersist(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
+    let names = fields(&args, 2, 1)?;
+    set_expiries(c, args, names, None, |before_ms| before_ms.is_some())
+}
+
+/// Sets the expiry of those fields that are there and for whose present one `holds` is true.
+fn set_expiries(
+    c: &mut Ctx<'_>,
+    args: Args<'_>,
+    names: &[&[u8]],
+    expiry_ms: Option<u64>,
+    holds: impl Fn(Option<u64>) -> bool,
+) -> Outcome {
+    let mut changed = 0;
+    if let Some(hash) = c.keys.get_mut::<Hash>(args[1])? {
+        for name in names {
+            if hash.find(name).is_some_and(|field| holds(field.expiry_ms)) {
+                hash.set_expiry(name, expiry_ms);
+                changed += 1;
+            }
+        }
+    }
+    if changed > 0 {
+        c.keys.changed(args[1]);
+        c.keys.replicate(args.list());
+    }
+    c.out.int(changed);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Node, START_MS};
@@ -90,6 +170,31 @@ mod tests {
             ["HSETEX h KEEPTTL FIELDS 2 a 1", "HSETEX h FNX FIELDS 1 a 1", "HSETEX h PXAT x FIELDS 1 a 1"]
         {
             assert!(node.run(bad).starts_with('-'), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fields_get_and_lose_an_expiry_as_a_master_says() {
+        let mut node = Node::new();
+        (node.replica, node.from_master) = (true, true);
+        node.run("HSET h a 1 b 2 c 3");
+        let (soon, later) = (START_MS + 1000, START_MS + 5000);
+        assert_eq!(node.run(&format!("HPEXPIREAT h {soon} FIELDS 2 a b")), ":2\r\n");
+        assert_eq!(node.run(&format!("HPEXPIREAT h {later} NX FIELDS 2 b c")), ":1\r\n");
+        assert_eq!(node.run(&format!("HPEXPIREAT h {later} GT FIELDS 2 b c")), ":1\r\n");
+        assert_eq!(node.run(&format!("HPEXPIREAT h {soon} XX FIELDS 1 c")), ":1\r\n");
+        assert_eq!(node.run(&format!("HPEXPIREAT h {later} LT FIELDS 1 c")), ":0\r\n");
+        assert_eq!(node.run("HPERSIST h FIELDS 2 a none"), ":1\r\n");
+        node.advance_ms(1001);
+        assert_eq!(node.run("HMGET h a b c"), "*3\r\n$1\r\n1\r\n$1\r\n2\r\n$-1\r\n");
+        for bad in ["HPEXPIREAT h 1 FIELDS 2 a", "HPEXPIREAT h x FIELDS 1 a", "HPERSIST h FOO 1 a"] {
+            assert!(node.run(bad).starts_with('-'), "{bad}");
+        }
+        let beyond = 1u64 << 48;
+        for bad in
+            [format!("HPEXPIREAT h {beyond} FIELDS 1 a"), format!("HSETEX h PXAT {beyond} FIELDS 1 a 1")]
+        {
+            assert_eq!(node.run(&bad), "-ERR invalid expire time\r\n");
         }
     }
 }

@@ -133,7 +133,23 @@ mod tests {
         }
         node.run("LTRIM k 0 9");
         assert_eq!(node.space.trash_len(), 1);
-        while node.space.free_some(10) {}
+        while node.space.free_some(10, drop) {}
         assert_eq!(node.run("LLEN k"), ":10\r\n");
+    }
+
+    #[test]
+    fn law8_blocks_of_megabytes_are_freed_elsewhere() {
+        let huge = "x".repeat(1 << 20);
+        for end in ["DEL k", "SET k new", "SADD other m", "PEXPIRE k 0", "FLUSHALL"] {
+            let mut node = Node::new();
+            node.run(&format!("SET k {huge}"));
+            node.run(end);
+            let mut blocks = Vec::new();
+            while node.space.free_some(10, |block| blocks.push(block.len())) {}
+            let want = if end == "SADD other m" { vec![] } else { vec![huge.len()] };
+            assert_eq!(blocks, want, "{end}");
+            node.run("SET k small");
+            node.run("DEL k");
+        }
     }
 }

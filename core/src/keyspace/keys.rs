@@ -225,10 +225,10 @@ impl Keys<'_> {
                 preserve(snapshot, *epoch, db.cut_db, &entry);
                 entry.set_mark(*epoch);
                 if let ValueRef::Boxed(object) = entry.value()
-                    && object.free_effort() > super::FREE_AT_ONCE
+                    && super::Trash::takes_long(object)
                     && let OwnedValue::Boxed(object) = entry.take_value()
                 {
-                    trash.push_back(super::Trash::Value(object));
+                    trash.push_back(super::Trash::of(object));
                 }
                 let had_expiry = entry.expiry_ms().is_some();
                 let has_expiry = match expiry {

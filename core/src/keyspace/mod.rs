@@ -17,6 +17,7 @@ pub use watch::{WatcherId, Watches};
 
 use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
 use crate::types::Object;
+use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -70,11 +71,32 @@ impl std::ops::AddAssign for KeyspaceStats {
 
 /// A value of at most this many allocations is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
+/// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
+const HUGE_BLOCK_LEN_BYTES: usize = 1 << 20;
 
 /// What waits to be freed in slices.
 enum Trash {
     Value(Box<Object>),
+    /// The bytes of a huge string.
+    Block(Bytes),
     Table(Drain<Object>),
+}
+
+impl Trash {
+    /// Whether a value is not to be dropped at once.
+    fn takes_long(object: &Object) -> bool {
+        match object {
+            Object::Str(bytes) => bytes.len() >= HUGE_BLOCK_LEN_BYTES,
+            object => object.free_effort() > FREE_AT_ONCE,
+        }
+    }
+
+    fn of(mut object: Box<Object>) -> Self {
+        match &mut *object {
+            Object::Str(bytes) => Self::Block(std::mem::take(bytes)),
+            _ => Self::Value(object),
+        }
+    }
 }
 
 /// One shard's data.
@@ -240,8 +262,8 @@ impl Keyspace {
 
     /// Drops a value, or frees it later in slices if dropping it would take long.
     fn discard_value(&mut self, object: Box<Object>) {
-        if object.free_effort() > FREE_AT_ONCE {
-            self.trash.push_back(Trash::Value(object));
+        if Trash::takes_long(&object) {
+            self.trash.push_back(Trash::of(object));
         }
     }
 
@@ -322,19 +344,25 @@ impl Keyspace {
         self.trash
             .iter()
             .map(|trash| match trash {
-                Trash::Value(_) => 1,
+                Trash::Value(_) | Trash::Block(_) => 1,
                 Trash::Table(drain) => drain.len(),
             })
             .sum::<usize>()
             + self.flushed_len()
     }
 
-    /// Frees about `budget` allocations of what waits. True if something is left.
-    pub fn free_some(&mut self, budget: usize) -> bool {
+    /// Frees about `budget` allocations of what waits. True if something is left. What cannot be freed in slices, blocks of
+    /// megabytes, is given to `free_elsewhere`.
+    pub fn free_some(&mut self, budget: usize, mut free_elsewhere: impl FnMut(Bytes)) -> bool {
         let mut left = budget;
         while left > 0 {
             match self.trash.pop_front() {
                 None => return false,
+                Some(Trash::Block(block)) => {
+                    free_elsewhere(block);
+                    self.stats.lazyfreed_objects += 1;
+                    left -= 1;
+                }
                 Some(Trash::Value(mut object)) => {
                     if object.free_some(left) {
                         self.stats.lazyfreed_objects += 1;

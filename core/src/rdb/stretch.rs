@@ -100,10 +100,17 @@ impl Stretches {
                 }
                 Object::List(list) => {
                     assert_eq!(list.node_count() - self.position as usize, self.left, "the list has changed");
-                    let node = list.nodes_from(self.position as usize).next().expect("counted");
-                    self.position += 1;
-                    self.left -= 1;
-                    write_node(writer, node)
+                    // Finding one takes a walk over many; they are found once for all of the stretch.
+                    let mut written_bytes = 0;
+                    for node in list.nodes_from(self.position as usize) {
+                        written_bytes += write_node(writer, node);
+                        self.position += 1;
+                        self.left -= 1;
+                        if effort_bytes + written_bytes >= budget_bytes {
+                            break;
+                        }
+                    }
+                    written_bytes
                 }
                 Object::Hash(hash) => {
                     let (kind, min_expiry_ms) = (self.kind, self.min_expiry_ms);

@@ -79,7 +79,7 @@ impl List {
         self.nodes_from(0)
     }
 
-    /// [`List::nodes`] from the one of that index on, which is found at once.
+    /// [`List::nodes`] from the one of that index on, which takes a walk over some of them to find.
     pub fn nodes_from(&self, index: usize) -> impl Iterator<Item = NodeRef<'_>> {
         let (pack, quick) = match &self.form {
             Form::Packed(pack) => ((index == 0).then_some(NodeRef::Packed(pack)), None),

@@ -261,8 +261,9 @@ directives! {
             "Seconds to wait for more replicas before a snapshot starts";
         "repl-diskless-sync-max-replicas" [] repl_diskless_sync_max_replicas: u32 = integer(0, INT), "0",
             Runtime Replication, "Start the snapshot at once when so many replicas wait; 0 always waits";
-        "repl-diskless-load" [] repl_diskless_load: DisklessLoad = choice, "disabled", Runtime Replication,
-            "What becomes of the old dataset while a new one is loaded: it serves, or goes first (flush-before-load)";
+        "repl-diskless-load" [] repl_diskless_load: DisklessLoad = choice, "swapdb", Runtime Replication,
+            "What becomes of the old dataset while a new one is loaded: it serves (swapdb), goes when a file holds the \
+             new one (disabled; on-empty-db: unless it is empty), or goes first (flush-before-load)";
         "repl-disable-tcp-nodelay" [] repl_disable_tcp_nodelay: bool = flag, "no", Runtime Replication,
             "Let the kernel gather the stream into fewer packets";
         "min-replicas-to-write" ["min-slaves-to-write"] min_replicas_to_write: u32 = integer(0, INT), "0",

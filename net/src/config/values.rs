@@ -55,7 +55,7 @@ choice! {
     FsyncPolicy { EverySecond = "everysec", Always = "always", No = "no" }
 }
 choice! {
-    /// `repl-diskless-load`: how a replica takes in a snapshot.
+    /// `repl-diskless-load`: how a replica takes in a snapshot. See `braid_replication::follower::Intake`.
     DisklessLoad {
         Disabled = "disabled",
         OnEmptyDb = "on-empty-db",

@@ -27,6 +27,8 @@ const MEMORY_STEP_BYTES: u64 = 64 << 10;
 pub struct Watch {
     /// Connections whose command waits for the end of a pause.
     suspended: Vec<ConnId>,
+    /// The strictest mode that held one of them back.
+    suspended_by: Option<PauseMode>,
     /// When connections are looked at again; None: not begun.
     next: Option<Instant>,
     /// The slot the present look goes on with.
@@ -38,13 +40,9 @@ pub struct Watch {
 }
 
 impl Front {
-    /// Milliseconds since the server started, as of this tick.
-    pub fn uptime_ms(&self) -> u64 {
-        self.now.saturating_duration_since(self.node.started).as_millis() as u64
-    }
-
+    /// Seconds since the server started.
     pub fn uptime_s(&self) -> u32 {
-        (self.uptime_ms() / 1000) as u32
+        (self.now_ms() / 1000) as u32
     }
 
     /// Makes a connection known to all shards.
@@ -145,17 +143,14 @@ impl Front {
         conn.session.info().line(self.uptime_s(), &self.config.unixsocket)
     }
 
-    /// Whether a pause holds a command of this connection back.
-    pub fn is_paused(&self, conn: &Conn, command: &Command) -> bool {
-        if conn.session.replica.as_ref().is_some_and(|replica| replica.id.is_some()) {
-            return false;
+    /// The pause that holds a command of this connection back, if one does.
+    pub fn held_back_by(&self, conn: &Conn, command: &Command) -> Option<PauseMode> {
+        if conn.session.is_replica() {
+            return None;
         }
         let writes = Flags::WRITE.or(Flags::MAY_REPLICATE);
-        match self.node.pause.mode_at(self.uptime_ms()) {
-            None => false,
-            Some(PauseMode::All) => true,
-            Some(PauseMode::Write) => self.is_write(conn, command, writes),
-        }
+        let mode = self.node.pause.mode_at(self.now_ms())?;
+        (mode == PauseMode::All || self.is_write(conn, command, writes)).then_some(mode)
     }
 
     /// Whether a command, or what `EXEC` is about to execute, has one of these flags.
@@ -168,10 +163,11 @@ impl Front {
     }
 
     /// Leaves a connection alone until the pause ends. The command under way is parsed again then.
-    pub fn suspend(&mut self, conn: &mut Conn) {
+    pub fn suspend(&mut self, conn: &mut Conn, mode: PauseMode) {
         conn.suspended = true;
         conn.waiting = true;
         self.watch.suspended.push(conn.id);
+        self.watch.suspended_by = self.watch.suspended_by.max(Some(mode));
         self.count_blocked();
     }
 
@@ -183,14 +179,17 @@ impl Front {
     /// Whether connections are held back by a pause that somebody has ended. To be looked at before going to sleep: who ends
     /// it wakes only those who sleep already. That its time is over is known by [`Front::clients_deadline`].
     pub(super) fn may_resume(pause: &Pause, watch: &Watch) -> bool {
-        !watch.suspended.is_empty() && !pause.is_set()
+        !watch.suspended.is_empty() && pause.mode() < watch.suspended_by
     }
 
-    /// Lets go of the connections that a pause held back, if it is over.
+    /// Lets go of the connections that a pause held back, if it is over or milder: who is to wait on is held back again.
     pub(super) fn resume_suspended(&mut self) {
-        if self.watch.suspended.is_empty() || self.node.pause.mode_at(self.uptime_ms()).is_some() {
+        if self.watch.suspended.is_empty()
+            || self.node.pause.mode_at(self.now_ms()) >= self.watch.suspended_by
+        {
             return;
         }
+        self.watch.suspended_by = None;
         for id in std::mem::take(&mut self.watch.suspended) {
             let Some(mut conn) = self.take_conn_by_id(id) else { continue };
             conn.suspended = false;
@@ -274,10 +273,11 @@ impl Front {
         let watches = self.config.timeout_s > 0 || self.watch.over_soft_limit > 0;
         let look =
             watches.then(|| if self.watch.at.is_some() { Some(self.now) } else { self.watch.next }).flatten();
-        let pause_end = self.node.started
-            + Duration::from_millis(self.node.pause.end_ms().saturating_add(1).min(1 << 40));
-        let pause = (!self.watch.suspended.is_empty()).then_some(pause_end);
-        look.into_iter().chain(pause).min()
+        let held_back = (!self.watch.suspended.is_empty()).then_some(&self.node.pause);
+        let pause_end_ms = held_back.and_then(|pause| pause.next_end_ms(self.now_ms()));
+        let pause_end = pause_end_ms
+            .map(|end_ms| self.node.started + Duration::from_millis(end_ms.saturating_add(1).min(1 << 40)));
+        look.into_iter().chain(pause_end).min()
     }
 
     /// Something another shard or thread asked for has not been done yet.
@@ -299,7 +299,7 @@ impl Front {
     pub(super) fn took_long(&mut self, id: ConnId, duration_ns: u64, args: Args<'_>) {
         let Some((_, container)) = args.first().and_then(|name| registry().find(name)) else { return };
         let command = container.resolve(args);
-        let unix_s = self.now_ms() / 1000;
+        let unix_s = self.unix_ms() / 1000;
         let duration_us = duration_ns / 1000;
         let slower_than_us = self.config.slowlog_log_slower_than_us;
         let is_slow = slower_than_us >= 0 && duration_us >= slower_than_us as u64;
@@ -325,7 +325,7 @@ impl Front {
     pub(super) fn note_latency(&self, event: Event, duration_ms: u64) {
         let threshold_ms = self.config.latency_monitor_threshold_ms;
         if threshold_ms > 0 && duration_ms >= threshold_ms {
-            self.node.latency().add(event, self.now_ms() / 1000, duration_ms);
+            self.node.latency().add(event, self.unix_ms() / 1000, duration_ms);
         }
     }
 
@@ -361,8 +361,10 @@ impl Engine {
                     None => self.front.public().orders.push(Order::ActiveExpire(on)),
                 },
                 Order::Save(asker) => self.save(asker),
-                Order::SaveAndStop(last) => self.save_and_stop(last),
+                Order::End(ending, asker) => self.begin_ending(ending, asker),
+                Order::AbortEnd(asker) => self.abort_ending(asker),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
+                Order::Spooled(number, told) => self.spooled(number, told),
                 Order::Spilled(told) => self.front.spilled(told),
                 Order::Look => {}
                 Order::Role(request) => {
@@ -449,15 +451,22 @@ pub(super) fn conn_id(front: &Front, number: u64, token: Token) -> ConnId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::control::PausePurpose;
 
     #[test]
     fn who_is_held_back_by_a_pause_that_was_ended_keeps_the_shard_awake() {
         let (pause, mut watch) = (Pause::default(), Watch::default());
         assert!(!Front::may_resume(&pause, &watch));
-        pause.begin(PauseMode::Write, 1000, 0);
+        pause.begin(PausePurpose::Client, PauseMode::All, 1000, 0);
         watch.suspended.push(ConnId(1));
+        watch.suspended_by = Some(PauseMode::All);
         assert!(!Front::may_resume(&pause, &watch));
-        pause.end();
+        pause.begin(PausePurpose::Failover, PauseMode::Write, 1000, 0);
+        pause.end(PausePurpose::Client);
+        assert!(Front::may_resume(&pause, &watch), "it may be a reader");
+        watch.suspended_by = Some(PauseMode::Write);
+        assert!(!Front::may_resume(&pause, &watch));
+        pause.end(PausePurpose::Failover);
         assert!(Front::may_resume(&pause, &watch));
     }
 }

@@ -6,10 +6,12 @@ use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::config::Config;
 use crate::config::values::DisklessLoad;
-use crate::node::{REDIS_VERSION, Upstream, unix_us};
+use crate::node::{REDIS_VERSION, Upstream};
 use crate::session::control::Order;
 use crate::{log_notice, log_warning};
-use braid_replication::follower::{Asker, Follower, FollowerAction, FollowerRules, RoleRequest, Site};
+use braid_replication::follower::{
+    Asker, Follower, FollowerAction, FollowerRules, Intake, RoleRequest, Site,
+};
 use braid_replication::link::{Link, LinkRules};
 use braid_replication::loading::LoadRules;
 use braid_shards::{ConnId, SlotMap};
@@ -49,7 +51,12 @@ fn rules(config: &Config) -> FollowerRules {
             verify: config.rdbchecksum,
         },
         protects: config.protected_restart,
-        flushes_before_load: config.repl_diskless_load == DisklessLoad::FlushBeforeLoad,
+        intake: match config.repl_diskless_load {
+            DisklessLoad::SwapDb => Intake::Beside,
+            DisklessLoad::OnEmptyDb => Intake::BesideIfEmpty,
+            DisklessLoad::Disabled => Intake::FileFirst,
+            DisklessLoad::FlushBeforeLoad => Intake::FlushFirst,
+        },
     }
 }
 
@@ -73,7 +80,6 @@ impl Engine {
     pub(super) fn begin_role(&mut self) {
         let Some(master) = self.front.config.replicaof.0.clone() else { return };
         if self.front.home.is_some() {
-            self.front.begin_tick(unix_us() / 1000);
             self.with_follower(|follower, site| follower.start_as_replica(master, site));
             self.do_follower_actions();
         } else {
@@ -107,7 +113,8 @@ impl Engine {
         self.do_follower_actions();
         let following = self.front.following.as_mut().expect("on the home shard");
         following.socket.pause(&mut self.front.ring, following.machine.is_full());
-        following.socket.flush(&mut self.front.ring);
+        let counters = &self.front.node.statistics.shards[usize::from(self.front.id)].counters;
+        following.socket.flush(&mut self.front.ring, &counters.net_out_bytes);
         self.front.next_link_tick_ms = following.machine.next_tick_ms();
         self.front.publish_link();
         worked
@@ -125,6 +132,7 @@ impl Engine {
                 FollowerAction::Answer(request) => front.answer_role(request),
                 FollowerAction::Refuse(request, why) => front.refuse_role(request, why),
                 FollowerAction::Role { is_replica } => front.node.set_replica(is_replica),
+                FollowerAction::Spool { number, step } => self.spool_step(number, step),
                 FollowerAction::Notice(text) => log_notice!("{text}"),
                 FollowerAction::Warning(text) => log_warning!("{text}"),
             }

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::log_notice;
 use crate::node::Node;
+use crate::persistence::Moment;
 use crate::ring::{Ring, SendBuffer, Token};
 use crate::session::totals::{Published, ShardPublic};
 use crate::session::{self, Session};
@@ -67,8 +68,8 @@ pub struct Front {
     /// The replica role, on the home shard.
     pub(super) following: Option<Box<Following>>,
     pub(super) next_link_tick_ms: Option<u64>,
-    /// The snapshot is to be given up.
-    pub(super) aborted: Option<u64>,
+    /// Snapshots that are to be given up.
+    pub(super) aborted: Vec<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
     pub(super) held_back: bool,
     /// Until when replicas may wait for more.
@@ -79,8 +80,10 @@ pub struct Front {
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
     pub(super) saving: Saving,
+    pub(super) leaving: super::leaving::Leaving,
     /// Where the stream waits for slow replicas, once there were any.
     pub(super) segments: Option<crate::disk::segments::Segments>,
+    pub(super) spooling: super::spooling::Spooling,
     pub(super) restoring: Option<Box<Restoring>>,
 }
 
@@ -111,7 +114,7 @@ impl Front {
             next_home_tick_ms: None,
             following,
             next_link_tick_ms: None,
-            aborted: None,
+            aborted: Vec::new(),
             held_back: false,
             next_feed: Instant::now(),
             stream: Stream::default(),
@@ -119,7 +122,9 @@ impl Front {
             stale_report_ms: None,
             reported_replicas: 0,
             saving: Saving::default(),
+            leaving: Default::default(),
             segments: None,
+            spooling: Default::default(),
             restoring: None,
         }
     }
@@ -129,14 +134,25 @@ impl Front {
         &mut self.following.as_mut().expect("on the home shard").machine
     }
 
-    pub fn begin_tick(&mut self, unix_ms: u64) {
-        self.now = Instant::now();
+    pub fn begin_tick(&mut self, now: Instant, unix_ms: u64) {
+        self.now = now;
         self.unix_ms = unix_ms;
     }
 
-    /// Wall-clock time of this tick, milliseconds since the Unix epoch.
+    /// The time of this tick on the node's own clock, milliseconds since it started: what periods and timeouts are told
+    /// by. Nobody sets that clock.
     pub fn now_ms(&self) -> u64 {
+        self.now.saturating_duration_since(self.node.started).as_millis() as u64
+    }
+
+    /// Wall-clock time of this tick, milliseconds since the Unix epoch: for dates that are shown or kept.
+    pub fn unix_ms(&self) -> u64 {
         self.unix_ms
+    }
+
+    /// This tick's time, as a date and on the node's own clock.
+    pub fn moment(&self) -> Moment {
+        Moment { unix_s: self.unix_ms / 1000, uptime_s: u64::from(self.uptime_s()) }
     }
 
     /// Decides which shard serves an accepted socket: in turn. Returns it if that is another one.
@@ -413,6 +429,10 @@ impl Host for Front {
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
         self.follower().loads.answer(from, answer);
+    }
+
+    fn free_block(&mut self, block: Bytes) {
+        self.node.freeing.free(block);
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 use super::follower::request_role;
 use super::{Conn, Engine, Front};
 use crate::log_notice;
-use crate::session::control::PauseMode;
+use crate::session::control::{PauseMode, PausePurpose};
 use braid_replication::failover::{Request, Step};
 use braid_replication::follower::{Asker, RoleRequest};
 use braid_replication::link::Target;
@@ -37,9 +37,12 @@ impl Engine {
     pub(super) fn failover_step(&mut self, step: Step) {
         let node = &self.front.node;
         match step {
-            Step::PauseWrites => node.pause.begin(PauseMode::Write, u64::MAX, self.front.uptime_ms()),
+            Step::PauseWrites => {
+                let now_ms = self.front.now_ms();
+                node.pause.begin(PausePurpose::Failover, PauseMode::Write, u64::MAX, now_ms);
+            }
             Step::ResumeWrites => {
-                node.pause.end();
+                node.pause.end(PausePurpose::Failover);
                 node.wake_all();
             }
             Step::Follow { host, port, offset } => {

@@ -9,6 +9,7 @@ use crate::session::control::Order;
 use crate::startup::sockets;
 use braid_replication::link::Target;
 use braid_shards::ConnId;
+use braid_shards::stats::Counter;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -40,12 +41,13 @@ impl LinkSocket {
     }
 
     /// Sends what waits.
-    pub(super) fn flush(&mut self, ring: &mut Ring) {
+    pub(super) fn flush(&mut self, ring: &mut Ring, sent_bytes: &Counter) {
         if let Some(token) = self.token
             && !self.is_sending
             && !self.out.is_empty()
         {
             let bytes = std::mem::take(&mut self.out);
+            sent_bytes.add(bytes.len() as u64);
             if let Some(info) = &self.info {
                 info.net_out_bytes.add(bytes.len() as u64);
             }
@@ -163,6 +165,7 @@ impl Engine {
                     info.active_s.store(uptime_s, Ordering::Relaxed);
                 }
                 following.machine.received(&data, now_ms);
+                self.front.public().counters.net_repl_in_bytes.add(data.len() as u64);
             }
             Event::Sent { result, .. } => {
                 following.socket.is_sending = false;

@@ -8,6 +8,7 @@ mod conn;
 pub mod follower;
 mod front;
 mod handover;
+mod leaving;
 mod link_socket;
 pub mod mailbox;
 mod patience;
@@ -15,12 +16,14 @@ mod replicas;
 mod restoring;
 mod saving;
 mod spilling;
+mod spooling;
 pub mod stream;
 
 pub use conn::Conn;
 pub use front::Front;
+pub use leaving::Ending;
 pub use replicas::HOME;
-pub use saving::{Asker, LastSave};
+pub use saving::Asker;
 
 use crate::config::values::LogLevel;
 use crate::log_verbose;
@@ -147,15 +150,30 @@ impl Engine {
             ring.wait(deadline, has_work)?;
         }
         self.front.close_files();
+        self.front.close_spool();
         Ok(())
     }
 
     /// One tick. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
         let mut worked = self.front.ring.poll()?;
-        let time = Time { us: unix_us() };
+        worked |= self.tick(Instant::now(), Time { us: unix_us() });
+        // The tickets are taken: what these ticks did may be seen now.
+        self.front.flush();
+        self.front.feed_replicas(worked);
+        worked |= self.front.catch_up();
+        if self.shard.is_loading() {
+            // Where cores are shared, the master among others waits for this one. Loading has time.
+            std::thread::yield_now();
+        }
+        Ok(worked)
+    }
+
+    /// Everything of a tick between the sockets, at a time.
+    fn tick(&mut self, now: Instant, time: Time) -> bool {
+        let mut worked = false;
         self.shard.set_time(time);
-        self.front.begin_tick(time.ms());
+        self.front.begin_tick(now, time.ms());
         self.refresh_config();
         worked |= self.carry_out_orders();
         while let Some(event) = self.front.ring.next() {
@@ -168,6 +186,7 @@ impl Engine {
             if turn == 0 {
                 worked |= self.background();
                 worked |= self.restore();
+                worked |= self.refill();
                 worked |= self.load();
                 self.look_after_saves();
                 worked |= self.replicate();
@@ -179,19 +198,12 @@ impl Engine {
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
             worked |= received;
-            if self.mailboxes.is_empty() {
+            // What a round gives to loading is bounded, for those who wait for the sockets.
+            if self.mailboxes.is_empty() || self.shard.is_loading() {
                 break;
             }
         }
-        // The tickets are taken: what these ticks did may be seen now.
-        self.front.flush();
-        self.front.feed_replicas(worked);
-        worked |= self.front.catch_up();
-        if self.shard.is_loading() {
-            // Where cores are shared, the master among others waits for this one. Loading has time.
-            std::thread::yield_now();
-        }
-        Ok(worked)
+        worked
     }
 
     /// Takes what other shards sent, and goes on with the connections that were answered.
@@ -218,9 +230,9 @@ impl Engine {
         if !self.shard.has_trash() && self.front.now < self.next_sweep {
             return false;
         }
-        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.uptime_ms()).is_some();
+        self.shard.holds_expiry = self.front.node.pause.mode_at(self.front.now_ms()).is_some();
         let start_ns = self.front.clock.now_ns();
-        let more = self.shard.background(BACKGROUND_SLICE);
+        let more = self.shard.background(BACKGROUND_SLICE, &mut self.front);
         let took_ns = self.front.clock.now_ns() - start_ns;
         self.front.note_latency(Slow::ExpireCycle, took_ns / 1_000_000);
         if !more {
@@ -247,7 +259,7 @@ impl Engine {
         let public = &front.node.statistics.shards[usize::from(front.id)];
         public.publish(&self.shard, &mut front.published);
         public.counters.ticks.add(1);
-        front.node.statistics.sample(front.uptime_ms());
+        front.node.statistics.sample(front.now_ms());
         front.count_memory();
     }
 
@@ -503,3 +515,6 @@ impl Engine {
         (&mut self.shard, &mut self.front)
     }
 }
+
+#[cfg(test)]
+mod tests;

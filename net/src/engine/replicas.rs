@@ -23,7 +23,7 @@ pub const HOME: ShardId = 0;
 /// A shard hands in its part of a snapshot in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 50 us of work.
-const WALK_SLICE_BYTES: usize = 32 << 10;
+const WALK_SLICE_BYTES: usize = 16 << 10;
 
 /// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
 const FEED_PERIOD: Duration = Duration::from_micros(500);
@@ -45,7 +45,7 @@ pub struct WalkedPiece {
 
 /// Nobody wants the snapshot any more.
 pub struct Abort {
-    snapshot: u64,
+    pub(super) snapshot: u64,
 }
 
 /// What the configuration says about replication.
@@ -92,6 +92,7 @@ impl Engine {
             home.tick(now_ms);
         }
         home.poll_failover(now_ms);
+        home.poll_farewell(now_ms);
         let actions = home.take_actions();
         for resolved in home.take_resolved() {
             self.front.answer_wait(resolved);
@@ -110,6 +111,7 @@ impl Engine {
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
+                Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
                     if let Some(token) = self.front.replicas.get(&replica).copied() {
@@ -134,7 +136,7 @@ impl Engine {
 
     /// One slice of this shard's walk. True if there is more to do at once.
     fn walk_for_snapshot(&mut self) -> bool {
-        if let Some(snapshot) = self.front.aborted.take() {
+        for snapshot in std::mem::take(&mut self.front.aborted) {
             self.shard.abort_snapshot(snapshot);
         }
         let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
@@ -190,7 +192,7 @@ impl Front {
         };
         let message = match message.downcast::<Abort>() {
             Ok(abort) => {
-                self.aborted = Some(abort.snapshot);
+                self.aborted.push(abort.snapshot);
                 return Ok(());
             }
             Err(other) => other,
@@ -245,6 +247,8 @@ impl Front {
                         Vec::new(),
                         pieces.into_iter().map(|piece| (0, piece)).collect(),
                     );
+                    self.public().counters.net_repl_out_bytes.add(buffer.len_bytes() as u64);
+                    conn.session.info().net_out_bytes.add(buffer.len_bytes() as u64);
                     conn.sending = self.ring.send(token, buffer).is_ok();
                     conn.session.replica.get_or_insert_default().is_fed = true;
                 }

@@ -1,9 +1,11 @@
 //! The snapshot file at the start: the home shard feeds it to all shards, and until it is in its place commands on keys get
 //! the LOADING error. A file that is not whole ends the server: it never starts empty over data.
 
+use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::FileReader;
 use crate::log_notice;
+use crate::session::control::Order;
 use braid_replication::follower::{Follower, Restored};
 use braid_replication::loading::Loads;
 use braid_shards::{LoadFault, Shard};
@@ -16,9 +18,9 @@ const FEED_BYTES: usize = 128 << 10;
 /// Between two lines about how far it is.
 const REPORT_PERIOD: Duration = Duration::from_secs(2);
 
-/// Loading at the start.
+/// A snapshot file on its way into the shards.
 pub struct Restoring {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     reader: FileReader,
     /// What was read and not fed: the chunk, and how much of it was fed.
     chunk: Vec<u8>,
@@ -28,16 +30,21 @@ pub struct Restoring {
     next_report: Instant,
 }
 
+impl Restoring {
+    pub(super) fn new(path: PathBuf, reader: FileReader) -> Self {
+        let now = Instant::now();
+        let next_report = now + REPORT_PERIOD;
+        Self { path, reader, chunk: Vec::new(), fed: 0, fed_bytes: 0, begun: now, next_report }
+    }
+}
+
 impl Engine {
     /// Begins to load the snapshot file, if there is one. To be called once, on the home shard, before its first round.
     pub(super) fn begin_restore(&mut self) {
         let node = Arc::clone(&self.front.node);
         let path = PathBuf::from(&self.front.config.dbfilename);
         let waker = Arc::clone(&node);
-        let opened = FileReader::open(&path, move || {
-            waker.order(super::replicas::HOME, crate::session::control::Order::Look)
-        });
-        match opened {
+        match FileReader::open(&path, move || waker.order(HOME, Order::Look)) {
             Ok(None) => node.persistence.end_loading(0),
             Err(error) => {
                 self.give_up(&format!("Fatal error loading the DB, can't open {}: {error}", path.display()))
@@ -50,16 +57,7 @@ impl Engine {
                     node.map.shards()
                 );
                 node.persistence.set_progress(0, reader.len_bytes);
-                let now = Instant::now();
-                self.front.restoring = Some(Box::new(Restoring {
-                    path,
-                    reader,
-                    chunk: Vec::new(),
-                    fed: 0,
-                    fed_bytes: 0,
-                    begun: now,
-                    next_report: now + REPORT_PERIOD,
-                }));
+                self.front.restoring = Some(Box::new(Restoring::new(path, reader)));
                 self.with_follower(|follower, site| follower.begin_restore(site.shard));
                 self.shard.settle(&mut self.front);
             }
@@ -98,7 +96,7 @@ impl Engine {
     }
 
     /// Feeds what was read, as far as the shards want it.
-    fn feed_restore(&mut self, restoring: &mut Restoring) -> Result<bool, String> {
+    pub(super) fn feed_restore(&mut self, restoring: &mut Restoring) -> Result<bool, String> {
         if !self.front.follower().loads.wants_more() {
             return Ok(false);
         }

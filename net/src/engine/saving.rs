@@ -2,10 +2,11 @@
 //! which replicas are sent theirs. The snapshot itself is made as for replicas (`braid_replication::home::files`); the files
 //! are written by threads of their own ([`crate::disk`]).
 
+use super::leaving::Ending;
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::{SnapshotFile, Told};
-use crate::session::control::{Order, PauseMode};
+use crate::session::control::{Order, PauseMode, PausePurpose};
 use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
@@ -31,14 +32,6 @@ const LAST_SAVE_PAUSE_MS: u64 = 1 << 40;
 /// Who waits for an answer: the shard and its connection.
 pub type Asker = (ShardId, ConnId);
 
-/// `SHUTDOWN`, or a signal, with a snapshot before the end.
-#[derive(Debug, Clone, Copy)]
-pub struct LastSave {
-    /// End even if the snapshot fails.
-    pub force: bool,
-    pub asker: Option<Asker>,
-}
-
 /// The home shard's state for this file.
 #[derive(Default)]
 pub struct Saving {
@@ -48,7 +41,6 @@ pub struct Saving {
     kept: Option<(u64, Instant)>,
     /// Clients whose `SAVE` waits.
     askers: Vec<Asker>,
-    last: Option<LastSave>,
     last_saves: u32,
     next_look: Option<Instant>,
     /// Of the snapshot to be kept, once it is cut: its number, and all changes of the dataset before it.
@@ -78,18 +70,16 @@ impl Engine {
         if front.node.persistence.is_loading() {
             return;
         }
-        let now_s = front.now_ms() / 1000;
+        let now = front.moment();
         let saves = front.node.persistence.saves().clone();
         let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
-        let may_try = saves.is_last_ok || now_s.saturating_sub(saves.last_try_s) > RETRY_DELAY_S;
-        let due = front
-            .config
-            .save
-            .0
-            .iter()
-            .find(|point| dirty >= point.changes && now_s.saturating_sub(saves.last_s) > point.seconds);
+        let may_try =
+            saves.is_last_ok || now.uptime_s.saturating_sub(saves.last_try.uptime_s) > RETRY_DELAY_S;
+        let due = front.config.save.0.iter().find(|point| {
+            dirty >= point.changes && now.uptime_s.saturating_sub(saves.last.uptime_s) > point.seconds
+        });
         if let Some(point) = due.filter(|_| may_try && dirty > 0)
-            && front.node.persistence.begin_save(now_s)
+            && front.node.persistence.begin_save(now)
         {
             log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
             self.save(None);
@@ -105,25 +95,19 @@ impl Engine {
     }
 
     /// Begins the snapshot before the end. Writes wait from now on.
-    pub(super) fn save_and_stop(&mut self, last: LastSave) {
-        let (now_ms, uptime_ms) = (self.front.now_ms(), self.front.uptime_ms());
+    pub(super) fn save_before_end(&mut self) {
+        let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
-        if node.persistence.is_loading() {
-            return node.stop();
-        }
-        if self.front.saving.last.replace(last).is_some() {
-            return;
-        }
         log_notice!("Saving the final RDB snapshot before exiting.");
-        node.pause.begin(PauseMode::Write, uptime_ms + LAST_SAVE_PAUSE_MS, uptime_ms);
+        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, now_ms + LAST_SAVE_PAUSE_MS, now_ms);
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
         self.front.saving.kept = None;
-        let now_s = now_ms / 1000;
-        if !node.persistence.begin_save(now_s) {
+        let now = self.front.moment();
+        if !node.persistence.begin_save(now) {
             // The former one's place is kept.
-            node.persistence.saves().running_since_s = Some(now_s);
+            node.persistence.saves().running_since = Some(now);
         }
         self.save(None);
     }
@@ -173,8 +157,8 @@ impl Engine {
         self.front.node.persistence.cancel_save();
         let why = "the dataset was replaced meanwhile";
         self.answer_askers(&Err(why.to_owned()));
-        if let Some(last) = self.front.saving.last {
-            self.last_saved(last, false, 0);
+        if let Some(ending) = self.front.leaving.ending {
+            self.last_saved(ending, false, 0);
         }
     }
 
@@ -192,7 +176,7 @@ impl Engine {
     /// A snapshot to be kept is in its place, or failed.
     fn saved(&mut self, snapshot: u64, outcome: Result<u64, String>) {
         let front = &mut self.front;
-        let now_s = front.now_ms() / 1000;
+        let now = front.moment();
         let begun = front.saving.kept.take().map_or(front.now, |(_, begun)| begun);
         let (cut, dirty) = front.saving.dirty_at_cut.get();
         match &outcome {
@@ -200,41 +184,34 @@ impl Engine {
                 assert_eq!(cut, snapshot, "one snapshot at a time");
                 let took_s = front.now.duration_since(begun).as_secs_f64();
                 log_notice!("DB saved on disk: {len_bytes} bytes in {took_s:.3} seconds");
-                front.node.persistence.end_save(Some(dirty), now_s);
+                front.node.persistence.end_save(Some(dirty), now);
             }
             Err(why) => {
                 log_warning!("Write error saving DB on disk: {why}");
-                front.node.persistence.end_save(None, now_s);
+                front.node.persistence.end_save(None, now);
             }
         }
         self.answer_askers(&outcome);
-        if let Some(last) = self.front.saving.last {
-            self.last_saved(last, outcome.is_ok(), dirty);
+        if let Some(ending) = self.front.leaving.ending {
+            self.last_saved(ending, outcome.is_ok(), dirty);
         }
     }
 
     /// The snapshot before the end is made, or failed.
-    fn last_saved(&mut self, last: LastSave, is_ok: bool, dirty: u64) {
+    fn last_saved(&mut self, ending: Ending, is_ok: bool, dirty: u64) {
         let node = Arc::clone(&self.front.node);
         self.front.saving.last_saves += 1;
         let is_complete = node.statistics.dirty() <= dirty;
         if is_ok && !is_complete && self.front.saving.last_saves < LAST_SAVES_MAX {
             // Writes that were on their way when the pause began were answered after the cut.
-            node.persistence.begin_save(self.front.now_ms() / 1000);
+            node.persistence.begin_save(self.front.moment());
             return self.save(None);
         }
-        if is_ok || last.force {
+        if is_ok || ending.force {
             return node.stop();
         }
         log_warning!("Errors trying to shut down the server. Check the logs for more information.");
-        self.front.saving.last = None;
-        node.pause.end();
-        node.wake_all();
-        if let Some((shard, conn)) = last.asker {
-            let mut answer = Reply::default();
-            answer.error("ERR Errors trying to SHUTDOWN. Check logs.");
-            node.order(shard, Order::Answer(conn, answer.buf));
-        }
+        self.give_up_ending();
     }
 }
 
@@ -246,6 +223,7 @@ impl Front {
         let tell = move |told| node.order(HOME, Order::File(snapshot, told));
         if keeps {
             self.saving.kept = Some((snapshot, self.now));
+            self.node.persistence.saves().is_scheduled = false;
         }
         match SnapshotFile::create(temporary, target, tell) {
             Ok(file) => drop(self.saving.files.insert(snapshot, file)),

@@ -3,7 +3,7 @@
 use super::ReplyMode;
 use super::clients::{Class, ClientInfo, Filter, flag, shard_of};
 use super::connection::set_name;
-use super::control::{Order, PauseMode};
+use super::control::{Order, PauseMode, PausePurpose};
 use super::table::{Call, subcommand_syntax};
 use braid_core::command::{Args, Error};
 use braid_core::commands::object::help;
@@ -40,7 +40,7 @@ pub fn client(call: &mut Call<'_>) -> Result<(), Error> {
         }
         () if args.is(1, "pause") => pause(call)?,
         () if args.is(1, "unpause") => {
-            call.front.node.pause.end();
+            call.front.node.pause.end(PausePurpose::Client);
             call.front.node.wake_all();
             call.out.ok();
         }
@@ -212,8 +212,8 @@ fn pause(call: &mut Call<'_>) -> Result<(), Error> {
     };
     let number = parse_i64(args[2]).ok_or(Error::text("ERR timeout is not an integer or out of range"))?;
     let timeout_ms = u64::try_from(number).map_err(|_| Error::text("ERR timeout is negative"))?;
-    let now_ms = call.front.uptime_ms();
-    call.front.node.pause.begin(mode, now_ms.saturating_add(timeout_ms), now_ms);
+    let now_ms = call.front.now_ms();
+    call.front.node.pause.begin(PausePurpose::Client, mode, now_ms.saturating_add(timeout_ms), now_ms);
     call.out.ok();
     Ok(())
 }

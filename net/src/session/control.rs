@@ -1,7 +1,7 @@
 //! What one shard asks of another about connections and the server (never about keys), and the pause of all clients.
 
 use crate::disk::Told;
-use crate::engine::{Asker, LastSave};
+use crate::engine::{Asker, Ending};
 use braid_replication::follower::RoleRequest;
 use braid_shards::ConnId;
 use std::net::SocketAddr;
@@ -24,10 +24,14 @@ pub enum Order {
     ActiveExpire(bool),
     /// Home: write the snapshot that was admitted, and answer who asks.
     Save(Option<Asker>),
-    /// Home: write a snapshot and end.
-    SaveAndStop(LastSave),
+    /// Home: end the process, and answer who asks if it does not.
+    End(Ending, Option<Asker>),
+    /// Home: `SHUTDOWN ABORT`.
+    AbortEnd(Asker),
     /// Home: a snapshot's file has something to tell.
     File(u64, Told),
+    /// Home: the file of the snapshot that is being received has something to tell.
+    Spooled(u64, Told),
     /// Home: a step with the part of the stream that is on disk was carried out.
     Spilled(braid_replication::log::spill::Told),
     /// Look whether there is something to do.
@@ -69,53 +73,89 @@ impl Orders {
     }
 }
 
-/// What `CLIENT PAUSE` holds back.
+/// What a pause holds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PauseMode {
     Write,
     All,
 }
 
-/// `CLIENT PAUSE`. Times are milliseconds of the node's own clock.
+/// Who pauses clients. The pauses of one end nobody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PausePurpose {
+    /// `CLIENT PAUSE`, until `CLIENT UNPAUSE`.
+    Client,
+    Failover,
+    Shutdown,
+}
+
+/// Pauses of clients, one for each purpose. Times are milliseconds of the node's own clock.
 #[derive(Default)]
 pub struct Pause {
+    purposes: [PauseOf; 3],
+}
+
+/// The pause of one purpose.
+#[derive(Default)]
+struct PauseOf {
     /// 0: none, 1: writes, 2: everything.
     mode: AtomicU8,
     end_ms: AtomicU64,
 }
 
-impl Pause {
-    /// Pauses clients until `end_ms`. A pause under way is never made shorter or milder, as in Redis.
-    pub fn begin(&self, mode: PauseMode, end_ms: u64, now_ms: u64) {
-        if self.mode_at(now_ms).is_none() {
-            self.end_ms.store(0, Ordering::Relaxed);
-            self.mode.store(0, Ordering::Relaxed);
+impl PauseOf {
+    fn mode(&self) -> Option<PauseMode> {
+        match self.mode.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(PauseMode::Write),
+            _ => Some(PauseMode::All),
         }
-        self.end_ms.fetch_max(end_ms, Ordering::AcqRel);
-        self.mode.fetch_max(mode as u8 + 1, Ordering::AcqRel);
     }
 
-    pub fn end(&self) {
-        self.mode.store(0, Ordering::Release);
+    fn mode_at(&self, now_ms: u64) -> Option<PauseMode> {
+        self.mode().filter(|_| now_ms < self.end_ms.load(Ordering::Acquire))
+    }
+}
+
+impl Pause {
+    fn of(&self, purpose: PausePurpose) -> &PauseOf {
+        &self.purposes[purpose as usize]
+    }
+
+    /// Pauses clients until `end_ms`. A pause under way is never made shorter or milder, as in Redis.
+    pub fn begin(&self, purpose: PausePurpose, mode: PauseMode, end_ms: u64, now_ms: u64) {
+        let pause = self.of(purpose);
+        if pause.mode_at(now_ms).is_none() {
+            pause.end_ms.store(0, Ordering::Relaxed);
+            pause.mode.store(0, Ordering::Relaxed);
+        }
+        pause.end_ms.fetch_max(end_ms, Ordering::AcqRel);
+        pause.mode.fetch_max(mode as u8 + 1, Ordering::AcqRel);
+    }
+
+    pub fn end(&self, purpose: PausePurpose) {
+        self.of(purpose).mode.store(0, Ordering::Release);
     }
 
     /// Whether there may be a pause; the cheap question.
     #[inline]
     pub fn is_set(&self) -> bool {
-        self.mode.load(Ordering::Relaxed) != 0
+        self.purposes.iter().any(|pause| pause.mode.load(Ordering::Relaxed) != 0)
+    }
+
+    /// The strictest mode that was begun and not ended, be its time over or not.
+    pub fn mode(&self) -> Option<PauseMode> {
+        self.purposes.iter().filter_map(PauseOf::mode).max()
     }
 
     pub fn mode_at(&self, now_ms: u64) -> Option<PauseMode> {
-        let mode = match self.mode.load(Ordering::Acquire) {
-            0 => return None,
-            1 => PauseMode::Write,
-            _ => PauseMode::All,
-        };
-        (now_ms < self.end_ms()).then_some(mode)
+        self.purposes.iter().filter_map(|pause| pause.mode_at(now_ms)).max()
     }
 
-    pub fn end_ms(&self) -> u64 {
-        self.end_ms.load(Ordering::Acquire)
+    /// When the next of the pauses is over.
+    pub fn next_end_ms(&self, now_ms: u64) -> Option<u64> {
+        let under_way = self.purposes.iter().filter(|pause| pause.mode_at(now_ms).is_some());
+        under_way.map(|pause| pause.end_ms.load(Ordering::Acquire)).min()
     }
 }
 
@@ -125,18 +165,33 @@ mod tests {
 
     #[test]
     fn a_pause_is_only_extended() {
+        const CLIENT: PausePurpose = PausePurpose::Client;
         let pause = Pause::default();
         assert!(!pause.is_set());
-        pause.begin(PauseMode::All, 100, 0);
-        pause.begin(PauseMode::Write, 50, 10);
+        pause.begin(CLIENT, PauseMode::All, 100, 0);
+        pause.begin(CLIENT, PauseMode::Write, 50, 10);
         assert_eq!((pause.mode_at(99), pause.mode_at(100)), (Some(PauseMode::All), None));
         // The former one is over: a new one starts afresh.
-        pause.begin(PauseMode::Write, 300, 200);
+        pause.begin(CLIENT, PauseMode::Write, 300, 200);
         assert_eq!(pause.mode_at(200), Some(PauseMode::Write));
-        pause.begin(PauseMode::All, 250, 210);
-        assert_eq!((pause.mode_at(299), pause.end_ms()), (Some(PauseMode::All), 300));
-        pause.end();
-        assert_eq!(pause.mode_at(220), None);
+        pause.begin(CLIENT, PauseMode::All, 250, 210);
+        assert_eq!((pause.mode_at(299), pause.next_end_ms(299)), (Some(PauseMode::All), Some(300)));
+        pause.end(CLIENT);
+        assert_eq!((pause.mode_at(220), pause.next_end_ms(220)), (None, None));
+    }
+
+    #[test]
+    fn pauses_of_different_purposes_do_not_end_each_other() {
+        let pause = Pause::default();
+        pause.begin(PausePurpose::Client, PauseMode::All, 100, 0);
+        pause.begin(PausePurpose::Failover, PauseMode::Write, u64::MAX, 0);
+        assert_eq!((pause.mode_at(99), pause.next_end_ms(99)), (Some(PauseMode::All), Some(100)));
+        assert_eq!((pause.mode_at(100), pause.next_end_ms(100)), (Some(PauseMode::Write), Some(u64::MAX)));
+        pause.end(PausePurpose::Failover);
+        assert_eq!((pause.mode_at(99), pause.mode_at(100)), (Some(PauseMode::All), None));
+        pause.begin(PausePurpose::Failover, PauseMode::Write, u64::MAX, 0);
+        pause.end(PausePurpose::Client);
+        assert_eq!(pause.mode_at(50), Some(PauseMode::Write));
     }
 
     #[test]

@@ -115,9 +115,11 @@ impl Engine {
         args: Args<'_>,
         pipeline: &mut Pipeline,
     ) -> Flow {
-        if self.front().node.pause.is_set() && self.front().is_paused(conn, command) {
+        if self.front().node.pause.is_set()
+            && let Some(mode) = self.front().held_back_by(conn, command)
+        {
             if !pipeline.is_open() {
-                self.front().suspend(conn);
+                self.front().suspend(conn, mode);
             }
             return Flow::Later;
         }
@@ -237,9 +239,6 @@ impl Front {
             super::debug::permitted(self, conn)?;
         }
         let persistence = &self.node.persistence;
-        if persistence.is_loading() && !command.flags.has(Flags::LOADING) {
-            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
-        }
         if persistence.is_broken()
             && (command.flags.has(Flags::WRITE) || command.name == "ping")
             && self.config.stop_writes_on_bgsave_error
@@ -255,6 +254,9 @@ impl Front {
         }
         if self.node.is_replica() {
             self.role_admits(conn, command)?;
+        }
+        if self.node.persistence.is_loading() && !command.flags.has(Flags::LOADING) {
+            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::table::Call;
 use crate::memory;
 use crate::node::{REDIS_VERSION, unix_us};
 use braid_core::command::Error;
-use braid_replication::link::LinkState;
+use braid_replication::link::{HistoryReport, LinkState};
 use braid_shards::stats::slot_name;
 use std::fmt::Write as _;
 use std::sync::PoisonError;
@@ -168,6 +168,10 @@ impl Page<'_> {
         self.field(&format!("{name}_human"), human(bytes));
     }
 
+    fn kilobytes(&mut self, name: &str, bytes: f64) {
+        self.field(name, format_args!("{:.2}", bytes / 1024.0));
+    }
+
     fn zeros(&mut self, names: &[&str]) {
         names.iter().for_each(|name| self.field(name, 0));
     }
@@ -320,16 +324,16 @@ fn memory_section(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
 fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     let node = &call.front.node;
     let saves = node.persistence.saves().clone();
-    let now_s = unix_us() / 1_000_000;
+    let now_s = call.front.moment().uptime_s;
     let seconds = |time: Option<u64>| time.map_or(-1, |seconds| seconds as i64);
     page.field("loading", u8::from(node.persistence.is_loading()));
     page.field("async_loading", 0);
     page.field("rdb_changes_since_last_save", node.statistics.dirty().saturating_sub(saves.saved_dirty));
-    page.field("rdb_bgsave_in_progress", u8::from(saves.running_since_s.is_some()));
-    page.field("rdb_last_save_time", saves.last_s);
+    page.field("rdb_bgsave_in_progress", u8::from(saves.running_since.is_some()));
+    page.field("rdb_last_save_time", saves.last.unix_s);
     page.field("rdb_last_bgsave_status", if saves.is_last_ok { "ok" } else { "err" });
     page.field("rdb_last_bgsave_time_sec", seconds(saves.last_took_s));
-    let running_s = saves.running_since_s.map(|since_s| now_s.saturating_sub(since_s));
+    let running_s = saves.running_since.map(|since| now_s.saturating_sub(since.uptime_s));
     page.field("rdb_current_bgsave_time_sec", seconds(running_s));
     page.field("rdb_saves", saves.count);
     page.zeros(&["rdb_last_cow_size", "rdb_last_load_keys_expired"]);
@@ -341,9 +345,9 @@ fn persistence(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("aof_last_write_status", "ok");
     page.field("aof_last_cow_size", 0);
     if let Some(progress) = node.persistence.progress() {
-        let elapsed_s = now_s.saturating_sub(progress.since_s);
+        let elapsed_s = now_s.saturating_sub(progress.since.uptime_s);
         let (loaded, total) = (progress.loaded_bytes, progress.total_bytes);
-        page.field("loading_start_time", progress.since_s);
+        page.field("loading_start_time", progress.since.unix_s);
         page.field("loading_total_bytes", total);
         page.field("loading_rdb_used_mem", 0);
         page.field("loading_loaded_bytes", loaded);
@@ -368,18 +372,19 @@ fn threads(page: &mut Page<'_>, call: &Call<'_>) {
 fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     let node = &call.front.node;
     let (totals, commands) = (node.statistics.totals(), node.statistics.commands());
-    let rates = node.statistics.rates(call.front.uptime_ms());
+    let rates = node.statistics.rates(call.front.now_ms());
     let replication = node.replication.lock().unwrap_or_else(PoisonError::into_inner);
     page.field("total_connections_received", totals.connections_received);
     page.field("total_commands_processed", commands.processed);
     page.field("instantaneous_ops_per_sec", rates.commands);
-    page.field("total_net_input_bytes", totals.net_in_bytes);
-    page.field("total_net_output_bytes", totals.net_out_bytes);
-    page.zeros(&["total_net_repl_input_bytes", "total_net_repl_output_bytes"]);
-    page.field("instantaneous_input_kbps", format_args!("{:.2}", rates.net_in_bytes / 1024.0));
-    page.field("instantaneous_output_kbps", format_args!("{:.2}", rates.net_out_bytes / 1024.0));
-    page.field("instantaneous_input_repl_kbps", "0.00");
-    page.field("instantaneous_output_repl_kbps", "0.00");
+    page.field("total_net_input_bytes", totals.net_in_bytes + totals.net_repl_in_bytes);
+    page.field("total_net_output_bytes", totals.net_out_bytes + totals.net_repl_out_bytes);
+    page.field("total_net_repl_input_bytes", totals.net_repl_in_bytes);
+    page.field("total_net_repl_output_bytes", totals.net_repl_out_bytes);
+    page.kilobytes("instantaneous_input_kbps", rates.net_in_bytes);
+    page.kilobytes("instantaneous_output_kbps", rates.net_out_bytes);
+    page.kilobytes("instantaneous_input_repl_kbps", rates.net_repl_in_bytes);
+    page.kilobytes("instantaneous_output_repl_kbps", rates.net_repl_out_bytes);
     page.field("rejected_connections", totals.connections_rejected);
     page.field("sync_full", replication.full_syncs);
     page.field("sync_partial_ok", replication.partial_syncs);
@@ -474,21 +479,31 @@ fn upstream(page: &mut Page<'_>, call: &Call<'_>) {
     page.field("master_host", host);
     page.field("master_port", port);
     page.field("master_link_status", if is_up { "up" } else { "down" });
-    page.field("master_last_io_seconds_ago", seconds(link.and_then(|link| link.last_io_ms)));
+    let last_io_s = seconds(link.and_then(|link| link.last_io_ms));
+    page.field("master_last_io_seconds_ago", if is_up { last_io_s } else { -1 });
     page.field("master_sync_in_progress", u8::from(sync.is_some()));
     page.field("slave_read_repl_offset", node.read_offset.load(Ordering::Relaxed));
     page.field("slave_repl_offset", node.applied_offset.load(Ordering::Relaxed));
+    // What the stream brings during a full sync waits at the master.
+    page.zeros(&["replica_full_sync_buffer_size", "replica_full_sync_buffer_peak"]);
+    let history = link.map_or_else(HistoryReport::default, |link| link.history.clone());
+    page.field("master_current_sync_attempts", history.attempts);
+    page.field("master_total_sync_attempts", history.total_attempts);
     if let Some((total, read)) = sync {
+        let total = total.map_or(-1, |total| total as i64);
         let percent = if total > 0 { read as f64 / total as f64 * 100.0 } else { 0.0 };
         page.field("master_sync_total_bytes", total);
         page.field("master_sync_read_bytes", read);
-        page.field("master_sync_left_bytes", total as i64 - read as i64);
+        page.field("master_sync_left_bytes", total - read as i64);
         page.field("master_sync_perc", format_args!("{percent:.2}"));
-        page.field("master_sync_last_io_seconds_ago", seconds(link.and_then(|link| link.last_io_ms)));
+        page.field("master_sync_last_io_seconds_ago", last_io_s);
     }
-    if !is_up {
-        page.field("master_link_down_since_seconds", seconds(link.and_then(|link| link.down_since_ms)));
+    if is_up {
+        page.field("master_link_up_since_seconds", seconds(history.up_since_ms));
+    } else {
+        page.field("master_link_down_since_seconds", seconds(history.down_since_ms));
     }
+    page.field("total_disconnect_time_sec", history.down_total_ms / 1000);
     page.field("slave_priority", config.replica_priority);
     page.field("slave_read_only", u8::from(config.replica_read_only));
     page.field("replica_announced", u8::from(config.replica_announced));

@@ -2,8 +2,8 @@
 
 use super::control::Order;
 use super::table::Call;
-use crate::engine::LastSave;
-use crate::{log_notice, log_warning};
+use crate::engine::Ending;
+use crate::log_warning;
 use braid_core::command::{Args, Error};
 
 /// The shard that makes snapshots.
@@ -17,13 +17,9 @@ pub const MISCONF: &str = "MISCONF Redis is configured to save RDB snapshots, bu
 
 const IN_PROGRESS: &str = "ERR Background save already in progress";
 
-fn now_s(call: &Call<'_>) -> u64 {
-    call.front.now_ms() / 1000
-}
-
 /// `LASTSAVE`: as long as nothing was saved, the time of the start, as in Redis.
 pub fn lastsave(call: &mut Call<'_>) -> Result<(), Error> {
-    let last_s = call.front.node.persistence.saves().last_s;
+    let last_s = call.front.node.persistence.saves().last.unix_s;
     call.out.int(last_s as i64);
     Ok(())
 }
@@ -31,7 +27,7 @@ pub fn lastsave(call: &mut Call<'_>) -> Result<(), Error> {
 /// `SAVE`: answered when the snapshot is on the disk. Unlike in Redis the others are served meanwhile.
 pub fn save(call: &mut Call<'_>) -> Result<(), Error> {
     let node = &call.front.node;
-    if !node.persistence.begin_save(now_s(call)) {
+    if !node.persistence.begin_save(call.front.moment()) {
         return Err(Error::text(IN_PROGRESS));
     }
     node.order(HOME, Order::Save(Some((call.front.id, call.conn.id))));
@@ -39,17 +35,24 @@ pub fn save(call: &mut Call<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// `BGSAVE [SCHEDULE]`. A snapshot for replicas that is being made does not hinder: this one begins when that is over.
+/// `BGSAVE [SCHEDULE]`. A snapshot for replicas that is being made does not hinder: this one begins when that is over. As
+/// in Redis one that is to begin later may be scheduled any number of times, and within a transaction it always is.
 pub fn bgsave(call: &mut Call<'_>) -> Result<(), Error> {
     if call.args.len() > 2 || call.args.len() == 2 && !call.args.is(1, "schedule") {
         return Err(Error::Syntax);
     }
     let node = &call.front.node;
-    if !node.persistence.begin_save(now_s(call)) {
+    let may_be_later = call.conn.in_exec || call.args.len() == 2;
+    if node.persistence.begin_save(call.front.moment()) {
+        node.order(HOME, Order::Save(None));
+        let answer =
+            if call.conn.in_exec { "Background saving scheduled" } else { "Background saving started" };
+        call.out.simple(answer);
+    } else if may_be_later && node.persistence.saves().is_scheduled {
+        call.out.simple("Background saving scheduled");
+    } else {
         return Err(Error::text(IN_PROGRESS));
     }
-    node.order(HOME, Order::Save(None));
-    call.out.simple("Background saving started");
     Ok(())
 }
 
@@ -58,6 +61,7 @@ pub fn bgsave(call: &mut Call<'_>) -> Result<(), Error> {
 struct Shutdown {
     /// `SAVE` (true) or `NOSAVE` (false).
     save: Option<bool>,
+    now: bool,
     force: bool,
     abort: bool,
 }
@@ -69,8 +73,7 @@ fn parse_shutdown(args: Args<'_>) -> Result<Shutdown, Error> {
             () if args.is(index, "nosave") && told.save != Some(true) => told.save = Some(false),
             () if args.is(index, "save") && told.save != Some(false) => told.save = Some(true),
             () if args.is(index, "force") => told.force = true,
-            // There is no waiting that it could cut short.
-            () if args.is(index, "now") => {}
+            () if args.is(index, "now") => told.now = true,
             () if args.is(index, "abort") => told.abort = true,
             () => return Err(Error::Syntax),
         }
@@ -84,20 +87,26 @@ fn parse_shutdown(args: Args<'_>) -> Result<Shutdown, Error> {
 /// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]`
 pub fn shutdown(call: &mut Call<'_>) -> Result<(), Error> {
     let told = parse_shutdown(call.args)?;
-    if told.abort {
-        return Err(Error::text("ERR No shutdown in progress."));
-    }
-    log_warning!("User requested shutdown...");
-    let wants_save = told.save.unwrap_or(!call.front.config.save.0.is_empty());
     let node = &call.front.node;
-    if !wants_save || node.persistence.is_loading() {
-        log_notice!("Shutting down without a snapshot.");
-        node.stop();
-        call.conn.closing = true;
+    // Within a transaction there is no later.
+    let asker = (call.front.id, call.conn.id);
+    if call.conn.in_exec && !told.now {
+        return Err(Error::text("ERR SHUTDOWN without NOW or ABORT isn't allowed for DENY BLOCKING client"));
+    }
+    if told.abort {
+        node.order(HOME, Order::AbortEnd(asker));
+        call.conn.waiting = true;
         return Ok(());
     }
-    let last = LastSave { force: told.force, asker: Some((call.front.id, call.conn.id)) };
-    node.order(HOME, Order::SaveAndStop(last));
+    log_warning!("User requested shutdown...");
+    let saves = told.save.unwrap_or(!call.front.config.save.0.is_empty());
+    let ending = Ending { saves, force: told.force, now: told.now };
+    if call.conn.in_exec {
+        node.order(HOME, Order::End(ending, None));
+        call.out.ok();
+        return Ok(());
+    }
+    node.order(HOME, Order::End(ending, Some(asker)));
     call.conn.waiting = true;
     Ok(())
 }
@@ -114,7 +123,7 @@ mod tests {
     #[test]
     fn shutdown_options() {
         assert_eq!(parsed("shutdown"), Ok(Shutdown::default()));
-        let nosave = Shutdown { save: Some(false), force: true, abort: false };
+        let nosave = Shutdown { save: Some(false), now: true, force: true, abort: false };
         assert_eq!(parsed("shutdown NOSAVE now FORCE"), Ok(nosave));
         assert_eq!(parsed("shutdown abort"), Ok(Shutdown { abort: true, ..Shutdown::default() }));
         for line in ["shutdown save nosave", "shutdown nosave save", "shutdown abort now", "shutdown foo"] {

@@ -39,8 +39,11 @@ macro_rules! totals {
 totals! {
     connections_received,
     connections_rejected,
+    /// But from a master and to replicas, which is counted below.
     net_in_bytes,
     net_out_bytes,
+    net_repl_in_bytes,
+    net_repl_out_bytes,
     reads,
     writes,
     query_limit_closed,
@@ -227,8 +230,10 @@ impl Statistics {
         Sample {
             at_ms: now_ms,
             commands,
-            net_in: totals.net_in_bytes,
-            net_out: totals.net_out_bytes,
+            net_in: totals.net_in_bytes + totals.net_repl_in_bytes,
+            net_out: totals.net_out_bytes + totals.net_repl_out_bytes,
+            net_repl_in: totals.net_repl_in_bytes,
+            net_repl_out: totals.net_repl_out_bytes,
             ticks: totals.ticks,
         }
     }
@@ -250,6 +255,8 @@ struct Sample {
     commands: u64,
     net_in: u64,
     net_out: u64,
+    net_repl_in: u64,
+    net_repl_out: u64,
     ticks: u64,
 }
 
@@ -259,6 +266,9 @@ pub struct Rate {
     pub commands: u64,
     pub net_in_bytes: f64,
     pub net_out_bytes: f64,
+    /// Of these, from a master and to replicas.
+    pub net_repl_in_bytes: f64,
+    pub net_repl_out_bytes: f64,
     pub ticks: u64,
 }
 
@@ -289,6 +299,8 @@ impl Rates {
             commands: rate(now.commands, from.commands) as u64,
             net_in_bytes: rate(now.net_in, from.net_in),
             net_out_bytes: rate(now.net_out, from.net_out),
+            net_repl_in_bytes: rate(now.net_repl_in, from.net_repl_in),
+            net_repl_out_bytes: rate(now.net_repl_out, from.net_repl_out),
             ticks: rate(now.ticks, from.ticks) as u64,
         }
     }

@@ -76,8 +76,12 @@ impl Follower {
                 (Some(_), false) => self.begin_turn(site, Turn::Follow, request),
                 (Some(target), true) => {
                     if self.link.as_ref().is_none_or(|link| link.target() != target) {
+                        let had_link = self.link.as_ref().is_some_and(Link::has_been_up);
                         self.drop_link(site);
                         self.make_link(target.clone(), site.now_ms);
+                        if let Some(link) = self.link.as_mut().filter(|_| had_link) {
+                            link.begins_down(site.now_ms);
+                        }
                     }
                     self.actions.push(FollowerAction::Answer(request));
                 }
@@ -119,7 +123,7 @@ impl Follower {
             }
             (Turn::Promote, None) => {
                 self.actions.push(FollowerAction::Role { is_replica: false });
-                self.is_doubtful = false;
+                (self.is_doubtful, self.is_given_up) = (false, false);
                 self.actions.push(FollowerAction::Notice("MASTER MODE enabled".into()));
             }
             _ => unreachable!("a request and its turn go the same way"),
@@ -153,6 +157,7 @@ impl Follower {
             self.wants_flush = false;
             self.wanted_swap = None;
             self.loads.abandon(site.shard);
+            self.abandon_spool();
             site.home.set_link(false);
         }
     }

@@ -1,5 +1,6 @@
 //! What is done to the dataset as a whole, between two epochs: each is a transaction over everything.
 
+use super::refill::{Refill, SpoolStep};
 use super::roles::RoleRequest;
 use super::{Follower, FollowerAction, Site};
 use crate::home::relay::Turn;
@@ -41,7 +42,11 @@ pub(super) enum Whole {
         id: ReplId,
         offset: u64,
         db: u16,
+        /// It came out of the file of this number, and has so many keys.
+        concludes: Option<(u64, u64)>,
     },
+    /// The dataset goes, and is replaced by what a file holds.
+    Refill(Refill),
     Turn {
         request: RoleRequest,
     },
@@ -74,14 +79,10 @@ impl Follower {
             return false;
         }
         if std::mem::take(&mut self.wants_flush) {
-            self.is_doubtful = true;
-            site.home.distrust_dataset();
-            if let Some(link) = &mut self.link {
-                link.forget_position();
-            }
+            self.give_up_dataset(site);
             self.notice("MASTER <-> REPLICA sync: Flushing old data");
             self.whole = Some(Whole::Step { done: flush(site.shard) });
-        } else if let Some(wanted) = self.wanted_cut.take() {
+        } else if let Some(wanted) = self.wanted_cut.take_if(|_| !self.is_given_up) {
             self.notice(&format!("Starting snapshot number {}", wanted.snapshot));
             self.whole = Some(Whole::Cut { outcome: cut(site.shard, site.home, wanted) });
         } else if std::mem::take(&mut self.wants_stop) {
@@ -94,6 +95,8 @@ impl Follower {
                 "Replication backlog freed after {ttl_s} seconds without connected replicas."
             ));
             self.whole = Some(Whole::Step { done: stop_stream(site.shard) });
+        } else if self.begin_refill(site) {
+            return true;
         } else if let (Some((id, offset)), true) = (self.wanted_swap, self.loads.is_good()) {
             self.wanted_swap = None;
             self.begin_swap(site, id, offset);
@@ -103,7 +106,21 @@ impl Follower {
         true
     }
 
-    fn notice(&mut self, text: &str) {
+    /// Until another is in place the dataset is none, and nothing of its history can be continued.
+    pub(super) fn give_up_dataset(&mut self, site: &mut Site<'_>) {
+        site.home.distrust_dataset();
+        (self.is_doubtful, self.is_given_up) = (true, true);
+        if let Some(link) = &mut self.link {
+            link.forget_position();
+        }
+    }
+
+    /// Whether it is so: what there is should not be saved.
+    pub fn has_given_up_dataset(&self) -> bool {
+        self.is_given_up
+    }
+
+    pub(super) fn notice(&mut self, text: &str) {
         self.actions.push(FollowerAction::Notice(text.to_owned()));
     }
 
@@ -116,13 +133,13 @@ impl Follower {
         self.notice(&format!("MASTER <-> REPLICA sync: {} keys loaded, putting them in place", info.keys));
         let done = Rc::<Cell<bool>>::default();
         let db = info.stream_db.unwrap_or(0);
-        self.whole = Some(Whole::Swap { done: Rc::clone(&done), id, offset, db });
+        self.whole = Some(Whole::Swap { done: Rc::clone(&done), id, offset, db, concludes: None });
         self.loads.swap(site.shard, move |_| done.set(true));
     }
 
     /// Whether an empty dataset is not taken in the place of ours: a master that lost its own would wipe us. Without data,
     /// or on an order to follow that very master, there is nothing to lose.
-    fn refuses_empty(&mut self, site: &mut Site<'_>, id: ReplId) -> bool {
+    pub(super) fn refuses_empty(&mut self, site: &mut Site<'_>, id: ReplId) -> bool {
         let refuses = self.rules.protects && !self.accepts_empty && !site.home.knows(id) && (site.has_keys)();
         if refuses {
             self.has_refused = true;
@@ -146,16 +163,20 @@ impl Follower {
                 true
             }
             Some(Whole::Step { done }) if done.get() => true,
-            Some(Whole::Swap { done, id, offset, db }) if done.get() => {
+            Some(Whole::Swap { done, id, offset, db, concludes }) if done.get() => {
+                if let Some((number, keys)) = concludes {
+                    self.actions.push(FollowerAction::Spool { number, step: SpoolStep::Conclude { keys } });
+                }
                 site.home.replace_history(id, offset, db);
                 self.applied_offset = offset;
-                self.is_doubtful = false;
+                (self.is_doubtful, self.is_given_up) = (false, false);
                 (self.accepts_empty, self.has_refused) = (false, false);
                 if let Some(link) = &mut self.link {
                     link.swapped(Ok(db), site.now_ms);
                 }
                 true
             }
+            Some(Whole::Refill(refill)) => self.go_on_refill(refill, site),
             Some(Whole::Turn { request }) if let Some(turn) = self.turned.take() => {
                 self.complete_turn(site, turn, request);
                 true
@@ -169,7 +190,7 @@ impl Follower {
 }
 
 /// Gives the dataset up, so that memory need not hold two.
-fn flush(shard: &mut Shard) -> Rc<Cell<bool>> {
+pub(super) fn flush(shard: &mut Shard) -> Rc<Cell<bool>> {
     step(shard, |everything| {
         for slice in &mut *everything.slices {
             (0..slice.databases() as u16).for_each(|db| slice.clear(db));
@@ -186,7 +207,7 @@ fn stop_stream(shard: &mut Shard) -> Rc<Cell<bool>> {
 }
 
 /// Begins a transaction over everything, and returns what says that it has run.
-fn step(shard: &mut Shard, work: impl FnOnce(&mut Everything<'_>) + 'static) -> Rc<Cell<bool>> {
+pub(super) fn step(shard: &mut Shard, work: impl FnOnce(&mut Everything<'_>) + 'static) -> Rc<Cell<bool>> {
     let done = Rc::<Cell<bool>>::default();
     let is_done = Rc::clone(&done);
     shard.begin(

@@ -82,7 +82,7 @@ impl Home {
 
     /// Begins the snapshot that was asked for, if no other is in the making.
     pub(super) fn poll_save(&mut self) {
-        if !self.wants_save || self.snapshot.is_some() || !self.sharing.try_reserve() {
+        if !self.wants_save || !self.sharing.try_reserve() {
             return;
         }
         self.wants_save = false;

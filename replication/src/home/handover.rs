@@ -61,7 +61,7 @@ impl Home {
         }
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
         let replicas =
             self.peers.iter().filter(|(_, peer)| !peer.handshake.is_rdb_only() && !peer.is_closing);
         replicas

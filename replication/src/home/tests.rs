@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::ids::ReplId;
+use crate::psync::{Replconf, Replica};
+use braid_core::rdb::{Checksum, Writer};
 use braid_core::rdb::{Decoder, Event, Limits, load_value};
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 const SECOND_MS: u64 = 1000;
 

@@ -164,7 +164,7 @@ impl Link {
                     self.actions.push(LinkAction::Notice(format!("Master replication ID changed to {id}")));
                 }
                 self.actions.push(LinkAction::Continue { id });
-                self.begin_stream(position.offset, position.db);
+                self.begin_stream(position.offset, position.db, now_ms);
                 // What the connection before brought may not be applied yet: the next tick tells what is.
                 self.last_sent_ms = now_ms.saturating_sub(ACK_PERIOD_MS);
             }

@@ -250,7 +250,7 @@ fn a_link_that_cannot_be_made_is_tried_each_second_and_a_lost_one_at_once() {
     }
     world.begin_streaming();
     world.link.closed("reset", world.now_ms);
-    assert_eq!(world.link.report(world.now_ms + 10).down_since_ms, Some(10));
+    assert_eq!(world.link.report(world.now_ms + 10).history.down_since_ms, Some(10));
     world.tick();
     assert_eq!(world.take_done(), [LinkAction::Connect]);
 }
@@ -416,10 +416,10 @@ fn law9_a_snapshot_that_is_not_whole_is_given_up() {
 fn who_loads_shows_that_he_lives_and_reports_how_far_he_is() {
     let mut world = World::with(rules());
     world.begin_full_sync();
-    assert_eq!(world.link.report(world.now_ms).sync, Some((0, 0)));
+    assert_eq!(world.link.report(world.now_ms).sync, Some((None, 0)));
     world.receive("$100\r\nrrr");
     world.link.consume_payload(3, false, world.now_ms);
-    assert_eq!(world.link.report(world.now_ms).sync, Some((100, 3)));
+    assert_eq!(world.link.report(world.now_ms).sync, Some((Some(100), 3)));
     world.now_ms += SECOND_MS;
     world.tick();
     assert_eq!(std::mem::take(&mut world.sent), b"\n");

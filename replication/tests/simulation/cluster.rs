@@ -12,7 +12,7 @@ use crate::process::{Plan, Process};
 use crate::rules::{TIMEOUT_MS, follower_rules, rules};
 use crate::workload::Scenario;
 use braid_replication::failover::{Order, Request};
-use braid_replication::follower::{FollowerRules, RoleRequest};
+use braid_replication::follower::{FollowerRules, Intake, RoleRequest};
 use braid_replication::home::Rules;
 use braid_replication::link::Target;
 use braid_replication::sharing::Policy;
@@ -106,7 +106,7 @@ impl Cluster {
         let backlog_ttl_ms = [0, 0, 300][rng.usize(..3)];
         let protects = rng.u8(..3) == 0;
         let calm = [1, 4, 16][rng.usize(..3)];
-        let flushes_before_load = rng.u8(..6) == 0;
+        let intake = if rng.u8(..6) == 0 { Intake::FlushFirst } else { Intake::Beside };
         let mut cluster = Self {
             env: Env::new(scenario, rng, is_loud),
             nodes: Vec::new(),
@@ -128,7 +128,7 @@ impl Cluster {
                 sharing: Policy { is_diskless, delay_ms: 0, max_replicas: 0 },
                 ..rules()
             };
-            let follower_rules = FollowerRules { protects, flushes_before_load, ..follower_rules(node) };
+            let follower_rules = FollowerRules { protects, intake, ..follower_rules(node) };
             let process = cluster.start(rules, follower_rules.clone(), None, None);
             cluster.nodes.push(Node { process, rules, follower_rules });
         }

@@ -405,6 +405,7 @@ impl Hub {
                     self.follower.want_stop();
                 }
                 Action::Failover(step) => self.failover_step(step),
+                Action::Leave(_) => panic!("nobody ends"),
             }
         }
         aborted
@@ -512,6 +513,7 @@ impl Hub {
                 FollowerAction::Notice(text) | FollowerAction::Warning(text) if env.is_loud => {
                     eprintln!("{text}");
                 }
+                FollowerAction::Spool { .. } => panic!("no snapshot goes into a file"),
                 _ => {}
             }
         }

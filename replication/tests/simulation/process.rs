@@ -298,7 +298,7 @@ impl Process {
         thread.shard.settle(&mut thread.front);
         thread.resume_ready();
         if env.rng.u8(..4) == 0 {
-            thread.shard.background(env.rng.usize(1..20));
+            thread.shard.background(env.rng.usize(1..20), &mut thread.front);
         }
         self.load(thread, env);
         self.replicate(thread, env);
@@ -324,7 +324,7 @@ impl Process {
     /// What the home asks for, and this shard's part of a snapshot.
     fn replicate(&mut self, thread: &mut Thread, env: &mut Env) {
         let Thread { shard, front, .. } = thread;
-        if let Some(snapshot) = front.aborted.take() {
+        for snapshot in std::mem::take(&mut front.aborted) {
             shard.abort_snapshot(snapshot);
         }
         let effort_bytes = env.rng.usize(..2000);
@@ -406,7 +406,7 @@ impl Process {
             thread.phase == Phase::Idle
                 && thread.shard.is_quiet()
                 && !thread.shard.has_outgoing()
-                && thread.front.aborted.is_none()
+                && thread.front.aborted.is_empty()
                 && thread.front.conns.iter().all(Conn::is_idle)
         };
         self.rings.iter().all(VecDeque::is_empty)

@@ -1,7 +1,7 @@
 //! How processes are configured, but for what a run varies.
 
 use crate::DATABASES;
-use braid_replication::follower::FollowerRules;
+use braid_replication::follower::{FollowerRules, Intake};
 use braid_replication::home::Rules;
 use braid_replication::link::LinkRules;
 use braid_replication::loading::LoadRules;
@@ -41,6 +41,6 @@ pub fn follower_rules(node: usize) -> FollowerRules {
         },
         load: LoadRules { databases: DATABASES, string_max_bytes: 1 << 20, verify: true },
         protects: false,
-        flushes_before_load: false,
+        intake: Intake::Beside,
     }
 }

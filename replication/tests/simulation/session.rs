@@ -40,7 +40,7 @@ pub struct Front {
     /// On the home shard.
     pub hub: Option<Box<Hub>>,
     /// The snapshot is to be given up.
-    pub aborted: Option<u64>,
+    pub aborted: Vec<u64>,
     now_us: u64,
 }
 
@@ -100,7 +100,7 @@ impl Conn {
 
 impl Front {
     pub fn new(id: ShardId, hub: Option<Box<Hub>>) -> Self {
-        Self { id, conns: Vec::new(), ready: Vec::new(), hub, aborted: None, now_us: 0 }
+        Self { id, conns: Vec::new(), ready: Vec::new(), hub, aborted: Vec::new(), now_us: 0 }
     }
 
     fn hub(&mut self) -> &mut Hub {
@@ -332,7 +332,7 @@ impl Host for Front {
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
         match message.downcast::<Abort>() {
-            Ok(abort) => self.aborted = Some(abort.snapshot),
+            Ok(abort) => self.aborted.push(abort.snapshot),
             Err(message) => self.hub().message(message),
         }
     }

@@ -76,7 +76,7 @@ fn no_loss_the_old_dataset_serves_until_the_new_one_takes_its_place_in_one_step(
     for at in 0..3 {
         assert_eq!(cluster.ask(&format!("MGET {} {}", old[at], new[at])), "*2\r\n$-1\r\n$3\r\nnew\r\n");
         assert_eq!(cluster.shards[at].keyspace().unwrap().trash_len(), 1);
-        while cluster.shards[at].background(10) {}
+        while cluster.shards[at].background(10, &mut cluster.told[at]) {}
         assert!(!cluster.shards[at].has_trash());
     }
     assert!(cluster.shards[1].keyspace().unwrap().watch_is_dirty(watcher, 0));

@@ -96,6 +96,20 @@ fn who_waits_for_a_snapshot_that_is_given_up_goes_on() {
 }
 
 #[test]
+fn snapshots_given_up_while_the_slice_is_on_loan_are_all_given_up() {
+    let (mut cluster, ..) = owing();
+    cluster.shards[0].keyspace.as_mut().unwrap().snapshot_id = 6;
+    cluster.begin(1, Caller::new(CONN, ATOMIC), None, "DBSIZE");
+    cluster.pass(1, 0);
+    assert!(cluster.shards[0].keyspace().is_none(), "on loan");
+    cluster.shards[0].abort_snapshot(6);
+    cluster.shards[0].abort_snapshot(7);
+    cluster.rest();
+    assert!(cluster.shards[0].keyspace().is_some(), "back");
+    assert!(std::iter::from_fn(|| walk(&mut cluster, false)).all(|walked| walked.piece.is_none()));
+}
+
+#[test]
 fn law8_what_waits_for_the_walk_holds_up_no_transaction_over_everything() {
     let (mut cluster, big, ..) = owing();
     assert_eq!(cluster.send(0, CONN, &format!("SADD {big} new")), None);

@@ -259,7 +259,7 @@ impl World {
                 "flushall"
             }
             99 => {
-                self.node.space.free_some(10);
+                self.node.space.free_some(10, drop);
                 "free"
             }
             _ => "nothing",

@@ -179,3 +179,22 @@ fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     world.attach();
     make_file(&mut world, false);
 }
+
+#[test]
+fn nothing_is_due_while_a_save_waits_for_a_file_that_is_being_finished() {
+    let to_disk = Rules { sharing: Policy { is_diskless: false, ..rules().sharing }, ..rules() };
+    let mut world = World::new(1, to_disk);
+    world.attach();
+    let (snapshot, file) = make_file(&mut world, false);
+    assert!(world.home.request_save(world.now_ms));
+    world.now_ms += 10;
+    world.home.tick(world.now_ms);
+    assert!(
+        world.home.next_tick_ms().is_none_or(|at_ms| at_ms > world.now_ms),
+        "it would be asked again and again"
+    );
+    world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
+    let begins =
+        |action: &Action| matches!(action, Action::File { step: FileStep::Create { keeps: true }, .. });
+    assert!(world.home.take_actions().iter().any(begins));
+}

@@ -1,6 +1,7 @@
 //! Full syncs: the handshake, the snapshot and the stream from the cut on; who shares a snapshot.
 
 use super::*;
+use crate::home::snapshots::CUT_RETRY_MS;
 
 #[test]
 fn law5_a_replica_is_sent_header_snapshot_mark_and_after_its_ack_the_stream_from_the_cut() {

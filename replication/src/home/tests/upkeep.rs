@@ -111,3 +111,49 @@ fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     world.home.set_rules(rules());
     assert!(world.attach_as(CAPA, Some(&words)).is_ok());
 }
+
+#[test]
+fn the_end_waits_for_replicas_that_lag_and_for_no_more_than_its_time() {
+    for in_time in [true, false] {
+        let mut world = World::new(1, rules());
+        let (one, two) = (world.online(), world.online());
+        let deadline_ms = world.now_ms + 5000;
+        world.drain();
+        for id in [one, two] {
+            world.ack(id, world.home.end_offset());
+        }
+        assert!(!world.home.begin_farewell(deadline_ms, world.now_ms), "nobody lags");
+        let before = world.home.end_offset();
+        world.write("write");
+        let offset = world.home.end_offset();
+        assert!(world.home.begin_farewell(deadline_ms, world.now_ms));
+        world.home.poll_farewell(world.now_ms);
+        assert!(String::from_utf8(world.take(one)).unwrap().ends_with(&format!("write{GETACK}")), "at once");
+        world.home.poll_farewell(world.now_ms);
+        assert!(world.take(one).is_empty(), "and once");
+        // The question is not part of what they need.
+        world.ack(one, offset);
+        world.home.poll_farewell(world.now_ms);
+        assert_eq!(world.home.take_actions(), []);
+        if in_time {
+            world.ack(two, offset);
+            world.home.poll_farewell(world.now_ms);
+        } else {
+            assert!(world.home.next_tick_ms().is_some_and(|at_ms| at_ms <= deadline_ms));
+            world.pass(5000);
+        }
+        let left = world.home.take_actions().into_iter().find_map(|action| match action {
+            Action::Leave(attendance) => Some(attendance),
+            _ => None,
+        });
+        let Attendance { in_step, replicas, lagging } = left.expect("it is over");
+        assert_eq!((in_step, replicas, lagging.len()), (1 + usize::from(in_time), 2, usize::from(!in_time)));
+        if let [line] = &lagging[..] {
+            let lag = format!("reported offset {} behind master, lag=5, state=online.", offset - before);
+            assert_eq!(*line, format!("Lagging replica 10.0.0.1:0 {lag}"));
+        }
+        world.home.poll_farewell(world.now_ms);
+        assert_eq!(world.home.take_actions(), [], "once");
+        assert!(!world.home.cancel_farewell());
+    }
+}

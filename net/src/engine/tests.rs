@@ -1,0 +1,88 @@
+//! One shard's engine, round by round, at times that the test chooses.
+
+use super::*;
+use crate::config::Config;
+use crate::ring::RingConfig;
+use braid_core::command::registry;
+use braid_core::rdb::WriterOptions;
+use braid_core::resp::Reply;
+use braid_replication::psync::Replica;
+use braid_shards::{Caller, Host, Invocation, Ran, RunFlags};
+
+/// The first of several shards, of which the others exist as mailboxes only.
+fn engine(config: Config, shards: usize) -> (Engine, Vec<Mailboxes>) {
+    let mut mailboxes = mailbox::connect_all(shards);
+    let node = Arc::new(Node::new(config, None, shards));
+    node.persistence.end_loading(0);
+    let ring = Ring::new(&RingConfig::default()).expect("a ring is set up");
+    let engine = Engine::new(0, node, ring, mailboxes.remove(0));
+    (engine, mailboxes)
+}
+
+/// Runs a command whose keys are this shard's.
+fn run(engine: &mut Engine, line: &str) {
+    let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    let args = Args::new(&args, &[]);
+    let (id, _) = registry().find(args[0]).expect("a command");
+    let (shard, front) = engine.parts();
+    let caller = Caller::new(ConnId(1), RunFlags::default());
+    let ran = shard.run(caller, Invocation { id, db: 0, args }, &mut Reply::default(), front);
+    assert!(ran == Ran::Done);
+}
+
+#[test]
+fn snapshots_that_are_given_up_in_the_same_round_are_all_given_up() {
+    let (mut engine, _others) = engine(Config::default(), 2);
+    let key = (0..).map(|n| format!("k{n}")).find(|key| engine.front.node.map.shard_of(key.as_bytes()) == 0);
+    let members: Vec<String> = (0..30_000).map(|number| format!("member:{number}")).collect();
+    run(&mut engine, &format!("SADD {} {}", key.expect("one of many"), members.join(" ")));
+    let keyspace = engine.shard.keyspace_mut().expect("it is here");
+    keyspace.begin_snapshot(WriterOptions { version: 10, compress: false, checksum: true }).unwrap();
+    keyspace.snapshot_id = 6;
+    for snapshot in [6, 7] {
+        engine.front.upper(1, Box::new(replicas::Abort { snapshot }));
+    }
+    // One gives it up, the next clears it away; to walk the set takes more than ten.
+    for _ in 0..2 {
+        engine.round().unwrap();
+    }
+    assert!(!engine.shard.keyspace().expect("it is here").has_snapshot());
+}
+
+#[test]
+fn a_step_of_the_wall_clock_is_no_time_that_passes() {
+    const DAY_US: i64 = 86_400_000_000;
+    let mut config = Config::default();
+    config.repl_diskless_sync_delay_s = 0;
+    let (mut engine, _others) = engine(config, 1);
+    let (start, date) = (Instant::now(), Time { us: 1_700_000_000_000_000 });
+    let at = |engine: &mut Engine, in_ms: u64, step_us: i64| {
+        let us = (date.us + in_ms * 1000).checked_add_signed(step_us).expect("after 1970");
+        engine.tick(start + Duration::from_millis(in_ms), Time { us });
+    };
+    at(&mut engine, 0, 0);
+    let (now_ms, psync): (_, [&[u8]; 2]) = (engine.front.now_ms(), [b"?", b"-1"]);
+    let mut handshake = Replica::default();
+    handshake.replconf(&[b"capa", b"eof", b"capa", b"psync2"]);
+    let home = engine.front.home.as_mut().expect("shard 0 has it");
+    let replica = home.attach(handshake, "10.0.0.1", Some(&psync), now_ms).expect("it attaches");
+    for _ in 0..100 {
+        at(&mut engine, 1, 0);
+        let now_ms = engine.front.now_ms();
+        let home = engine.front.home.as_mut().expect("shard 0 has it");
+        while home.next_send(replica, &mut Vec::new()) {
+            home.sent(replica, now_ms);
+        }
+        home.replconf(replica, &[b"ACK", b"0"], now_ms);
+    }
+    for (in_ms, step_us) in [(1000, DAY_US), (2000, -DAY_US), (3000, 0)] {
+        at(&mut engine, in_ms, step_us);
+        let lines =
+            engine.front.home.as_ref().expect("shard 0 has it").report(engine.front.now_ms()).replicas;
+        let expected = format!("state=online,offset=0,lag={}", (in_ms - 1) / 1000);
+        assert!(lines[0].info.contains(&expected), "{lines:?}");
+        let due = engine.sleep_deadline().expect("replicas are looked after each second");
+        let from_now = due.saturating_duration_since(engine.front.now);
+        assert!(from_now <= Duration::from_secs(1), "{from_now:?}");
+    }
+}

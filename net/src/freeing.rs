@@ -1,0 +1,108 @@
+//! A thread that frees blocks of megabytes. The kernel takes about 100 us for each megabyte that it takes back, and nothing
+//! may hold a shard for that long (law 8).
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::{Sender, bounded};
+use std::sync::OnceLock;
+
+/// Blocks that may wait.
+const QUEUE_LEN: usize = 64;
+
+/// The thread starts with the first block.
+#[derive(Default)]
+pub struct Freeing {
+    /// None: no thread could be started.
+    queue: OnceLock<Option<Sender<Bytes>>>,
+}
+
+fn start() -> Option<Sender<Bytes>> {
+    let (queue, blocks) = bounded::<Bytes>(QUEUE_LEN);
+    let work = move || {
+        for block in blocks {
+            // Others may still read it; then whoever is last frees it.
+            if let Ok(block) = block.try_into_mut() {
+                give_back(block);
+            }
+        }
+    };
+    std::thread::Builder::new().name("braid-free".into()).spawn(work).ok().map(|_| queue)
+}
+
+impl Freeing {
+    /// Frees a block, here if the thread has too much to do.
+    pub fn free(&self, block: Bytes) {
+        match self.queue.get_or_init(start) {
+            Some(queue) => drop(queue.try_send(block)),
+            None => drop(block),
+        }
+    }
+}
+
+/// Has the kernel take the pages back here and now. The allocator alone would leave that to the thread that allocated the
+/// block, for the time when that thread looks at it again.
+fn give_back(mut block: BytesMut) {
+    const PAGE_LEN_BYTES: usize = 4096;
+    let start = block.as_mut_ptr().align_offset(PAGE_LEN_BYTES);
+    let Some(pages) = block.get_mut(start..) else { return };
+    let len = pages.len() / PAGE_LEN_BYTES * PAGE_LEN_BYTES;
+    // SAFETY: whole pages of a buffer that nobody else refers to; they read as zeros afterwards, which bytes may be. A
+    // mapping for which that cannot be done is left as it is.
+    unsafe { libc::madvise(pages.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::ThreadId;
+
+    /// Tells which thread drops it, then waits to be let go.
+    struct Watched {
+        dropped_by: Sender<ThreadId>,
+        go_on: crossbeam_channel::Receiver<()>,
+    }
+
+    impl AsRef<[u8]> for Watched {
+        fn as_ref(&self) -> &[u8] {
+            b"bytes"
+        }
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            let _ = self.dropped_by.send(std::thread::current().id());
+            let _ = self.go_on.recv();
+        }
+    }
+
+    #[test]
+    fn law8_blocks_are_freed_by_another_thread_until_that_has_too_much_to_do() {
+        let freeing = Freeing::default();
+        let (dropped_by, who) = crossbeam_channel::unbounded();
+        let (let_go, go_on) = crossbeam_channel::unbounded::<()>();
+        let block = |go_on| Bytes::from_owner(Watched { dropped_by: dropped_by.clone(), go_on });
+        freeing.free(block(go_on));
+        let thread = who.recv().unwrap();
+        assert_ne!(thread, std::thread::current().id());
+        // It is busy with that one.
+        let (_, gone) = bounded::<()>(0);
+        for _ in 0..QUEUE_LEN {
+            freeing.free(block(gone.clone()));
+        }
+        assert!(who.is_empty());
+        freeing.free(block(gone));
+        assert_eq!(who.recv(), Ok(std::thread::current().id()));
+        drop(let_go);
+        assert!((0..QUEUE_LEN).all(|_| who.recv() == Ok(thread)));
+    }
+
+    #[test]
+    fn a_block_is_given_back_whatever_its_bounds_are() {
+        for len in [0, 1, 4095, 4096, 8192, 3 << 20] {
+            for skip in [0, 1, 100] {
+                let mut block = BytesMut::from(&vec![7; len + skip][..]);
+                give_back(block.split_off(skip));
+                assert!(block.iter().all(|byte| *byte == 7), "what is not in the block stays");
+            }
+        }
+    }
+}

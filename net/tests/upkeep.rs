@@ -1,0 +1,417 @@
+//! What keeps a node in order beside its data: pauses, ends of the process, numbers about replication, and what becomes of
+//! what it cannot read.
+
+mod common;
+#[path = "replication/load.rs"]
+#[allow(dead_code)]
+mod load;
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "common/replicas.rs"]
+mod replicas;
+
+use braid_bench::client::{Client, Value};
+use braid_bench::peers::{Builder, Kind, Peer};
+use common::{braid_builder, call, connect};
+use proxy::Proxy;
+use replicas::{assert_equal, field, follow, is_linked, number, start, wait_until};
+use std::time::Duration;
+
+const SHARDS: usize = 2;
+
+fn master() -> Builder {
+    braid_builder(SHARDS).args(["--repl-diskless-sync-delay", "0"])
+}
+
+/// A replica of `port`, in step.
+fn replica_of(builder: Builder, port: u16) -> Peer {
+    let replica = start(builder);
+    follow(&replica, port);
+    wait_until("the replica is in step", || is_linked(&replica));
+    replica
+}
+
+fn blocked(client: &mut Client) -> u64 {
+    number(client, "clients", "blocked_clients")
+}
+
+/// A failover that waits for a replica which is frozen.
+fn begin_failover(client: &mut Client) {
+    call(client, &["SET", "unsent", "value"]);
+    call(client, &["FAILOVER", "TIMEOUT", "60000"]);
+    wait_until("it waits", || field(client, "replication", "master_failover_state") == "waiting-for-sync");
+}
+
+#[test]
+fn a_failover_and_client_pause_do_not_end_each_others_pause() {
+    let braid = start(master());
+    let replica = replica_of(Peer::builder(Kind::Redis8), braid.port());
+    replica.stop().expect("a signal");
+    let (mut client, mut writer) = (connect(&braid), connect(&braid));
+    begin_failover(&mut client);
+    writer.send(&["SET", "key", "value"]).expect("sent");
+    wait_until("the write waits", || blocked(&mut client) == 1);
+    call(&mut client, &["CLIENT", "UNPAUSE"]);
+    assert_eq!(call(&mut client, &["GET", "key"]), Value::Null, "the failover still pauses writes");
+    assert_eq!(blocked(&mut client), 1);
+
+    call(&mut client, &["CLIENT", "PAUSE", "100000", "WRITE"]);
+    call(&mut client, &["FAILOVER", "ABORT"]);
+    wait_until("it is over", || field(&mut client, "replication", "master_failover_state") == "no-failover");
+    assert_eq!(call(&mut client, &["GET", "key"]), Value::Null, "the operator still pauses writes");
+    assert_eq!(blocked(&mut client), 1);
+    call(&mut client, &["CLIENT", "UNPAUSE"]);
+    assert_eq!(writer.receive().expect("answered"), Value::Simple("OK".into()));
+    replica.cont().expect("a signal");
+}
+
+#[test]
+fn who_is_held_back_by_the_stricter_of_two_pauses_goes_on_with_its_end() {
+    let braid = start(master());
+    let replica = replica_of(Peer::builder(Kind::Redis8), braid.port());
+    replica.stop().expect("a signal");
+    let (mut client, mut writer, mut reader) = (connect(&braid), connect(&braid), connect(&braid));
+    begin_failover(&mut client);
+    call(&mut client, &["CLIENT", "PAUSE", "300", "ALL"]);
+    writer.send(&["SET", "key", "value"]).expect("sent");
+    reader.send(&["GET", "key"]).expect("sent");
+    assert_eq!(reader.receive().expect("answered"), Value::Null);
+    assert_eq!(blocked(&mut client), 1);
+    call(&mut client, &["FAILOVER", "ABORT"]);
+    assert_eq!(writer.receive().expect("answered"), Value::Simple("OK".into()));
+    replica.cont().expect("a signal");
+}
+
+/// The names of a section's fields, in order, but for those that only Braid has.
+fn names(client: &mut Client, section: &str) -> Vec<String> {
+    const OWN: [&str; 5] = [
+        "protected_restart",
+        "repl_backlog_disk_bytes",
+        "master_dataset_refused",
+        "slave_failed_commands",
+        "braid_version",
+    ];
+    let Value::Bulk(text) = call(client, &["INFO", section]) else { panic!("INFO is a string") };
+    let text = String::from_utf8(text).expect("INFO is text");
+    let names = text.lines().filter_map(|line| line.split_once(':').map(|(name, _)| name.to_owned()));
+    names.filter(|name| !OWN.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn info_replication_has_the_fields_of_redis_in_every_state_of_the_link() {
+    let nobody = braid_bench::peers::free_port().expect("a free port");
+    // One for each, or the second would wait for the first's snapshot.
+    let mut masters =
+        [(); 2].map(|()| start(Peer::builder(Kind::Redis8).args(["--repl-diskless-sync-delay", "0"])));
+    let peers = [start(Peer::builder(Kind::Redis8)), start(braid_builder(SHARDS))];
+    let mut clients = peers.each_ref().map(connect);
+    let mut compare = |what: &str| {
+        let [redis, braid] = clients.each_mut().map(|client| names(client, "replication"));
+        assert_eq!(braid, redis, "{what}");
+        clients.each_mut().map(|client| client.info("replication").expect("INFO"))
+    };
+    compare("a master alone");
+    peers.iter().for_each(|peer| follow(peer, nobody));
+    for info in compare("a master that is not there") {
+        for name in ["master_last_io_seconds_ago", "master_link_down_since_seconds"] {
+            assert_eq!(info[name], "-1", "{name}");
+        }
+    }
+    let mut writers = masters.each_ref().map(connect);
+    for writer in &mut writers {
+        for n in 0..200 {
+            call(writer, &["SET", &format!("key{n}"), "value"]);
+        }
+        call(writer, &["CONFIG", "SET", "rdb-key-save-delay", "20000"]);
+    }
+    for (peer, master) in peers.iter().zip(&masters) {
+        follow(peer, master.port());
+    }
+    for peer in &peers {
+        let mut client = connect(peer);
+        wait_until("it syncs", || field(&mut client, "replication", "master_sync_in_progress") == "1");
+    }
+    for info in compare("a full sync") {
+        assert_eq!(info["master_last_io_seconds_ago"], "-1");
+        assert_eq!(info["master_current_sync_attempts"], "1");
+    }
+    peers.iter().for_each(|peer| wait_until("it is up", || is_linked(peer)));
+    for info in compare("a link that is up") {
+        assert_ne!(info["master_last_io_seconds_ago"], "-1");
+        assert_eq!(info["total_disconnect_time_sec"], "0");
+    }
+    masters.iter_mut().for_each(|master| master.kill().expect("a signal"));
+    peers.iter().for_each(|peer| wait_until("it is down", || !is_linked(peer)));
+    for info in compare("a link that is lost") {
+        assert_eq!(info["master_last_io_seconds_ago"], "-1");
+        assert_ne!(info["master_link_down_since_seconds"], "-1");
+    }
+    for peer in &peers {
+        call(&mut connect(peer), &["REPLICAOF", "NO", "ONE"]);
+    }
+    compare("a former replica");
+}
+
+#[test]
+fn bytes_of_replication_are_counted() {
+    const LEN: usize = 1 << 20;
+    for replica in [Peer::builder(Kind::Redis8), braid_builder(SHARDS)] {
+        let braid = start(master());
+        let replica = replica_of(replica, braid.port());
+        let mut client = connect(&braid);
+        let output = |client: &mut Client| number(client, "stats", "total_net_repl_output_bytes");
+        let before = output(&mut client);
+        assert!(before > 0, "the snapshot");
+        call(&mut client, &["SET", "key", &"v".repeat(LEN)]);
+        call(&mut client, &["WAIT", "1", "0"]);
+        let sent = output(&mut client) - before;
+        assert!((LEN..LEN + 4096).contains(&(sent as usize)), "{sent}");
+        assert!(number(&mut client, "stats", "total_net_output_bytes") > sent);
+        wait_until("the rate shows it", || {
+            call(&mut client, &["SET", "other", &"v".repeat(LEN)]);
+            field(&mut client, "stats", "instantaneous_output_repl_kbps") != "0.00"
+        });
+        let received = number(&mut connect(&replica), "stats", "total_net_repl_input_bytes");
+        assert!(received >= sent, "{received}");
+        assert_eq!(number(&mut client, "stats", "total_net_repl_input_bytes"), 0);
+    }
+}
+
+#[test]
+fn a_save_within_a_transaction_is_scheduled_as_in_redis() {
+    for peer in [start(Peer::builder(Kind::Redis8)), start(braid_builder(SHARDS))] {
+        let mut client = connect(&peer);
+        let scheduled = Value::Simple("Background saving scheduled".into());
+        for command in ["MULTI", "BGSAVE"] {
+            call(&mut client, &[command]);
+        }
+        call(&mut client, &["BGSAVE", "SCHEDULE"]);
+        assert_eq!(call(&mut client, &["EXEC"]), Value::Array(vec![scheduled.clone(), scheduled]));
+        wait_until("it is saved", || field(&mut client, "persistence", "rdb_saves") == "1");
+        for line in [&["BGSAVE", "FOO"][..], &["BGSAVE", "SCHEDULE", "NOW"]] {
+            let Value::Error(text) = client.command(line).expect("a reply") else { panic!("{line:?}") };
+            assert_eq!(text, "ERR syntax error");
+        }
+    }
+}
+
+/// A replica with so many keys of its own, which takes snapshots in as told.
+fn intake(way: &str, keys: usize) -> Peer {
+    let replica = start(braid_builder(SHARDS).args(["--repl-diskless-load", way]));
+    let mut client = connect(&replica);
+    for n in 0..keys {
+        call(&mut client, &["SET", &format!("mine:{n}"), "value"]);
+    }
+    replica
+}
+
+/// A stock master with many keys.
+fn populated(keys: usize) -> Peer {
+    let args = ["--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes"];
+    let master = start(Peer::builder(Kind::Redis8).args(args));
+    call(&mut connect(&master), &["DEBUG", "POPULATE", &keys.to_string()]);
+    master
+}
+
+fn temporary_files(peer: &Peer) -> usize {
+    let names =
+        std::fs::read_dir(peer.dir()).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("temp-")).count()
+}
+
+#[test]
+fn no_loss_a_dataset_goes_for_a_file_only_when_that_is_whole() {
+    const FLUSHED: &str = "Flushing old data";
+    let (master, replica) = (populated(20_000), intake("disabled", 1000));
+    let mut client = connect(&replica);
+    let proxy = Proxy::start(master.addr()).expect("a proxy");
+    proxy.break_after([10_000, 200_000, 400_000]);
+    follow(&replica, proxy.port());
+    wait_until("attempts broke off", || {
+        let is_whole_yet = proxy.broken() >= 3;
+        assert!(is_whole_yet || call(&mut client, &["DBSIZE"]) == 1000, "it must stay until then");
+        is_whole_yet
+    });
+    assert_equal(&master, &replica);
+    assert_eq!(replica.log().matches(FLUSHED).count(), 1);
+    assert_eq!(temporary_files(&replica), 0);
+    // What was taken in is as good as any: links go on, and it can be saved.
+    proxy.break_all();
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 4);
+    call(&mut client, &["SAVE"]);
+}
+
+#[test]
+fn clients_are_told_that_a_dataset_is_loaded_when_there_is_no_other() {
+    for (serves_stale, expected) in [("yes", "LOADING"), ("no", "MASTERDOWN")] {
+        let (master, replica) = (populated(300_000), intake("disabled", 10));
+        let mut client = connect(&replica);
+        call(&mut client, &["CONFIG", "SET", "replica-serve-stale-data", serves_stale]);
+        follow(&replica, master.port());
+        wait_until(expected, || match client.command(&["GET", "mine:1"]).expect("a reply") {
+            Value::Error(text) => {
+                let is_loading = field(&mut client, "persistence", "loading") == "1";
+                assert!(text.starts_with(expected) || serves_stale == "yes", "{text}");
+                text.starts_with(expected) && is_loading
+            }
+            Value::Null => panic!("it was loaded before anybody saw"),
+            _ => false,
+        });
+        assert_equal(&master, &replica);
+        assert_eq!(field(&mut client, "persistence", "loading"), "0");
+        assert_eq!(number(&mut client, "persistence", "rdb_last_load_keys_loaded"), 300_000);
+    }
+}
+
+#[test]
+fn only_a_dataset_that_is_not_empty_makes_way_on_empty_db() {
+    for (keys, flushes) in [(0, false), (10, true)] {
+        let (master, replica) = (populated(1000), intake("on-empty-db", keys));
+        follow(&replica, master.port());
+        assert_equal(&master, &replica);
+        assert_eq!(replica.log().contains("Flushing old data"), flushes);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_being_received_leaves_no_file_when_the_replica_ends() {
+    let master = populated(1000);
+    call(&mut connect(&master), &["CONFIG", "SET", "rdb-key-save-delay", "100000"]);
+    let mut replica = intake("disabled", 10);
+    follow(&replica, master.port());
+    let mut client = connect(&replica);
+    wait_until("it syncs", || field(&mut client, "replication", "master_sync_in_progress") == "1");
+    replica.terminate(Duration::from_secs(20)).expect("it ends");
+    assert_eq!(temporary_files(&replica), 0);
+}
+
+#[test]
+fn expiries_of_fields_are_taken_over_from_masters_that_have_them() {
+    for kind in [Kind::Redis8, Kind::Valkey] {
+        let valkey = matches!(kind, Kind::Valkey);
+        let (master, replica) = (start(Peer::builder(kind)), start(braid_builder(SHARDS)));
+        let (mut there, mut here) = (connect(&master), connect(&replica));
+        call(&mut there, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        if !valkey {
+            // A Valkey master sends such a hash only to who says that it is a Valkey, too.
+            call(&mut there, &["HSET", "before", "goes", "1", "stays", "2"]);
+            call(&mut there, &["HPEXPIRE", "before", "2000", "FIELDS", "1", "goes"]);
+        }
+        follow(&replica, master.port());
+        wait_until("it is linked", || is_linked(&replica));
+        call(&mut there, &["HSET", "after", "goes", "1", "stays", "2", "kept", "3"]);
+        call(&mut there, &["HPEXPIRE", "after", "2000", "NX", "FIELDS", "2", "goes", "kept"]);
+        call(&mut there, &["HPERSIST", "after", "FIELDS", "1", "kept"]);
+        let hashes = if valkey { &["after"][..] } else { &["before", "after"] };
+        for hash in hashes {
+            wait_until("it is here", || call(&mut here, &["HGET", hash, "stays"]) == "2");
+            wait_until("the field is gone", || call(&mut here, &["HGET", hash, "goes"]) == Value::Null);
+        }
+        // Its master says so in the end.
+        wait_until("it is removed", || call(&mut here, &["HLEN", "after"]) == 2);
+        assert_eq!(call(&mut here, &["HGET", "after", "kept"]), "3");
+        assert_eq!(number(&mut here, "replication", "slave_failed_commands"), 0);
+        assert_eq!(number(&mut there, "stats", "sync_full"), 1);
+    }
+}
+
+#[test]
+fn no_loss_a_type_that_does_not_exist_here_is_named_and_the_dataset_stays() {
+    for (kind, way) in [(Kind::Redis8, "swapdb"), (Kind::Valkey, "disabled")] {
+        let (master, replica) = (start(Peer::builder(kind)), intake(way, 10));
+        let (mut there, mut here) = (connect(&master), connect(&replica));
+        call(&mut there, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        call(&mut there, &["XADD", "stream", "*", "field", "value"]);
+        follow(&replica, master.port());
+        wait_until("it is refused", || replica.log().contains("Values of type stream are not supported"));
+        assert_eq!(call(&mut here, &["DBSIZE"]), 10);
+        call(&mut there, &["DEL", "stream"]);
+        wait_until("it is linked", || is_linked(&replica));
+        assert_eq!(number(&mut here, "replication", "slave_failed_commands"), 0);
+        // In the stream: counted, told with its offset, and the dataset is fetched anew.
+        let offset = number(&mut there, "replication", "master_repl_offset");
+        call(&mut there, &["XADD", "stream", "*", "field", "value"]);
+        wait_until("it fails", || number(&mut here, "replication", "slave_failed_commands") == 1);
+        assert!(replica.log().contains("unknown command 'XADD'"));
+        let place = "The master's stream cannot be followed at offset ";
+        let log = replica.log();
+        let told = log.split(place).nth(1).and_then(|rest| rest.split(':').next()).expect("it is told");
+        assert!(told.parse::<u64>().expect("a number") >= offset, "{told}");
+        call(&mut there, &["DEL", "stream"]);
+        assert_equal(&master, &replica);
+    }
+}
+
+/// A master whose only replica is frozen and lacks a write.
+fn lagging(options: &[&str]) -> (Peer, Peer, Client) {
+    let braid = start(master().args(options));
+    let replica = replica_of(Peer::builder(Kind::Redis8), braid.port());
+    replica.stop().expect("a signal");
+    let mut client = connect(&braid);
+    call(&mut client, &["SET", "key", "value"]);
+    (braid, replica, client)
+}
+
+#[test]
+fn no_loss_the_end_waits_for_replicas() {
+    for saves in ["NOSAVE", "SAVE"] {
+        let (mut braid, replica, mut client) = lagging(&[]);
+        let mut writer = connect(&braid);
+        client.send(&["SHUTDOWN", saves]).expect("sent");
+        wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+        writer.send(&["SET", "key", "too late"]).expect("sent");
+        replica.cont().expect("a signal");
+        assert!(braid.wait_exit(Duration::from_secs(20)).expect("it ends").success());
+        assert!(braid.log().contains("1 of 1 replicas are in sync when shutting down."));
+        assert_eq!(call(&mut connect(&replica), &["GET", "key"]), "value");
+        assert_eq!(braid.dir().join("dump.rdb").exists(), saves == "SAVE");
+    }
+}
+
+#[test]
+fn the_end_waits_for_no_longer_than_it_is_told() {
+    const LAGS: &str = "Lagging replica 127.0.0.1:";
+    // By a timeout, and by a signal; without one, and with NOW.
+    for (options, command) in [
+        (&["--shutdown-timeout", "1"][..], Some(&["SHUTDOWN", "NOSAVE"][..])),
+        (&["--shutdown-timeout", "1"], None),
+        (&["--shutdown-timeout", "0"], Some(&["SHUTDOWN", "NOSAVE"])),
+        (&[], Some(&["SHUTDOWN", "NOSAVE", "NOW"])),
+    ] {
+        let (mut braid, replica, mut client) = lagging(options);
+        let ended = match command {
+            Some(command) => {
+                client.send(command).expect("sent");
+                braid.wait_exit(Duration::from_secs(8))
+            }
+            None => braid.terminate(Duration::from_secs(8)),
+        };
+        assert!(ended.expect("it ends").success());
+        let log = braid.log();
+        assert_eq!(log.contains("Waiting for replicas"), options.last() == Some(&"1"));
+        assert!(
+            log.contains(LAGS) && log.contains("0 of 1 replicas are in sync when shutting down."),
+            "{log}"
+        );
+        replica.cont().expect("a signal");
+    }
+}
+
+#[test]
+fn an_end_that_waits_can_be_aborted() {
+    let (braid, replica, mut client) = lagging(&[]);
+    let (mut writer, mut admin) = (connect(&braid), connect(&braid));
+    let none = |reply: Value| assert_eq!(reply, Value::Error("ERR No shutdown in progress.".into()));
+    none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
+    client.send(&["SHUTDOWN"]).expect("sent");
+    wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+    writer.send(&["SET", "key", "later"]).expect("sent");
+    wait_until("the write waits", || blocked(&mut admin) >= 1);
+    assert_eq!(call(&mut admin, &["SHUTDOWN", "ABORT"]), Value::Simple("OK".into()));
+    let failed = Value::Error("ERR Errors trying to SHUTDOWN. Check logs.".into());
+    assert_eq!(client.receive().expect("a reply"), failed);
+    assert_eq!(writer.receive().expect("a reply"), Value::Simple("OK".into()));
+    none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
+    replica.cont().expect("a signal");
+}

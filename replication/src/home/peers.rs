@@ -1,0 +1,179 @@
+//! Replicas as they come, say how far they are, and go.
+
+use super::Home;
+use super::files::FileSend;
+use crate::acks::ReplicaId;
+use crate::log::ReaderId;
+use crate::psync::{self, Replconf, Replica, Sync};
+use crate::sharing::{Placement, Request};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// A replica, or one that is about to be.
+pub(super) struct Peer {
+    pub handshake: Replica,
+    pub ip: String,
+    pub reader: Option<ReaderId>,
+    /// To be sent before the stream: replies, keep-alives, the snapshot.
+    pub queue: VecDeque<Bytes>,
+    pub queue_bytes: u64,
+    /// The snapshot is complete in `queue`: when that is sent the replica is online.
+    pub bulk_ends: bool,
+    /// The snapshot is sent with a mark at its end.
+    pub has_mark: bool,
+    /// Bytes of the stream in the send under way.
+    pub stream_in_flight: u64,
+    pub is_sending: bool,
+    /// Since when, as ticks tell, the send under way has not been completed.
+    pub stuck_since_ms: Option<u64>,
+    /// When it last sent anything.
+    pub last_heard_ms: u64,
+    /// The file that its snapshot is read from.
+    pub file: Option<FileSend>,
+    /// Its connection is to be closed, and gets nothing more.
+    pub is_closing: bool,
+}
+
+impl Peer {
+    pub fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.queue_bytes += bytes.len() as u64;
+            self.queue.push_back(bytes);
+        }
+    }
+
+    /// By which it is known when it comes back.
+    pub fn name(&self) -> String {
+        let (host, port) = self.handshake.address(&self.ip);
+        format!("{host}:{port}")
+    }
+}
+
+impl Home {
+    /// A connection asks to become a replica, with the words of its `PSYNC` (without the name; None: `SYNC`). On
+    /// success it is one from now on; otherwise the error to answer with.
+    pub fn attach(
+        &mut self,
+        mut handshake: Replica,
+        ip: &str,
+        psync: Option<&[&[u8]]>,
+        now_ms: u64,
+    ) -> Result<ReplicaId, String> {
+        self.admit(psync)?;
+        let master = psync::Master {
+            ids: &self.ids,
+            log: &self.log,
+            upstream: self.upstream(),
+            is_failing_over: self.failover.is_under_way(),
+            is_protected: self.refuses_history_of(psync),
+            has_pending_output: false,
+        };
+        let outcome = match psync {
+            Some(args) => handshake.psync(args, &master),
+            None => handshake.sync(&master),
+        };
+        let mut peer = Peer {
+            handshake,
+            ip: ip.to_owned(),
+            reader: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            bulk_ends: false,
+            has_mark: false,
+            stream_in_flight: 0,
+            is_sending: false,
+            stuck_since_ms: None,
+            last_heard_ms: now_ms,
+            file: None,
+            is_closing: false,
+        };
+        let id = ReplicaId(self.next_replica);
+        match outcome {
+            Sync::Refuse(error) => return Err(error),
+            Sync::Nothing => return Err("ERR already a replica".into()),
+            Sync::Promote => return Err("ERR FAILOVER is not supported".into()),
+            Sync::Continue { reply, position } => {
+                self.partial_syncs += 1;
+                peer.reader = Some(self.log.add_reader(position));
+                peer.push(reply);
+                self.acks.add_replica(id, now_ms);
+            }
+            Sync::Full { is_fallback } => {
+                self.full_syncs += 1;
+                self.refused_partial_syncs += u64::from(is_fallback);
+                let request = Request {
+                    replica: id,
+                    needs: peer.handshake.needs(),
+                    can_eof: peer.handshake.capabilities().eof,
+                };
+                let placement = self.sharing.request(request, now_ms);
+                if let Placement::Joins { offset } = placement {
+                    // Those it joins keep the log from this offset on: none of them was sent anything yet.
+                    let reply = peer.handshake.cut(self.ids.current(), offset);
+                    peer.push(reply);
+                    peer.reader = Some(self.log.add_reader(offset));
+                    self.join_snapshot(id);
+                }
+            }
+        }
+        if self.peers.is_empty() {
+            // Nobody had to be pinged before.
+            self.last_tick_ms = now_ms;
+            self.last_ping_ms = now_ms;
+        }
+        self.next_replica += 1;
+        self.log.is_back(&peer.name());
+        self.peers.insert(id, peer);
+        self.poll_sharing(now_ms);
+        Ok(id)
+    }
+
+    /// A replica's connection is gone.
+    pub fn detach(&mut self, id: ReplicaId) {
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        self.drop_reader(peer.file.take());
+        if let Some(reader) = peer.reader {
+            if peer.handshake.is_streaming() {
+                self.log.expect_back(reader, peer.name());
+            }
+            self.log.remove_reader(reader);
+        }
+        self.acks.remove_replica(id);
+        self.sharing.cancel(id);
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.members.retain(|member| *member != id);
+        }
+        if let Some((_, members)) = self.finishing.last_mut() {
+            members.retain(|member| *member != id);
+            if members.is_empty() {
+                // Nobody is left for whom the log is kept from that cut on.
+                self.sharing.close();
+            }
+        }
+        self.drop_unwanted_snapshot();
+        // It may have been the one that the others' snapshot waited for.
+        self.regulate();
+    }
+
+    /// A replica sent something, be it the empty line by which one that loads its snapshot says that it is alive.
+    pub fn heard(&mut self, id: ReplicaId, now_ms: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.last_heard_ms = now_ms;
+        }
+    }
+
+    /// `REPLCONF` of an attached replica.
+    pub fn replconf(&mut self, id: ReplicaId, args: &[&[u8]], now_ms: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
+            peer.last_heard_ms = now_ms;
+            if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
+                self.acks.add_replica(id, now_ms);
+            }
+            if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
+                self.log.acked(reader, offset);
+            }
+            self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
+        }
+    }
+}
