@@ -78,6 +78,8 @@ pub struct Node {
     pub read_offset: AtomicU64,
     pub applied_offset: AtomicU64,
     end_offset: AtomicU64,
+    /// Behind the last effect before `end_offset`.
+    written_offset: AtomicU64,
     /// The stream is being collected.
     pub has_stream: AtomicBool,
     /// The ticket that is merged next: `end_offset` has all before it.
@@ -134,6 +136,7 @@ impl Node {
             read_offset: AtomicU64::new(0),
             applied_offset: AtomicU64::new(0),
             end_offset: AtomicU64::new(0),
+            written_offset: AtomicU64::new(0),
             has_stream: AtomicBool::new(false),
             next_ticket: AtomicU64::new(0),
             behind: AtomicUsize::new(0),
@@ -163,8 +166,14 @@ impl Node {
         self.replication.lock().unwrap_or_else(PoisonError::into_inner).failover_state
     }
 
-    pub fn set_end_offset(&self, offset: u64) {
-        self.end_offset.store(offset, Ordering::Relaxed);
+    /// What replicas must have applied to have all that was written.
+    pub fn written_offset(&self) -> u64 {
+        self.written_offset.load(Ordering::Relaxed)
+    }
+
+    pub fn set_offsets(&self, end: u64, written: u64) {
+        self.end_offset.store(end, Ordering::Relaxed);
+        self.written_offset.store(written, Ordering::Relaxed);
     }
 
     /// Measures memory in use.

@@ -193,6 +193,11 @@ impl Home {
         self.log.end_offset()
     }
 
+    /// Behind the last effect in the stream. What follows it are signs of life, and questions.
+    pub fn written_offset(&self) -> u64 {
+        self.merge.written_offset(&self.log)
+    }
+
     pub fn log(&mut self) -> &mut Log {
         &mut self.log
     }

@@ -166,6 +166,11 @@ enum State {
         offset: u64,
     },
     Streaming(Box<Stream>),
+    /// The connection is gone. What it brought is applied first: the master may be gone with it.
+    Draining {
+        stream: Box<Stream>,
+        until_ms: u64,
+    },
 }
 
 /// See the module.
@@ -235,7 +240,7 @@ impl Link {
 
     pub fn state(&self) -> LinkState {
         match self.state {
-            State::Waiting { .. } => LinkState::Connect,
+            State::Waiting { .. } | State::Draining { .. } => LinkState::Connect,
             State::Connecting => LinkState::Connecting,
             State::Handshake { .. } => LinkState::Handshake,
             State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Swapping { .. } => {
@@ -256,7 +261,7 @@ impl Link {
             State::Trailer { .. } | State::Swapping { .. } => Some((Some(0), 0)),
             _ => None,
         };
-        let is_connected = !matches!(self.state, State::Waiting { .. } | State::Connecting);
+        let is_connected = !matches!(self.state(), LinkState::Connect | LinkState::Connecting);
         LinkReport {
             target: self.target.clone(),
             state: self.state(),
@@ -287,13 +292,22 @@ impl Link {
     /// The connection could not be made, or is gone.
     pub fn closed(&mut self, why: &str, now_ms: u64) {
         match self.state {
-            State::Waiting { .. } => return,
+            State::Waiting { .. } | State::Draining { .. } => return,
             State::Connecting => {
                 self.actions.push(LinkAction::Warning(format!("Error condition on socket for SYNC: {why}")));
             }
             _ => self.actions.push(LinkAction::Warning(format!("Connection with master lost: {why}"))),
         }
-        self.disconnect(now_ms);
+        self.state = match std::mem::replace(&mut self.state, State::Connecting) {
+            State::Streaming(stream) if !self.distrusts_position && stream.has_work() => {
+                self.history.is_down(now_ms);
+                State::Draining { stream, until_ms: now_ms }
+            }
+            other => {
+                self.state = other;
+                return self.disconnect(now_ms);
+            }
+        };
     }
 
     /// Breaks the connection, to make another.
@@ -345,6 +359,7 @@ impl Link {
                 }
                 return;
             }
+            State::Draining { .. } => return,
             // Nothing is expected from the master meanwhile.
             State::Swapping { .. } => self.last_io_ms = now_ms,
             _ => {}
@@ -376,6 +391,7 @@ impl Link {
         let timeout_ms = self.last_io_ms + self.rules.timeout_ms + 1;
         match self.state {
             State::Waiting { until_ms } => (!self.is_swapping).then_some(until_ms),
+            State::Draining { .. } => None,
             State::Connecting | State::Handshake { .. } | State::Header { .. } => Some(timeout_ms),
             State::Swapping { .. } => Some(self.last_sent_ms + ACK_PERIOD_MS),
             State::Payload { .. } | State::Trailer { .. } | State::Streaming(_) => {
@@ -394,7 +410,7 @@ impl Link {
 
     /// Bytes arrived. Afterwards see to [`Link::payload`] and [`Link::next_epoch`].
     pub fn received(&mut self, bytes: &[u8], now_ms: u64) {
-        if matches!(self.state, State::Waiting { .. } | State::Connecting) {
+        if matches!(self.state, State::Waiting { .. } | State::Draining { .. } | State::Connecting) {
             // Of a connection that was given up.
             return;
         }
@@ -561,6 +577,13 @@ impl Link {
     pub fn next_epoch(&mut self, parts: &mut impl Parts) -> Result<Option<Epoch>, StreamError> {
         match &mut self.state {
             State::Streaming(stream) => stream.next_epoch(parts),
+            State::Draining { stream, until_ms } => {
+                let epoch = stream.next_epoch(parts)?;
+                if epoch.is_none() {
+                    self.state = State::Waiting { until_ms: *until_ms };
+                }
+                Ok(epoch)
+            }
             _ => Ok(None),
         }
     }
