@@ -253,6 +253,8 @@ fn set_to(c: &mut Ctx<'_>, key: &[u8], value: &[u8], shared: Option<Bytes>, expi
             if c.keys.exists(key) {
                 let verb = c.settings().expire_verb();
                 delete(c, key, verb);
+            } else {
+                c.keys.touched(key);
             }
             return;
         }
@@ -458,6 +460,7 @@ fn append(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         }
         edit_string(&mut entry, |buf| buf.extend_from_slice(tail));
         if tail.is_empty() {
+            c.keys.touched(key);
             c.out.int(len as i64);
             return Ok(());
         }

@@ -332,3 +332,26 @@ fn appending_to_a_long_value_does_not_copy_it_each_time() {
     assert!(moves < 8, "{moves}");
     assert_eq!(node.run("STRLEN k"), ":200000\r\n");
 }
+
+/// Where nothing is different afterwards Redis says so all the same.
+#[test]
+fn watchers_hear_of_writes_that_leave_all_as_it_was() {
+    let id = crate::keyspace::WatcherId { shard: 0, conn: 1 };
+    for (line, want) in [
+        (&["APPEND", "k", ""][..], true),
+        (&["SET", "missing", "v", "PXAT", "1000"], true),
+        (&["SET", "k", "v", "PXAT", "1000"], true),
+        (&["SETRANGE", "k", "0", ""], false),
+        (&["GETEX", "k", "PERSIST"], false),
+    ] {
+        let mut node = Node::new();
+        node.run("SET k v");
+        for key in [b"k".as_slice(), b"missing"] {
+            node.space.watches.watch(id, 0, key, false);
+        }
+        let words: Vec<&[u8]> = line.iter().map(|word| word.as_bytes()).collect();
+        node.run_args(&words);
+        let now_ms = node.now_ms();
+        assert_eq!(node.space.watch_is_dirty(id, now_ms), want, "{line:?}");
+    }
+}
