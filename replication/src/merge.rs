@@ -63,6 +63,11 @@ impl Merge {
         self.stream_db = None;
     }
 
+    /// The log has another history now: where this one had no effects that one may have some.
+    pub fn forget_idle(&mut self) {
+        self.idle = (0, 0);
+    }
+
     /// A ticket arrives. It and all that waited only for it are appended to the log, and the marks among them
     /// answered in `marked`. Trim the log afterwards.
     ///

@@ -115,6 +115,7 @@ impl Engine {
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
                 Action::EndParts { replica } => self.front.send_to_all(|| PartMsg::End { replica }),
+                Action::Unblock { waiter } => self.front.let_go(waiter),
                 Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);

@@ -204,6 +204,11 @@ impl Front {
             Ok(wait) => {
                 let Wait { conn, offset, replicas, timeout_ms, level } = *wait;
                 let home = self.home.as_mut().expect("sent home");
+                if home.is_replica() {
+                    // It has become one meanwhile.
+                    self.let_go(WaiterId(conn.0));
+                    return Ok(());
+                }
                 // The millisecond under way has begun already.
                 let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(timeout_ms + 1));
                 let answer = home.wait(WaiterId(conn.0), offset, replicas, deadline_ms, level);
@@ -244,6 +249,13 @@ impl Front {
             Level::Durable => format!("*2\r\n:0\r\n:{}\r\n", resolved.replicas),
         };
         self.answer_later(conn, bytes.into_bytes());
+    }
+
+    /// Tells a client that what it waits for will not come: this node became a replica.
+    pub(super) fn let_go(&mut self, waiter: WaiterId) {
+        const UNBLOCKED: &[u8] = b"-UNBLOCKED force unblock from blocking operation, instance state changed \
+                                   (master -> replica?)\r\n";
+        self.answer_later(ConnId(waiter.0), UNBLOCKED.to_vec());
     }
 
     /// Answers a connection of any shard.

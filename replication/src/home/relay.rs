@@ -45,7 +45,11 @@ impl Home {
     pub(super) fn turned(&mut self, offset: u64) {
         let turn = self.turn.take().expect("a change of role is under way");
         match turn {
-            Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false }),
+            Turn::Follow => {
+                self.relay = Some(Relay { db: 0, is_up: false });
+                let waiters = self.acks.let_all_go().into_iter();
+                self.actions.extend(waiters.map(|waiter| Action::Unblock { waiter }));
+            }
             Turn::Promote => {
                 self.relay = None;
                 // Whoever promotes it wants its dataset.
@@ -154,6 +158,7 @@ impl Home {
         self.confirm_dataset();
         self.ids.replace(id);
         self.log.reset(offset);
+        self.merge.forget_idle();
         self.log.activate();
         if let Some(relay) = &mut self.relay {
             relay.db = db;
@@ -170,6 +175,7 @@ impl Home {
     fn close_replicas(&mut self, why: &str) {
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {
             peer.is_closing = true;
+            self.acks.remove_replica(*id);
             self.sharing.cancel(*id);
             self.actions.push(Action::Close { replica: *id, why: why.into() });
         }

@@ -267,7 +267,8 @@ impl Node {
                     self.home.piece(snapshot, dataset::piece(&self.data, writer));
                 }
                 Action::Close { replica, .. } => errands.push(Errand::CloseReplica(replica)),
-                Action::Turned(_) | Action::Abort { .. } | Action::Resume { .. } => {}
+                Action::Turned(_) | Action::Unblock { .. } | Action::Abort { .. } | Action::Resume { .. } => {
+                }
                 action => panic!("{action:?}"),
             }
         }

@@ -133,7 +133,7 @@ impl Replicas {
                 Action::Resume { .. } => {}
                 Action::File { .. } => panic!("every replica reads up to a mark"),
                 Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
-                Action::Turned(_) => panic!("nobody changes roles here"),
+                Action::Turned(_) | Action::Unblock { .. } => panic!("nobody changes roles here"),
                 Action::StopStream => unreachable!("it is kept for ever"),
                 Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
                 Action::EndParts { .. } => panic!("every replica takes its snapshot in one piece"),
