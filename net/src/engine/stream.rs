@@ -9,7 +9,7 @@ use super::{Conn, Front};
 use crate::node::Node;
 use crate::session::clients::shard_of;
 use crate::session::control::Order;
-use braid_core::command::{Command, Flags};
+use braid_core::command::{Command, Flags, registry};
 use braid_replication::acks::{Level, Resolved, WaiterId};
 use braid_shards::{ConnId, Host};
 use std::any::Any;
@@ -54,11 +54,23 @@ pub struct Stream {
     waits: usize,
 }
 
+/// Whether a command tells where the stream is.
+fn shows_stream(command: &Command) -> bool {
+    matches!(command.name, "info" | "role" | "wait" | "waitaof" | "failover")
+}
+
 impl Front {
     /// Whether a command has to wait until the merge has caught up. Then it is parsed again.
     pub fn is_behind(&mut self, conn: &mut Conn, command: &Command) -> bool {
-        let shows_stream = matches!(command.name, "info" | "role" | "wait" | "waitaof" | "failover");
-        if !shows_stream || conn.session.multi.is_some() || std::mem::take(&mut conn.caught_up) {
+        let shows_stream = match &conn.session.multi {
+            None => shows_stream(command),
+            Some(multi) => {
+                let mut queued = multi.unit.commands();
+                command.name == "exec"
+                    && queued.any(|queued| shows_stream(registry().get(queued.id).resolve(queued.args())))
+            }
+        };
+        if !shows_stream || std::mem::take(&mut conn.caught_up) {
             return false;
         }
         let is_active = match &mut self.home {

@@ -86,3 +86,28 @@ fn a_step_of_the_wall_clock_is_no_time_that_passes() {
         assert!(from_now <= Duration::from_secs(1), "{from_now:?}");
     }
 }
+
+#[test]
+fn law7_what_a_transaction_tells_of_the_stream_waits_for_the_merge() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    engine.round().unwrap();
+    let front = &mut engine.front;
+    front.home.as_mut().expect("shard 0 has it").log().activate();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let token = front.admit(socket.into(), crate::session::Session::new(1, true));
+    let mut conn = front.take_conn(token).expect("just made");
+    let exec = registry().find(b"exec").expect("a command").1;
+    for (queued, is_behind) in [(&[b"GET".as_slice(), b"k"][..], false), (&[b"WAIT", b"1", b"0"], true)] {
+        let mut unit = braid_shards::Unit::default();
+        let id = registry().find(queued[0]).expect("a command").0;
+        unit.push(id, 0, Args::new(queued, &[]));
+        conn.session.multi = Some(Box::new(crate::session::Multi { unit, failed: false, db: 0 }));
+        assert!(!front.is_behind(&mut conn, registry().find(queued[0]).expect("a command").1));
+        assert_eq!(front.is_behind(&mut conn, exec), is_behind);
+    }
+    front.put_conn(conn);
+    front.catch_up();
+    let mut conn = front.take_conn(token).expect("it is there");
+    assert!(!front.is_behind(&mut conn, exec), "all that was written is merged");
+    front.put_conn(conn);
+}
