@@ -41,13 +41,22 @@ impl Freeing {
 /// Has the kernel take the pages back here and now. The allocator alone would leave that to the thread that allocated the
 /// block, for the time when that thread looks at it again.
 fn give_back(mut block: BytesMut) {
-    const PAGE_LEN_BYTES: usize = 4096;
-    let start = block.as_mut_ptr().align_offset(PAGE_LEN_BYTES);
-    let Some(pages) = block.get_mut(start..) else { return };
-    let len = pages.len() / PAGE_LEN_BYTES * PAGE_LEN_BYTES;
+    // SAFETY: asks for a number, touches no memory.
+    let page_len_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let Ok(page_len_bytes) = usize::try_from(page_len_bytes) else { return };
+    let pages = whole_pages(&mut block, page_len_bytes);
     // SAFETY: whole pages of a buffer that nobody else refers to; they read as zeros afterwards, which bytes may be. A
     // mapping for which that cannot be done is left as it is.
-    unsafe { libc::madvise(pages.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
+    unsafe { libc::madvise(pages.as_mut_ptr().cast(), pages.len(), libc::MADV_DONTNEED) };
+}
+
+/// The pages that lie in a block as a whole. What shares a page with the block's ends must not be given back with it, and the
+/// kernel rounds a length up to its pages, which are of 64 KiB on some machines.
+fn whole_pages(block: &mut [u8], page_len_bytes: usize) -> &mut [u8] {
+    let start = block.as_ptr().align_offset(page_len_bytes).min(block.len());
+    let pages = &mut block[start..];
+    let len = pages.len() / page_len_bytes * page_len_bytes;
+    &mut pages[..len]
 }
 
 #[cfg(test)]
@@ -102,6 +111,19 @@ mod tests {
                 let mut block = BytesMut::from(&vec![7; len + skip][..]);
                 give_back(block.split_off(skip));
                 assert!(block.iter().all(|byte| *byte == 7), "what is not in the block stays");
+            }
+        }
+    }
+
+    #[test]
+    fn only_whole_pages_are_given_back_however_large_they_are() {
+        let mut block = vec![7u8; (300 << 10) + 5];
+        for page_len_bytes in [4 << 10, 16 << 10, 64 << 10, 1 << 20] {
+            for skip in [0, 1, 5000] {
+                let pages = whole_pages(&mut block[skip..], page_len_bytes);
+                assert_eq!(pages.len() % page_len_bytes, 0);
+                assert!(pages.is_empty() || pages.as_ptr().addr() % page_len_bytes == 0);
+                assert_eq!(pages.is_empty(), page_len_bytes == 1 << 20);
             }
         }
     }
