@@ -111,3 +111,23 @@ fn law7_what_a_transaction_tells_of_the_stream_waits_for_the_merge() {
     assert!(!front.is_behind(&mut conn, exec), "all that was written is merged");
     front.put_conn(conn);
 }
+
+#[test]
+fn a_snapshot_that_ends_while_replicas_are_waited_for_does_not_end_the_process() {
+    let mut config = Config::default();
+    config.repl_diskless_sync_delay_s = 0;
+    let (mut engine, _others) = engine(config, 1);
+    engine.round().unwrap();
+    let now = engine.front.moment();
+    assert!(engine.front.node.persistence.begin_save(now));
+    engine.save(None);
+    engine.round().unwrap();
+    let now_ms = engine.front.now_ms();
+    let home = engine.front.home.as_mut().expect("shard 0 has it");
+    home.attach(Replica::default(), "10.0.0.1", Some(&[b"?", b"-1"]), now_ms).expect("it attaches");
+    engine.begin_ending(Ending { saves: true, force: false, now: false }, None);
+    engine.file_told(0, crate::disk::Told::Done(Err("no room".into())));
+    assert!(engine.front.leaving.ending.is_some(), "it was not the snapshot for the end");
+    assert!(engine.front.node.pause.is_set() && !engine.front.node.stopping.load(Ordering::Relaxed));
+    engine.front.close_files();
+}
