@@ -121,8 +121,8 @@ mod tests {
         for page_len_bytes in [4 << 10, 16 << 10, 64 << 10, 1 << 20] {
             for skip in [0, 1, 5000] {
                 let pages = whole_pages(&mut block[skip..], page_len_bytes);
-                assert_eq!(pages.len() % page_len_bytes, 0);
-                assert!(pages.is_empty() || pages.as_ptr().addr() % page_len_bytes == 0);
+                assert!(pages.len().is_multiple_of(page_len_bytes));
+                assert!(pages.is_empty() || pages.as_ptr().addr().is_multiple_of(page_len_bytes));
                 assert_eq!(pages.is_empty(), page_len_bytes == 1 << 20);
             }
         }

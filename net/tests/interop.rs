@@ -17,7 +17,7 @@ use common::{braid, connect, field, fill, number_from_env, restart, settle, star
 use fastrand::Rng;
 use load::{Load, State};
 use proxy::Proxy;
-use replicas::{assert_equal, follow, is_linked, node, number};
+use replicas::{assert_equal, follow, forgot, is_linked, node, number};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -45,8 +45,9 @@ fn braid_of(shards: usize) -> Server {
 
 fn server((kind, shards): &Server) -> Builder {
     match kind {
-        // It would fetch snapshots from its own kind over a second connection, and another number would break.
+        // These would fetch snapshots from their own kind over further connections, and other numbers would break.
         Kind::Redis8 => node(kind, *shards).args(["--repl-rdb-channel", "no"]),
+        Kind::Braid(_) => node(kind, *shards).args(["--repl-sync-connections", "1"]),
         _ => node(kind, *shards),
     }
 }
@@ -125,13 +126,8 @@ impl Follower {
         Syncs { full, partial: 1 - full }
     }
 
-    /// How often it asked for everything because it did not know any more where it was. Redis 8.2 forgets that, whoever
-    /// its master is, when a link breaks while much is on its way.
     fn forgot(&self) -> u64 {
-        match self.peer.kind() {
-            Kind::Redis8 => self.peer.log().matches("(no cached master)").count() as u64,
-            _ => 0,
-        }
+        forgot(&self.peer)
     }
 
     fn applied(&self) -> u64 {
@@ -156,7 +152,7 @@ fn wait_cut<'a>(followers: impl IntoIterator<Item = &'a Follower>, times: u64) {
     }
 }
 
-/// The counts are what they must be; but for what [`Follower::forgot`] tells.
+/// The counts are what they must be; but for what [`forgot`] tells.
 fn assert_syncs(master: &Peer, followers: &[Follower], expected: Syncs) {
     let forgot: u64 = followers.iter().map(Follower::forgot).sum();
     let expected = Syncs { full: expected.full + forgot, partial: expected.partial - forgot };

@@ -240,6 +240,11 @@ impl Follower {
         self.link.as_ref().is_some_and(Link::is_full)
     }
 
+    /// The dataset is not what its history says, and will be replaced.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
     /// Nothing is being done to the dataset.
     pub fn is_idle(&self) -> bool {
         self.applying.is_none() && self.whole.is_none() && self.restore.is_none()
@@ -339,7 +344,7 @@ impl Follower {
             Ok(None) => return false,
             Ok(Some(epoch)) => epoch,
             Err(error) => {
-                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site.now_ms);
+                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site);
                 return true;
             }
         };
@@ -379,18 +384,19 @@ impl Follower {
                      {shard}: {text}",
                     index + 1
                 );
-                self.distrust(count, &why, site.now_ms);
+                self.distrust(count, &why, site);
             }
         }
         true
     }
 
     /// The dataset is no longer the master's: another is asked for.
-    fn distrust(&mut self, commands: u32, why: &str, now_ms: u64) {
+    fn distrust(&mut self, commands: u32, why: &str, site: &mut Site<'_>) {
         self.failed_commands += u64::from(commands);
         self.is_doubtful = true;
+        site.home.distrust_dataset();
         if let Some(link) = &mut self.link {
-            link.distrust(why, now_ms);
+            link.distrust(why, site.now_ms);
         }
     }
 

@@ -28,6 +28,15 @@ pub fn follow(replica: &Peer, port: u16) {
     call(&mut connect(replica), &cmd!["REPLICAOF", "127.0.0.1", port]);
 }
 
+/// How often a replica asked for everything because it did not know any more where it was. Redis 8.2 forgets that, whoever
+/// its master is, when a link breaks while much is on its way.
+pub fn forgot(replica: &Peer) -> u64 {
+    match replica.kind() {
+        Kind::Redis8 => replica.log().matches("(no cached master)").count() as u64,
+        _ => 0,
+    }
+}
+
 pub fn number(client: &mut Client, section: &str, name: &str) -> u64 {
     let text = field(client, section, name);
     text.parse().unwrap_or_else(|_| panic!("{name} is {text}"))

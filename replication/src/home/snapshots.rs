@@ -129,9 +129,7 @@ impl Home {
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        if self.log.is_active() {
-            // A master selects the database anew behind the cut; what is relayed cannot be added to.
-            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+        if let Some(db) = self.history_db() {
             snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
             snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
             snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
