@@ -187,7 +187,7 @@ impl Node {
         let Some(link) = &mut self.link else { return };
         if let Some(epoch) = link.next_epoch(&mut appends).expect("a valid stream") {
             assert!(matches!(epoch.work, EpochWork::Parts));
-            self.home.relay(epoch.bytes, epoch.end_offset, epoch.db);
+            self.home.relay(epoch.pieces, epoch.end_offset, epoch.db);
             self.home.trim();
             self.applying =
                 Some(Applying { appends, end_offset: epoch.end_offset, asks_ack: epoch.asks_ack });

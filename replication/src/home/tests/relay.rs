@@ -28,7 +28,7 @@ impl World {
 
     fn relay(&mut self, text: &str, db: u16) {
         let end_offset = self.home.end_offset() + text.len() as u64;
-        self.home.relay(Bytes::copy_from_slice(text.as_bytes()), end_offset, db);
+        self.home.relay([Bytes::copy_from_slice(text.as_bytes())], end_offset, db);
     }
 
     fn closed(&mut self) -> Vec<ReplicaId> {
@@ -210,5 +210,5 @@ fn a_dataset_from_a_file_goes_on_with_its_history() {
 #[should_panic(expected = "a gap in the stream")]
 fn law6_a_gap_is_never_passed_on() {
     let mut world = World::replica();
-    world.home.relay(Bytes::from_static(b"x"), 502, 0);
+    world.home.relay([Bytes::from_static(b"x")], 502, 0);
 }
