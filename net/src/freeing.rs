@@ -5,6 +5,8 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Sender, bounded};
 use std::sync::OnceLock;
 
+/// What is shorter is freed where it is.
+const LONG_LEN_BYTES: usize = 1 << 20;
 /// Blocks that may wait.
 const QUEUE_LEN: usize = 64;
 
@@ -29,6 +31,14 @@ fn start() -> Option<Sender<Bytes>> {
 }
 
 impl Freeing {
+    /// Lets go of a block that others may have, too: if nobody does and freeing it takes long, it is freed as a block of
+    /// megabytes is.
+    pub fn let_go(&self, block: Bytes) {
+        if block.len() >= LONG_LEN_BYTES && block.is_unique() {
+            self.free(block);
+        }
+    }
+
     /// Frees a block, here if the thread has too much to do.
     pub fn free(&self, block: Bytes) {
         match self.queue.get_or_init(start) {
@@ -93,6 +103,32 @@ mod tests {
         assert_eq!(who.recv(), Ok(std::thread::current().id()));
         drop(let_go);
         assert!((0..QUEUE_LEN).all(|_| who.recv() == Ok(thread)));
+    }
+
+    #[test]
+    fn law8_only_the_last_of_a_long_block_is_freed_by_another_thread() {
+        struct Noted(Vec<u8>, Sender<ThreadId>);
+        impl AsRef<[u8]> for Noted {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        impl Drop for Noted {
+            fn drop(&mut self) {
+                let _ = self.1.send(std::thread::current().id());
+            }
+        }
+        let freeing = Freeing::default();
+        let (freed_by, who) = crossbeam_channel::unbounded();
+        let here = std::thread::current().id();
+        let short = Bytes::from_owner(Noted(vec![1; 1000], freed_by.clone()));
+        freeing.let_go(short);
+        assert_eq!(who.recv(), Ok(here));
+        let long = Bytes::from_owner(Noted(vec![1; LONG_LEN_BYTES], freed_by));
+        freeing.let_go(long.clone());
+        assert!(freeing.queue.get().is_none() && who.is_empty(), "somebody else has it");
+        freeing.let_go(long);
+        assert_ne!(who.recv(), Ok(here));
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl Parser {
         taken
     }
 
+    /// Gives up a big bulk under assembly, which will not be completed: what there is of it.
+    pub fn abandon_big(&mut self) -> Option<Bytes> {
+        self.big.take().map(|big| big.buffer.freeze())
+    }
+
     /// Looks for one command at the start of `input`, which must begin with the same bytes as in the call before as
     /// long as no command was returned.
     pub fn parse(&mut self, input: &[u8], limits: &ParseLimits) -> Result<Parsed, ProtocolError> {
