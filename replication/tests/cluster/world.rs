@@ -2,7 +2,7 @@
 
 use crate::dataset::Dataset;
 use crate::node::{DATABASES, Errand, Node};
-use braid_core::resp::parse::{Arg, ParseLimits, Parsed, Parser};
+use braid_core::resp::parse::{Arg, BIG_BULK_LEN_BYTES, ParseLimits, Parsed, Parser};
 use braid_replication::acks::ReplicaId;
 use braid_replication::ids::ReplId;
 use braid_replication::psync::{Replconf, Replica};
@@ -81,7 +81,10 @@ impl World {
     fn write(&mut self, node: usize) {
         self.written += 1;
         let (db, key) = (self.rng.u16(..DATABASES), format!("key{}", self.rng.u8(..5)));
-        let text = format!("{}.", self.written);
+        // Some are long enough to be put together apart from the stream; links break within them.
+        let is_long = self.rng.u16(..1000) == 0;
+        let tail = if is_long { ".".repeat(BIG_BULK_LEN_BYTES) } else { String::new() };
+        let text = format!("{}.{tail}", self.written);
         self.nodes[node].write(db, &key, &text);
     }
 
@@ -185,7 +188,9 @@ impl World {
             self.serve(index);
             self.run_errands(to);
         } else {
-            let len = self.rng.usize(..=conn.down.len().min(200));
+            // What is long is on its way for a few steps only.
+            let most_bytes = if conn.down.len() > 10_000 { 40_000 } else { 200 };
+            let len = self.rng.usize(..=conn.down.len().min(most_bytes));
             let bytes: Vec<u8> = conn.down.drain(..len).collect();
             if let Some(link) = self.nodes[from].link.as_mut().filter(|_| !bytes.is_empty()) {
                 link.received(&bytes, self.now_ms);
