@@ -431,6 +431,11 @@ impl Peer {
         self.options.args = args.into_iter().map(Into::into).collect();
     }
 
+    /// Appends arguments, for the next [`Peer::restart`].
+    pub fn add_args<A: Into<OsString>>(&mut self, args: impl IntoIterator<Item = A>) {
+        self.options.args.extend(args.into_iter().map(Into::into));
+    }
+
     /// Replaces the number of threads, for the next [`Peer::restart`].
     pub fn set_threads(&mut self, threads: usize) {
         self.options.threads = Some(threads);

@@ -6,6 +6,7 @@ pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod freeing;
+pub mod holds;
 pub mod log;
 pub mod memory;
 pub mod node;

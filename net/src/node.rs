@@ -3,6 +3,7 @@
 
 use crate::config;
 use crate::freeing::Freeing;
+use crate::holds::WalkHolds;
 use crate::persistence::Persistence;
 use crate::ring::Waker;
 use crate::session::clients::Registry;
@@ -78,6 +79,8 @@ pub struct Node {
     pub read_offset: AtomicU64,
     pub applied_offset: AtomicU64,
     end_offset: AtomicU64,
+    /// Behind the last effect before `end_offset`.
+    written_offset: AtomicU64,
     /// The stream is being collected.
     pub has_stream: AtomicBool,
     /// The ticket that is merged next: `end_offset` has all before it.
@@ -88,6 +91,8 @@ pub struct Node {
     pub good_replicas: AtomicUsize,
     /// The shards' walks for a snapshot are to wait: a replica reads slowly.
     pub snapshot_paused: AtomicBool,
+    /// And those of single shards.
+    pub walk_holds: WalkHolds,
     /// Set once: every shard leaves its loop.
     pub stopping: AtomicBool,
 }
@@ -134,11 +139,13 @@ impl Node {
             read_offset: AtomicU64::new(0),
             applied_offset: AtomicU64::new(0),
             end_offset: AtomicU64::new(0),
+            written_offset: AtomicU64::new(0),
             has_stream: AtomicBool::new(false),
             next_ticket: AtomicU64::new(0),
             behind: AtomicUsize::new(0),
             good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
+            walk_holds: WalkHolds::new(shards),
             stopping: AtomicBool::new(false),
         }
     }
@@ -163,8 +170,14 @@ impl Node {
         self.replication.lock().unwrap_or_else(PoisonError::into_inner).failover_state
     }
 
-    pub fn set_end_offset(&self, offset: u64) {
-        self.end_offset.store(offset, Ordering::Relaxed);
+    /// What replicas must have applied to have all that was written.
+    pub fn written_offset(&self) -> u64 {
+        self.written_offset.load(Ordering::Relaxed)
+    }
+
+    pub fn set_offsets(&self, end: u64, written: u64) {
+        self.end_offset.store(end, Ordering::Relaxed);
+        self.written_offset.store(written, Ordering::Relaxed);
     }
 
     /// Measures memory in use.
@@ -188,9 +201,19 @@ impl Node {
     /// Asks a shard for something.
     pub fn order(&self, shard: ShardId, order: Order) {
         self.statistics.shards[usize::from(shard)].orders.push(order);
+        self.wake(shard);
+    }
+
+    /// Wakes a shard, to look at what changed.
+    pub fn wake(&self, shard: ShardId) {
         if let Some(waker) = self.wakers.get().and_then(|wakers| wakers.get(usize::from(shard))) {
             waker.wake();
         }
+    }
+
+    /// Whether a shard's walk for a snapshot is to wait.
+    pub fn is_walk_paused(&self, shard: ShardId) -> bool {
+        self.snapshot_paused.load(Ordering::Relaxed) || self.walk_holds.hold(shard)
     }
 
     /// Asks every shard for something.

@@ -9,30 +9,19 @@ mod fake;
 use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use braid_bench::wait;
-use common::{braid_builder, call, connect, key_per_shard};
+use common::{braid_builder, call, connect, key_per_shard, start, wait_until};
 use fake::Fake;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_secs(60);
 const SHARDS: usize = 2;
 
 fn master(shards: usize) -> Builder {
     braid_builder(shards).args(["--repl-diskless-sync-delay", "0"])
 }
 
-fn start(builder: Builder) -> Peer {
-    builder.start().expect("the server starts")
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
-}
-
 fn field(client: &mut Client, name: &str) -> String {
-    let mut info = client.info("replication").expect("INFO");
-    info.remove(name).unwrap_or_else(|| panic!("no {name} in {info:?}"))
+    common::field(client, "replication", name)
 }
 
 /// A stock replica of `port`, in step.
@@ -95,6 +84,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
         replicas[0].stop().expect("a signal");
         let client = &mut connections[0];
         call(client, &["SET", "key", "value"]);
+        assert_eq!(call(client, &["WAIT", "1", "30000"]), Value::Int(1));
+        // The question that put into the stream is nothing that anybody has to apply.
         let start = Instant::now();
         assert_eq!(call(client, &["WAIT", "2", "150"]), Value::Int(1));
         assert!(start.elapsed() >= Duration::from_millis(150));
@@ -104,6 +95,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
         for reason in ["TIMEOUT", "ERROR"] {
             let client = &mut connections[0];
             call(client, &["SET", "key", "other"]);
+            // The other replica has it before anybody counts.
+            assert_eq!(call(client, &["WAIT", "1", "30000"]), Value::Int(1));
             client.send(&["WAIT", "2", "0"]).expect("sent");
             let (waiting, others) = connections.split_first_mut().expect("some");
             for other in others.iter_mut() {

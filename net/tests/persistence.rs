@@ -4,14 +4,17 @@
 mod common;
 #[path = "replication/load.rs"]
 mod load;
+#[path = "common/replicas.rs"]
+mod replicas;
 
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::dataset::{self, Dataset};
-use braid_bench::peers::{Builder, Kind, Peer};
+use braid_bench::peers::{Kind, Peer};
 use braid_bench::wait;
-use common::{braid, braid_builder, call, connect};
+use common::{TIMEOUT, braid, braid_builder, call, connect, fill, restart, settle, start, wait_until};
 use load::{Load, State};
+use replicas::{follow, is_linked};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -19,19 +22,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const LARGEST_BYTES: usize = 3 << 20;
 const STOCK: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
-}
-
 fn field(peer: &Peer, section: &str, name: &str) -> String {
-    connect(peer).info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name}"))
-}
-
-fn start(builder: Builder) -> Peer {
-    builder.start().unwrap_or_else(|error| panic!("the server starts: {error}"))
+    common::field(&mut connect(peer), section, name)
 }
 
 /// Commands of all families from several clients.
@@ -50,53 +45,16 @@ fn run_load(peer: &Peer, shards: usize, commands: u64, mut meanwhile: impl FnMut
     });
 }
 
-fn fill(peer: &Peer) {
-    let mut client = connect(peer);
-    let mut rng = fastrand::Rng::with_seed(1);
-    let big: Vec<u8> = (0..3 << 20).map(|_| rng.u8(..)).collect();
-    let mut commands = vec![cmd!["SET", "big:string", big], cmd!["SET", "number", 1_234_567]];
-    for n in 0..20_000u32 {
-        commands.push(cmd!["RPUSH", "big:list", format!("element {n}")]);
-        commands.push(cmd!["HSET", "big:hash", n, format!("value {n}")]);
-        commands.push(cmd!["ZADD", "big:zset", f64::from(n) / 7.0, n]);
-        commands.push(cmd!["SADD", "big:set", u64::from(n) * 1_000_003]);
-    }
-    for db in 0..16 {
-        commands.push(cmd!["SELECT", db]);
-        commands.push(cmd!["SET", "here", db, "PX", 10_000_000 + db]);
-        commands.push(cmd!["SET", b"\x00\xff\r\n$-1", db]);
-        commands.push(cmd!["SET", b"", "an empty name"]);
-    }
-    for reply in client.pipeline(&commands).expect("the server stays") {
-        reply.ok().expect("the dataset is accepted");
-    }
-}
-
 /// Both hold the same, but for keys that expired in between.
 fn assert_same(left: &Dataset, right: &Dataset) {
     let diff = dataset::diff(left, right);
     assert!(diff.is_empty(), "{diff}");
 }
 
-/// No key is about to expire while datasets are compared.
-fn settle(peer: &Peer) {
-    let mut client = connect(peer);
-    for db in 0..16 {
-        call(&mut client, &cmd!["SELECT", db]);
-        for key in call(&mut client, &["KEYS", "*"]).items().expect("an array") {
-            let key = key.text();
-            let left_ms = call(&mut client, &cmd!["PTTL", &*key]).as_int().expect("a number");
-            if (0..600_000).contains(&left_ms) {
-                call(&mut client, &cmd!["PERSIST", &*key]);
-            }
-        }
-    }
-}
-
 #[test]
 fn no_loss_a_dataset_survives_a_shutdown_whatever_the_number_of_shards() {
     let mut peer = start(braid_builder(3));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     run_load(&peer, 3, 3000, |_| {});
     settle(&peer);
     let before = Dataset::read(&mut connect(&peer)).expect("is read");
@@ -115,7 +73,7 @@ fn no_loss_a_dataset_survives_a_shutdown_whatever_the_number_of_shards() {
 #[test]
 fn stock_servers_load_what_braid_saved() {
     let peer = start(braid_builder(3));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     run_load(&peer, 3, 2000, |_| {});
     settle(&peer);
     call(&mut connect(&peer), &["SAVE"]);
@@ -132,7 +90,7 @@ fn stock_servers_load_what_braid_saved() {
 fn braid_loads_what_stock_servers_saved() {
     for kind in STOCK {
         let stock = start(Peer::builder(kind));
-        fill(&stock);
+        fill(&stock, LARGEST_BYTES);
         run_load(&stock, 2, 2000, |_| {});
         settle(&stock);
         call(&mut connect(&stock), &["SAVE"]);
@@ -151,7 +109,7 @@ fn braid_loads_what_stock_servers_saved() {
 fn law5_a_snapshot_under_load_holds_exactly_what_came_before_its_cut() {
     const KEYS: usize = 40;
     let peer = start(braid_builder(3));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     let keys: Vec<String> = (0..KEYS).map(|n| format!("count:{n}")).collect();
     let state = State::default();
     thread::scope(|scope| {
@@ -197,12 +155,6 @@ fn law5_a_snapshot_under_load_holds_exactly_what_came_before_its_cut() {
         assert!(counted > 0);
         load.stop();
     });
-}
-
-/// Kills and starts again. The kernel may keep the listening socket for a moment after the process is gone.
-fn restart(peer: &mut Peer) {
-    wait::until("it starts again", TIMEOUT, || Ok(peer.restart().is_ok()))
-        .unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
@@ -270,13 +222,6 @@ fn no_loss_a_file_that_is_not_whole_is_refused_and_stays() {
     }
 }
 
-/// Whether it has a link to its master.
-fn is_linked(replica: &Peer) -> bool {
-    connect(replica)
-        .info("replication")
-        .is_ok_and(|info| info.get("master_link_status").is_some_and(|status| status == "up"))
-}
-
 #[test]
 fn a_restarted_master_keeps_its_replicas_when_nothing_was_lost() {
     let mut peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
@@ -303,9 +248,27 @@ fn a_restarted_master_keeps_its_replicas_when_nothing_was_lost() {
 }
 
 #[test]
+fn a_master_that_comes_back_from_a_file_replaces_what_came_after_it() {
+    let mut peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
+    let replica = Kind::Redis7.start().expect("the peer starts");
+    call(&mut connect(&peer), &["SET", "saved", "1"]);
+    follow(&replica, peer.port());
+    wait_until("the replica is linked", || is_linked(&replica));
+    call(&mut connect(&peer), &["SAVE"]);
+    call(&mut connect(&peer), &["SET", "lost", "1"]);
+    wait::until_caught_up(&mut connect(&peer), &mut connect(&replica), TIMEOUT).expect("catches up");
+    restart(&mut peer);
+    // It did not begin empty: that is the dataset that there is, and who has more is not protected from it.
+    wait_until("the replica asked for everything", || field(&peer, "stats", "sync_full") == "1");
+    wait_until("the replica is linked", || is_linked(&replica));
+    assert_eq!(field(&peer, "replication", "protected_restart"), "0");
+    assert_eq!(call(&mut connect(&replica), &["EXISTS", "saved", "lost"]), 1);
+}
+
+#[test]
 fn replicas_are_sent_a_file_when_they_are_told_not_to_go_without() {
     let peer = start(braid_builder(3).args(["--repl-diskless-sync", "no"]));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     let replicas = STOCK.map(|kind| kind.start().expect("the peer starts"));
     let mut attached = 0;
     run_load(&peer, 3, 3000, |peer| {
@@ -333,7 +296,7 @@ fn replicas_are_sent_a_file_when_they_are_told_not_to_go_without() {
 #[test]
 fn a_replicas_snapshot_begins_while_a_saved_one_is_brought_to_the_disk() {
     let peer = start(braid_builder(2).args(["--repl-diskless-sync-delay", "0"]));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     for round in 1..=20 {
         call(&mut connect(&peer), &["BGSAVE"]);
         // It waits for the save, and is cut as soon as all of that is in its file.
@@ -402,7 +365,7 @@ fn a_signal_saves_when_there_are_save_points() {
 #[test]
 fn no_loss_keys_are_refused_until_all_are_there() {
     let source = start(braid_builder(2));
-    fill(&source);
+    fill(&source, LARGEST_BYTES);
     call(&mut connect(&source), &["SAVE"]);
     let file = std::fs::read(source.dir().join("dump.rdb")).expect("is read");
     let before = Dataset::read(&mut connect(&source)).expect("is read");
@@ -447,7 +410,7 @@ fn no_loss_keys_are_refused_until_all_are_there() {
 #[test]
 fn no_loss_a_shutdown_under_load_keeps_every_write_that_was_answered() {
     let mut peer = start(braid_builder(3));
-    fill(&peer);
+    fill(&peer, LARGEST_BYTES);
     let answered: Vec<i64> = thread::scope(|scope| {
         let write = |client: Client, number: usize| {
             let mut client = client;
@@ -500,7 +463,7 @@ fn a_restarted_replica_resumes_where_its_file_ends() {
     for kind in [Kind::Redis7, Kind::Valkey] {
         let master = start(Peer::builder(kind));
         let mut peer = start(braid_builder(2));
-        fill(&master);
+        fill(&master, LARGEST_BYTES);
         call(&mut connect(&peer), &cmd!["REPLICAOF", "127.0.0.1", master.port()]);
         wait_until("the replica is linked", || is_linked(&peer));
         run_load(&master, 2, 1000, |_| {});
@@ -532,7 +495,7 @@ fn a_restarted_replica_resumes_where_its_file_ends() {
 fn law5_a_snapshot_of_a_replica_under_load_resumes_without_a_gap() {
     const KEYS: usize = 30;
     let master = start(Peer::builder(Kind::Redis7).args(["--repl-backlog-size", "256mb"]));
-    fill(&master);
+    fill(&master, LARGEST_BYTES);
     let mut peer = start(braid_builder(3));
     call(&mut connect(&peer), &cmd!["REPLICAOF", "127.0.0.1", master.port()]);
     wait_until("the replica is linked", || is_linked(&peer));

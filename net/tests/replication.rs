@@ -17,14 +17,13 @@ use braid_bench::cmd;
 use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::probe::Probe;
-use common::{braid_builder, call, connect, is_closed, key_per_shard, number_from_env};
+use common::{
+    braid_builder, call, connect, field, fill, is_closed, key_per_shard, number_from_env, start, wait_until,
+};
 use fake::{Fake, Item};
 use load::{Load, State};
 use proxy::Proxy;
-use replicas::{
-    assert_clients_equal, assert_equal, enough, field, first_replica, follow, is_linked, number, start,
-    wait_until,
-};
+use replicas::{assert_clients_equal, assert_equal, enough, first_replica, follow, is_linked, number};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -35,30 +34,6 @@ const KINDS: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
 /// Braid that makes a replica wait for no other.
 fn master(shards: usize) -> Builder {
     braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
-}
-
-/// Values of every size and shape that a load of small ones does not bring.
-fn fill(peer: &Peer) {
-    let mut client = connect(peer);
-    let mut rng = fastrand::Rng::with_seed(1);
-    let big: Vec<u8> = (0..10 << 20).map(|_| rng.u8(..)).collect();
-    call(&mut client, &cmd!["SET", "big:string", big]);
-    let mut commands = Vec::new();
-    for n in 0..20_000u32 {
-        commands.push(cmd!["RPUSH", "big:list", format!("element {n}")]);
-        commands.push(cmd!["HSET", "big:hash", n, format!("value {n}")]);
-        commands.push(cmd!["ZADD", "big:zset", f64::from(n) / 7.0, n]);
-        commands.push(cmd!["SADD", "big:set", u64::from(n) * 1_000_003]);
-    }
-    for db in 0..16 {
-        commands.push(cmd!["SELECT", db]);
-        commands.push(cmd!["SET", "here", db, "PX", 10_000_000 + db]);
-        commands.push(cmd!["SET", b"\x00\xff\r\n$-1", db]);
-        commands.push(cmd!["SET", b"", "an empty name"]);
-    }
-    for reply in client.pipeline(&commands).expect("the server stays") {
-        reply.ok().expect("the dataset is accepted");
-    }
 }
 
 /// Ends a probe and prints what it saw.
@@ -72,7 +47,7 @@ fn report(phase: &str, probe: Probe) {
 fn attach_under_load(shards: usize, with_big_values: bool) {
     let braid = start(master(shards));
     if with_big_values {
-        fill(&braid);
+        fill(&braid, 10 << 20);
     }
     let replicas = KINDS.map(|kind| kind.start().expect("the peer starts"));
     let state = State::default();

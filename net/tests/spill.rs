@@ -13,9 +13,9 @@ mod replicas;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid_builder, call, connect};
+use common::{braid_builder, call, connect, start, wait_until};
 use proxy::Proxy;
-use replicas::{assert_equal, follow, is_linked, number, start, wait_until};
+use replicas::{assert_equal, follow, is_linked, number};
 
 const VALUE_BYTES: usize = 100_000;
 const KEYS: usize = 100;

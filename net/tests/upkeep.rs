@@ -12,9 +12,9 @@ mod replicas;
 
 use braid_bench::client::{Client, Value};
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid_builder, call, connect};
+use common::{braid_builder, call, connect, field, start, wait_until};
 use proxy::Proxy;
-use replicas::{assert_equal, field, follow, is_linked, number, start, wait_until};
+use replicas::{assert_equal, follow, is_linked, number};
 use std::time::Duration;
 
 const SHARDS: usize = 2;

@@ -25,16 +25,15 @@ use crate::home::relay::Turn;
 use crate::ids::ReplId;
 use crate::link::stream::{Epoch, EpochWork, Parts};
 use crate::link::{Link, LinkAction, LinkRules, Target};
+use crate::loader::FEED_BYTES;
 use crate::loading::{LoadRules, Loads};
+use crate::parts::Token;
 use braid_core::command::{Args, CommandId};
 use braid_shards::{EpochBuilder, EpochError, Fit, MASTER, Plan, Shard, SlotMap, Unit, Work};
 use refill::Spool;
 use restore::Restore;
 use std::collections::VecDeque;
 use whole::{WantedCut, Whole};
-
-/// Bytes of a snapshot that one round feeds to the loader.
-const FEED_BYTES: usize = 32 << 10;
 
 /// What the configuration says about the replica role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +54,20 @@ pub enum FollowerAction {
     Send(Vec<u8>),
     /// Close the connection; there is no answer to this.
     Close,
+    /// Open so many further connections to the master, each with a [`crate::link::part::PartLink`].
+    OpenParts {
+        token: Token,
+        count: usize,
+    },
+    /// What they bring may be loaded, under this number. What becomes of it is told with [`Follower::part_progress`],
+    /// [`Follower::part_loaded`] and [`Follower::part_failed`].
+    LoadParts {
+        token: Token,
+        load: u64,
+        count: usize,
+    },
+    /// Close the further connections, if there are any; there is no answer to this.
+    CloseParts,
     /// The role that was asked for is in effect: the configuration is to say so, and who asked is to be told. Then, if it was
     /// an heir, its `PSYNC` is to be answered.
     Answer(RoleRequest),
@@ -227,6 +240,11 @@ impl Follower {
         self.link.as_ref().is_some_and(Link::is_full)
     }
 
+    /// The dataset is not what its history says, and will be replaced.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
     /// Nothing is being done to the dataset.
     pub fn is_idle(&self) -> bool {
         self.applying.is_none() && self.whole.is_none() && self.restore.is_none()
@@ -256,6 +274,29 @@ impl Follower {
     pub fn received(&mut self, bytes: &[u8], now_ms: u64) {
         if let Some(link) = &mut self.link {
             link.received(bytes, now_ms);
+        }
+    }
+
+    /// So many bytes of a part of a snapshot are loaded.
+    pub fn part_progress(&mut self, token: Token, index: usize, read_bytes: u64, now_ms: u64) {
+        if let Some(link) = &mut self.link {
+            link.part_progress(token, index, read_bytes, now_ms);
+        }
+    }
+
+    /// A part of this length is loaded, with so many keys.
+    pub fn part_loaded(&mut self, token: Token, index: usize, len_bytes: u64, keys: u64, now_ms: u64) {
+        if let Some(link) = &mut self.link
+            && link.part_loaded(token, index, len_bytes, now_ms)
+        {
+            self.loads.count_part_keys(keys);
+        }
+    }
+
+    /// Nothing will come of a part.
+    pub fn part_failed(&mut self, token: Token, index: usize, why: &str, now_ms: u64) {
+        if let Some(link) = &mut self.link {
+            link.part_failed(token, index, why, now_ms);
         }
     }
 
@@ -303,7 +344,7 @@ impl Follower {
             Ok(None) => return false,
             Ok(Some(epoch)) => epoch,
             Err(error) => {
-                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site.now_ms);
+                self.distrust(1, &format!("The master's stream cannot be followed {error}"), site);
                 return true;
             }
         };
@@ -343,18 +384,19 @@ impl Follower {
                      {shard}: {text}",
                     index + 1
                 );
-                self.distrust(count, &why, site.now_ms);
+                self.distrust(count, &why, site);
             }
         }
         true
     }
 
     /// The dataset is no longer the master's: another is asked for.
-    fn distrust(&mut self, commands: u32, why: &str, now_ms: u64) {
+    fn distrust(&mut self, commands: u32, why: &str, site: &mut Site<'_>) {
         self.failed_commands += u64::from(commands);
         self.is_doubtful = true;
+        site.home.distrust_dataset();
         if let Some(link) = &mut self.link {
-            link.distrust(why, now_ms);
+            link.distrust(why, site.now_ms);
         }
     }
 
@@ -376,7 +418,24 @@ impl Follower {
                     self.loads.abandon(site.shard);
                     self.abandon_spool();
                 }
-                LinkAction::Swap { id, offset } => self.wanted_swap = Some((id, offset)),
+                LinkAction::OpenParts { token, count } => {
+                    self.actions.push(FollowerAction::OpenParts { token, count });
+                }
+                LinkAction::LoadParts { token, count } => match (self.loads.await_parts(), &mut self.link) {
+                    (Some(load), _) => {
+                        self.actions.push(FollowerAction::LoadParts { token, load, count });
+                    }
+                    (None, Some(link)) => {
+                        let why = "What goes into a file first (repl-diskless-load) can't come in parts";
+                        link.fail(why, site.now_ms);
+                    }
+                    (None, None) => unreachable!("the link asked"),
+                },
+                LinkAction::CloseParts => self.actions.push(FollowerAction::CloseParts),
+                LinkAction::Swap { id, offset } => {
+                    self.loads.parts_loaded();
+                    self.wanted_swap = Some((id, offset));
+                }
                 LinkAction::Continue { id } => {
                     site.home.continue_as(id);
                     site.home.failover_done(site.now_ms);

@@ -16,9 +16,18 @@ pub fn bulk_header(len_bytes: u64) -> Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EofMark([u8; EOF_MARK_BYTES]);
 
+/// Hex digits that nobody can guess by accident.
+pub(crate) fn random_hex(rng: &mut fastrand::Rng) -> [u8; EOF_MARK_BYTES] {
+    std::array::from_fn(|_| b"0123456789abcdef"[rng.usize(..16)])
+}
+
 impl EofMark {
     pub fn random(rng: &mut fastrand::Rng) -> Self {
-        EofMark(std::array::from_fn(|_| b"0123456789abcdef"[rng.usize(..16)]))
+        EofMark(random_hex(rng))
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits")
     }
 
     /// Announces the snapshot.

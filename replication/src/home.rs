@@ -6,6 +6,7 @@
 mod farewell;
 mod files;
 mod handover;
+mod parts;
 mod peers;
 pub mod relay;
 mod report;
@@ -34,6 +35,7 @@ use upkeep::{Protection, Retention};
 
 pub use farewell::Attendance;
 pub use files::FileStep;
+pub use parts::PartsPlan;
 pub use report::{ReplicaLine, Report};
 pub use snapshots::{Piece, RDB_VERSION};
 
@@ -76,6 +78,8 @@ pub enum Action {
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
     Close { replica: ReplicaId, why: String },
+    /// Close what further connections a replica has for the parts of its snapshot.
+    EndParts { replica: ReplicaId },
     /// Every replica has all of the stream, or there was no more time to wait for it: the process may end.
     Leave(Attendance),
     /// A step of a failover.
@@ -124,6 +128,7 @@ pub struct Home {
     full_syncs: u64,
     partial_syncs: u64,
     refused_partial_syncs: u64,
+    syncs_in_parts: u64,
     /// This node follows a master.
     relay: Option<Relay>,
     turn: Option<Turn>,
@@ -163,6 +168,7 @@ impl Home {
             full_syncs: 0,
             partial_syncs: 0,
             refused_partial_syncs: 0,
+            syncs_in_parts: 0,
             relay: None,
             turn: None,
         }
@@ -191,6 +197,11 @@ impl Home {
 
     pub fn end_offset(&self) -> u64 {
         self.log.end_offset()
+    }
+
+    /// Behind the last effect in the stream. What follows it are signs of life, and questions.
+    pub fn written_offset(&self) -> u64 {
+        self.merge.written_offset(&self.log)
     }
 
     pub fn log(&mut self) -> &mut Log {
@@ -247,6 +258,7 @@ impl Home {
             {
                 self.merge.ping(&mut self.log);
             }
+            self.keep_parts_alive();
             for peer in self.peers.values_mut() {
                 if peer.handshake.state() == State::WaitBgsave {
                     peer.push(Bytes::from_static(KEEPALIVE));

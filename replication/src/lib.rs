@@ -11,5 +11,7 @@ pub mod loader;
 pub mod loading;
 pub mod log;
 pub mod merge;
+pub mod parts;
 pub mod psync;
+mod queue;
 pub mod sharing;

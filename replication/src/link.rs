@@ -7,17 +7,27 @@
 //!    |                           +--+FULLRESYNC--> Header --> Payload --> Swapping --+
 //!    +---- any error, silence for `repl-timeout`, end of the connection
 //! ```
+//! A snapshot may come in parts on further connections ([`crate::parts`]); then `Payload` is what precedes them, and the state
+//! behind it ends when all parts are loaded.
+//!
 //! Time and bytes come in; what has to be done comes out of [`Link::take_actions`]. A snapshot's bytes are taken out with
 //! [`Link::payload`] and [`Link::consume_payload`], the stream's with [`Link::next_epoch`]: whoever applies them sets the
 //! pace, and [`Link::is_full`] tells when nothing should be received before he has caught up.
 
+mod frame;
+mod gathering;
 mod handshake;
 mod history;
+pub mod part;
+mod parts;
 pub mod stream;
 
 use crate::framing::EOF_MARK_BYTES;
 use crate::ids::ReplId;
+use crate::parts::{self as wire, Token};
 use bytes::{Buf, BytesMut};
+use frame::{Framing, take_line, take_mark};
+use gathering::Gathering;
 use handshake::Step;
 use history::History;
 pub use history::HistoryReport;
@@ -28,9 +38,6 @@ const RETRY_MS: u64 = 1000;
 const ACK_PERIOD_MS: u64 = 1000;
 /// Received bytes that wait to be applied or loaded: beyond this nothing more should be received.
 const INPUT_MAX_BYTES: usize = 1 << 20;
-/// Longest line of a master's reply.
-const LINE_MAX_BYTES: usize = 1024;
-
 /// Where the master is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -39,7 +46,7 @@ pub struct Target {
 }
 
 /// What the configuration says about the link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkRules {
     pub timeout_ms: u64,
     /// `masteruser` and `masterauth`; empty: none.
@@ -51,6 +58,19 @@ pub struct LinkRules {
     /// The version this node says it is.
     pub version: String,
     pub databases: u32,
+    /// So many connections are asked for to get a snapshot on; fewer than two: none but the link's own.
+    pub connections: usize,
+}
+
+impl LinkRules {
+    /// How a connection authenticates; nothing: it need not.
+    fn auth_words(&self) -> Vec<&[u8]> {
+        if self.password.is_empty() {
+            return Vec::new();
+        }
+        let words = ["AUTH", &self.user, &self.password];
+        words.into_iter().filter(|word| !word.is_empty()).map(str::as_bytes).collect()
+    }
 }
 
 /// What this node has of a history.
@@ -80,6 +100,19 @@ pub enum LinkAction {
     },
     /// Nothing will come of the new dataset.
     AbandonLoading,
+    /// Open so many further connections to the master, each with a [`part::PartLink`].
+    OpenParts {
+        token: Token,
+        count: usize,
+    },
+    /// The parts that they bring belong to the new dataset, and may be loaded. What becomes of them is told with
+    /// [`Link::part_progress`], [`Link::part_loaded`] and [`Link::part_failed`].
+    LoadParts {
+        token: Token,
+        count: usize,
+    },
+    /// Close the further connections.
+    CloseParts,
     /// The master continues our stream, under this id.
     Continue {
         id: ReplId,
@@ -127,15 +160,6 @@ pub struct LinkReport {
     pub sync: Option<(Option<u64>, u64)>,
 }
 
-/// Where a snapshot's bytes end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// So many are left.
-    Length { left: u64 },
-    /// Behind them comes this.
-    Mark([u8; EOF_MARK_BYTES]),
-}
-
 enum State {
     Waiting {
         until_ms: u64,
@@ -153,6 +177,8 @@ enum State {
         id: ReplId,
         offset: u64,
         framing: Framing,
+        /// The dataset comes in parts, and this says only what it is.
+        in_parts: bool,
         total: u64,
         read: u64,
     },
@@ -161,11 +187,24 @@ enum State {
         id: ReplId,
         offset: u64,
         mark: [u8; EOF_MARK_BYTES],
+        in_parts: bool,
+    },
+    /// Its parts are under way.
+    Parts {
+        id: ReplId,
+        offset: u64,
+        /// The master has said how long they are.
+        is_told: bool,
     },
     Swapping {
         offset: u64,
     },
     Streaming(Box<Stream>),
+    /// The connection is gone. What it brought is applied first: the master may be gone with it.
+    Draining {
+        stream: Box<Stream>,
+        until_ms: u64,
+    },
 }
 
 /// See the module.
@@ -186,6 +225,8 @@ pub struct Link {
     distrusts_position: bool,
     /// The first `PSYNC` tells the target to take over from us.
     is_failover: bool,
+    /// Further connections were asked for.
+    gathering: Option<Gathering>,
 }
 
 impl Link {
@@ -203,6 +244,7 @@ impl Link {
             is_swapping: false,
             distrusts_position: false,
             is_failover: false,
+            gathering: None,
         }
     }
 
@@ -235,12 +277,14 @@ impl Link {
 
     pub fn state(&self) -> LinkState {
         match self.state {
-            State::Waiting { .. } => LinkState::Connect,
+            State::Waiting { .. } | State::Draining { .. } => LinkState::Connect,
             State::Connecting => LinkState::Connecting,
             State::Handshake { .. } => LinkState::Handshake,
-            State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Swapping { .. } => {
-                LinkState::Sync
-            }
+            State::Header { .. }
+            | State::Payload { .. }
+            | State::Trailer { .. }
+            | State::Parts { .. }
+            | State::Swapping { .. } => LinkState::Sync,
             State::Streaming(_) => LinkState::Connected,
         }
     }
@@ -253,10 +297,11 @@ impl Link {
         let sync = match &self.state {
             State::Header { .. } => Some((None, 0)),
             State::Payload { total, read, .. } => Some((Some(*total), *read)),
+            State::Parts { .. } => Some((Some(0), self.gathering.as_ref().map_or(0, Gathering::read_bytes))),
             State::Trailer { .. } | State::Swapping { .. } => Some((Some(0), 0)),
             _ => None,
         };
-        let is_connected = !matches!(self.state, State::Waiting { .. } | State::Connecting);
+        let is_connected = !matches!(self.state(), LinkState::Connect | LinkState::Connecting);
         LinkReport {
             target: self.target.clone(),
             state: self.state(),
@@ -287,13 +332,22 @@ impl Link {
     /// The connection could not be made, or is gone.
     pub fn closed(&mut self, why: &str, now_ms: u64) {
         match self.state {
-            State::Waiting { .. } => return,
+            State::Waiting { .. } | State::Draining { .. } => return,
             State::Connecting => {
                 self.actions.push(LinkAction::Warning(format!("Error condition on socket for SYNC: {why}")));
             }
             _ => self.actions.push(LinkAction::Warning(format!("Connection with master lost: {why}"))),
         }
-        self.disconnect(now_ms);
+        self.state = match std::mem::replace(&mut self.state, State::Connecting) {
+            State::Streaming(stream) if !self.distrusts_position && stream.has_work() => {
+                self.history.is_down(now_ms);
+                State::Draining { stream, until_ms: now_ms }
+            }
+            other => {
+                self.state = other;
+                return self.disconnect(now_ms);
+            }
+        };
     }
 
     /// Breaks the connection, to make another.
@@ -318,12 +372,16 @@ impl Link {
 
     fn disconnect(&mut self, now_ms: u64) {
         let was_up = self.is_up();
-        if matches!(self.state, State::Header { .. } | State::Payload { .. } | State::Trailer { .. }) {
+        if matches!(
+            self.state,
+            State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Parts { .. }
+        ) {
             self.actions.push(LinkAction::AbandonLoading);
         }
         if was_up {
             self.history.is_down(now_ms);
         }
+        self.close_parts();
         self.input.clear();
         // A link that worked is made again at once; what failed to come up, or will cost a full sync, is not tried more
         // often than each second.
@@ -345,6 +403,7 @@ impl Link {
                 }
                 return;
             }
+            State::Draining { .. } => return,
             // Nothing is expected from the master meanwhile.
             State::Swapping { .. } => self.last_io_ms = now_ms,
             _ => {}
@@ -363,7 +422,7 @@ impl Link {
         match self.state {
             State::Streaming(_) => self.acknowledge(applied, now_ms),
             // A sign of life, for a master that has a timeout, too.
-            State::Payload { .. } | State::Trailer { .. } | State::Swapping { .. } => {
+            State::Payload { .. } | State::Trailer { .. } | State::Parts { .. } | State::Swapping { .. } => {
                 self.last_sent_ms = now_ms;
                 self.actions.push(LinkAction::Send(b"\n".to_vec()));
             }
@@ -376,9 +435,10 @@ impl Link {
         let timeout_ms = self.last_io_ms + self.rules.timeout_ms + 1;
         match self.state {
             State::Waiting { until_ms } => (!self.is_swapping).then_some(until_ms),
+            State::Draining { .. } => None,
             State::Connecting | State::Handshake { .. } | State::Header { .. } => Some(timeout_ms),
             State::Swapping { .. } => Some(self.last_sent_ms + ACK_PERIOD_MS),
-            State::Payload { .. } | State::Trailer { .. } | State::Streaming(_) => {
+            State::Payload { .. } | State::Trailer { .. } | State::Parts { .. } | State::Streaming(_) => {
                 Some(timeout_ms.min(self.last_sent_ms + ACK_PERIOD_MS))
             }
         }
@@ -394,7 +454,7 @@ impl Link {
 
     /// Bytes arrived. Afterwards see to [`Link::payload`] and [`Link::next_epoch`].
     pub fn received(&mut self, bytes: &[u8], now_ms: u64) {
-        if matches!(self.state, State::Waiting { .. } | State::Connecting) {
+        if matches!(self.state, State::Waiting { .. } | State::Draining { .. } | State::Connecting) {
             // Of a connection that was given up.
             return;
         }
@@ -403,26 +463,20 @@ impl Link {
             State::Streaming(stream) => return stream.receive(bytes),
             _ => self.input.extend_from_slice(bytes),
         }
-        while matches!(self.state, State::Handshake { .. } | State::Header { .. }) {
-            match self.take_line() {
+        self.advance(now_ms);
+    }
+
+    /// Goes on with what was received, but for what others take.
+    fn advance(&mut self, now_ms: u64) {
+        self.trailer(now_ms);
+        while let State::Handshake { .. } | State::Header { .. } | State::Parts { is_told: false, .. } =
+            self.state
+        {
+            match take_line(&mut self.input) {
                 Ok(Some(line)) => self.line(&line, now_ms),
                 Ok(None) => return,
                 Err(why) => return self.fail(why, now_ms),
             }
-        }
-        self.check_trailer(now_ms);
-    }
-
-    /// The next line of replies, without its end.
-    fn take_line(&mut self) -> Result<Option<String>, &'static str> {
-        match self.input.iter().position(|byte| *byte == b'\n') {
-            Some(at) if at <= LINE_MAX_BYTES => {
-                let line = self.input.split_to(at + 1);
-                let line = line[..at].strip_suffix(b"\r").unwrap_or(&line[..at]);
-                Ok(Some(String::from_utf8_lossy(line).into_owned()))
-            }
-            None if self.input.len() <= LINE_MAX_BYTES => Ok(None),
-            _ => Err("The master sent a line that is too long"),
         }
     }
 
@@ -433,18 +487,16 @@ impl Link {
             State::Handshake { step: Step::Psync, position } => self.psync_reply(line, position, now_ms),
             State::Handshake { step, position } => self.handshake_reply(step, line, position, now_ms),
             State::Header { id, offset } => self.payload_header(line, id, offset, now_ms),
-            _ => unreachable!("lines are read in two states"),
+            State::Parts { .. } => self.parts_end(line, now_ms),
+            _ => unreachable!("lines are read in these states"),
         }
     }
 
     fn payload_header(&mut self, line: &str, id: ReplId, offset: u64, now_ms: u64) {
-        let framing = match line.strip_prefix('$') {
-            Some(rest) => match rest.strip_prefix("EOF:") {
-                Some(mark) => mark.as_bytes().try_into().ok().map(Framing::Mark),
-                None => rest.parse().ok().map(|left| Framing::Length { left }),
-            },
-            None => None,
-        };
+        if let Some(mark) = wire::parse_header(line) {
+            return self.parts_header(mark, id, offset, now_ms);
+        }
+        let framing = Framing::parse(line);
         let Some(framing) = framing else {
             let why = match line.strip_prefix('-') {
                 Some(error) => format!("MASTER aborted replication with an error: {error}"),
@@ -462,17 +514,16 @@ impl Link {
         };
         self.actions.push(LinkAction::Notice(format!("MASTER <-> REPLICA sync: receiving {what}")));
         self.last_sent_ms = now_ms;
-        self.state = State::Payload { id, offset, framing, total, read: 0 };
+        // The master has decided otherwise.
+        self.close_parts();
+        self.state = State::Payload { id, offset, framing, in_parts: false, total, read: 0 };
     }
 
     /// Bytes of the snapshot that wait to be loaded. With a mark at its end they may be more than the snapshot's: whoever
     /// loads them knows where it ends.
     pub fn payload(&self) -> &[u8] {
         match &self.state {
-            State::Payload { framing: Framing::Length { left }, .. } => {
-                &self.input[..self.input.len().min(usize::try_from(*left).unwrap_or(usize::MAX))]
-            }
-            State::Payload { framing: Framing::Mark(_), .. } => &self.input,
+            State::Payload { framing, .. } => framing.payload(&self.input),
             _ => &[],
         }
     }
@@ -480,11 +531,11 @@ impl Link {
     /// So many bytes of the payload were loaded; `is_whole`: with them the snapshot is complete.
     pub fn consume_payload(&mut self, len: usize, is_whole: bool, now_ms: u64) {
         assert!(len <= self.payload().len());
-        let State::Payload { id, offset, framing, read, .. } = &mut self.state else {
+        let State::Payload { id, offset, framing, in_parts, read, .. } = &mut self.state else {
             assert!(len == 0 && !is_whole, "there is no payload");
             return;
         };
-        let (id, offset) = (*id, *offset);
+        let (id, offset, in_parts) = (*id, *offset, *in_parts);
         self.input.advance(len);
         *read += len as u64;
         if let Framing::Length { left } = framing {
@@ -497,23 +548,20 @@ impl Link {
             (Framing::Length { left: 0 }, true) => self.begin_swap(id, offset),
             (Framing::Length { .. }, true) => self.fail("The snapshot is shorter than announced", now_ms),
             (Framing::Mark(mark), true) => {
-                self.state = State::Trailer { id, offset, mark };
-                self.check_trailer(now_ms);
+                self.state = State::Trailer { id, offset, mark, in_parts };
+                self.advance(now_ms);
             }
             (_, false) => {}
         }
     }
 
-    fn check_trailer(&mut self, now_ms: u64) {
-        let State::Trailer { id, offset, mark } = &self.state else { return };
-        let (id, offset) = (*id, *offset);
-        let compared = self.input.len().min(mark.len());
-        if self.input[..compared] != mark[..compared] {
-            return self.fail("The snapshot does not end with its mark", now_ms);
-        }
-        if compared == mark.len() {
-            self.input.advance(compared);
-            self.begin_swap(id, offset);
+    fn trailer(&mut self, now_ms: u64) {
+        let State::Trailer { id, offset, mark, in_parts } = self.state else { return };
+        match take_mark(&mut self.input, &mark) {
+            Ok(true) if in_parts => self.state = State::Parts { id, offset, is_told: false },
+            Ok(true) => self.begin_swap(id, offset),
+            Ok(false) => {}
+            Err(why) => self.fail(why, now_ms),
         }
     }
 
@@ -561,6 +609,13 @@ impl Link {
     pub fn next_epoch(&mut self, parts: &mut impl Parts) -> Result<Option<Epoch>, StreamError> {
         match &mut self.state {
             State::Streaming(stream) => stream.next_epoch(parts),
+            State::Draining { stream, until_ms } => {
+                let epoch = stream.next_epoch(parts)?;
+                if epoch.is_none() {
+                    self.state = State::Waiting { until_ms: *until_ms };
+                }
+                Ok(epoch)
+            }
             _ => Ok(None),
         }
     }
@@ -575,16 +630,22 @@ impl Link {
     }
 
     fn send(&mut self, words: &[&[u8]]) {
-        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            bytes.extend_from_slice(word);
-            bytes.extend_from_slice(b"\r\n");
-        }
+        let mut bytes = Vec::new();
+        command(&mut bytes, words);
         match self.actions.last_mut() {
             Some(LinkAction::Send(last)) => last.extend_from_slice(&bytes),
             _ => self.actions.push(LinkAction::Send(bytes)),
         }
+    }
+}
+
+/// Appends a command.
+fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
+    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+    for word in words {
+        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
     }
 }
 

@@ -1,19 +1,22 @@
-//! Loading a snapshot in parallel, as a state machine on the home shard: it finds where the keys of an RDB stream begin and
-//! end, and hands the owners' shards the bytes of their values, which they decode.
+//! Loading a snapshot in parallel, as a state machine: it finds where the keys of an RDB stream begin and end, and hands the
+//! owners' shards the bytes of their values, which they decode.
 //!
 //! Bytes go in through [`Loader::feed`], batches for the shards come out of [`Loader::take_batches`], the shards' answers go
-//! into [`Loader::answer`]. When the stream has ended, its checksum was right and every shard has answered, the successors of
-//! all slices are here ([`Loader::is_whole`]). What is wrong is told with its position in the stream, and ends the attempt.
+//! into [`Loader::decoded`]. When the stream has ended, its checksum was right and every batch is decoded,
+//! [`Loader::is_settled`]. What is wrong is told with its position in the stream, and ends the attempt. A dataset may come in
+//! several streams, each with a loader of its own; the slices' successors gather in an [`Assembly`].
 
 use crate::ids::ReplId;
 use braid_core::keyspace::Keyspace;
 use braid_core::rdb::{Decoder, Event, KeyHeader, Limits, Stop, ValueSkipper};
-use braid_shards::{LoadAnswer, LoadBatch, LoadFault, ShardId, SlotMap};
+use braid_shards::{LoadBatch, LoadFault, ShardId, SlotMap};
 
+/// Bytes that one round of a shard feeds to its loaders: who waits for its sockets waits as long.
+pub const FEED_BYTES: usize = 32 << 10;
 /// A batch is sent when it has this size: decoding it takes some 100 us.
 const BATCH_BYTES: usize = 16 << 10;
-/// Bytes that the shards were sent and have not decoded before the feeder is asked to pause.
-const IN_FLIGHT_BYTES: usize = 16 << 20;
+/// Bytes that the shards were sent and have not decoded before the feeders are asked to pause.
+pub const IN_FLIGHT_BYTES: usize = 16 << 20;
 
 /// What a snapshot says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,14 +55,45 @@ pub struct Loader {
     /// By shard, being filled.
     filling: Vec<LoadBatch>,
     ready: Vec<(ShardId, LoadBatch)>,
-    /// Of the batches sent and not answered.
+    /// Of the batches sent and not answered, and how many they may be.
     in_flight_bytes: usize,
+    in_flight_max_bytes: usize,
     /// The stream ended as it should.
     is_read: bool,
     /// What is found is not kept.
     only_checks: bool,
     info: LoadedInfo,
+}
+
+/// The successors of all slices, as they come home.
+pub struct Assembly {
     successors: Vec<Option<Box<Keyspace>>>,
+}
+
+impl Assembly {
+    /// Of a node with so many shards.
+    pub fn new(shards: usize) -> Self {
+        Self { successors: (0..shards).map(|_| None).collect() }
+    }
+
+    /// A shard's slice has its successor.
+    ///
+    /// # Panics
+    /// If it has one already.
+    pub fn add(&mut self, from: ShardId, successor: Box<Keyspace>) {
+        let former = self.successors[usize::from(from)].replace(successor);
+        assert!(former.is_none(), "a shard finishes once");
+    }
+
+    /// Every slice's successor is here.
+    pub fn is_whole(&self) -> bool {
+        self.successors.iter().all(Option::is_some)
+    }
+
+    /// Gives up the successors that came, in the order of their shards: all of them, if it is whole.
+    pub fn into_successors(self) -> Vec<Box<Keyspace>> {
+        self.successors.into_iter().flatten().collect()
+    }
 }
 
 impl Loader {
@@ -75,11 +109,17 @@ impl Loader {
             filling: (0..map.shards()).map(|_| LoadBatch::default()).collect(),
             ready: Vec::new(),
             in_flight_bytes: 0,
+            in_flight_max_bytes: IN_FLIGHT_BYTES,
             is_read: false,
             only_checks: false,
             info: LoadedInfo::default(),
-            successors: (0..map.shards()).map(|_| None).collect(),
         }
+    }
+
+    /// One of so many streams that share the room for what is under way.
+    pub fn sharing_room(mut self, streams: usize) -> Self {
+        self.in_flight_max_bytes = IN_FLIGHT_BYTES / streams.max(1);
+        self
     }
 
     /// One that hands nothing out: it finds the snapshot's end, what is wrong with it, and how many keys it has.
@@ -226,7 +266,7 @@ impl Loader {
 
     /// Whether more should be fed for now.
     pub fn wants_more(&self) -> bool {
-        !self.is_read && self.in_flight_bytes < IN_FLIGHT_BYTES
+        !self.is_read && self.in_flight_bytes < self.in_flight_max_bytes
     }
 
     /// The stream has ended as it should; when its last batches are sent, the shards can be told to finish.
@@ -244,37 +284,24 @@ impl Loader {
         self.info.keys
     }
 
-    /// A shard answered.
+    /// A shard decoded a batch of this size, with so many keys in it.
     ///
     /// # Errors
     /// A value was none.
-    pub fn answer(&mut self, from: ShardId, answer: LoadAnswer) -> Result<(), LoadFault> {
-        match answer {
-            LoadAnswer::Batch { len_bytes, outcome, .. } => {
-                self.in_flight_bytes -= len_bytes;
-                self.info.keys += outcome?;
-            }
-            LoadAnswer::Whole { successor, .. } => {
-                let former = self.successors[usize::from(from)].replace(successor);
-                assert!(former.is_none(), "a shard finishes once");
-            }
-        }
+    pub fn decoded(&mut self, len_bytes: usize, outcome: Result<u64, LoadFault>) -> Result<(), LoadFault> {
+        self.in_flight_bytes -= len_bytes;
+        self.info.keys += outcome?;
         Ok(())
     }
 
-    /// Every slice's successor is here.
-    pub fn is_whole(&self) -> bool {
-        self.successors.iter().all(Option::is_some)
+    /// The stream has ended as it should, and all of it is decoded.
+    pub fn is_settled(&self) -> bool {
+        self.is_read && self.in_flight_bytes == 0 && self.ready.is_empty()
     }
 
     /// What the stream said about itself so far.
     pub fn info(&self) -> &LoadedInfo {
         &self.info
-    }
-
-    /// Gives up the successors that came, in the order of their shards: all of them, if it is whole.
-    pub fn into_successors(self) -> Vec<Box<Keyspace>> {
-        self.successors.into_iter().flatten().collect()
     }
 }
 

@@ -7,7 +7,7 @@
 //! attempt is over already. [`Loads::abandon`] gives up at any time before the swap. Whatever takes the shard has to be followed by
 //! [`Shard::settle`].
 
-use crate::loader::{LoadedInfo, Loader};
+use crate::loader::{Assembly, LoadedInfo, Loader};
 use braid_core::keyspace::Keyspace;
 use braid_shards::{Everything, LoadAnswer, LoadFault, Shard, ShardId, SlotMap};
 
@@ -21,10 +21,25 @@ pub struct LoadRules {
     pub verify: bool,
 }
 
+impl LoadRules {
+    /// Reads one stream of a dataset for the owners of its keys.
+    pub fn loader(&self, map: SlotMap) -> Loader {
+        Loader::new(map, self.databases, self.string_max_bytes, self.verify)
+    }
+}
+
+/// The stream that is fed here, of those that a dataset comes in.
+pub const OWN_STREAM: u16 = 0;
+
 /// A load under way.
 struct Loading {
     load: u64,
     loader: Loader,
+    assembly: Assembly,
+    /// Streams that other connections bring are still to be loaded.
+    awaits_parts: bool,
+    /// Keys that they brought.
+    part_keys: u64,
     is_finishing: bool,
     is_told: bool,
     failed: Option<LoadFault>,
@@ -57,10 +72,12 @@ impl Loads {
     pub fn begin(&mut self, shard: &mut Shard) {
         assert!(self.under_way.is_none(), "one at a time");
         self.last += 1;
-        let LoadRules { databases, string_max_bytes, verify } = self.rules;
         self.under_way = Some(Box::new(Loading {
             load: self.last,
-            loader: Loader::new(shard.map, databases, string_max_bytes, verify),
+            loader: self.rules.loader(shard.map),
+            assembly: Assembly::new(shard.map.shards()),
+            awaits_parts: false,
+            part_keys: 0,
             is_finishing: false,
             is_told: false,
             failed: None,
@@ -96,6 +113,28 @@ impl Loads {
         self.end_on_fault(shard, outcome)
     }
 
+    /// The dataset is not complete without what further connections bring: until [`Loads::parts_loaded`]. Returns the load's
+    /// number, under which the shards that read them are to send it; None: nothing is being loaded.
+    pub fn await_parts(&mut self) -> Option<u64> {
+        let loading = self.under_way.as_mut()?;
+        loading.awaits_parts = true;
+        Some(loading.load)
+    }
+
+    /// So many keys came in a part.
+    pub fn count_part_keys(&mut self, keys: u64) {
+        if let Some(loading) = &mut self.under_way {
+            loading.part_keys += keys;
+        }
+    }
+
+    /// All that further connections brought is loaded.
+    pub fn parts_loaded(&mut self) {
+        if let Some(loading) = &mut self.under_way {
+            loading.awaits_parts = false;
+        }
+    }
+
     fn end_on_fault<T>(&mut self, shard: &mut Shard, outcome: Result<T, LoadFault>) -> Result<T, LoadFault> {
         if outcome.is_err() {
             self.abandon(shard);
@@ -116,7 +155,7 @@ impl Loads {
     /// Gives up what is being loaded, if anything is.
     pub fn abandon(&mut self, shard: &mut Shard) {
         if let Some(loading) = self.under_way.take() {
-            shard.drop_load(loading.load, loading.loader.into_successors());
+            shard.drop_load(loading.load, loading.assembly.into_successors());
         }
     }
 
@@ -127,7 +166,7 @@ impl Loads {
     pub fn swap(&mut self, shard: &mut Shard, with: impl FnOnce(&mut Everything<'_>) + 'static) {
         let loading = self.under_way.take().expect("something was loaded");
         assert!(loading.is_told && loading.failed.is_none(), "it is whole and accepted");
-        shard.begin_swap(loading.loader.into_successors(), with);
+        shard.begin_swap(loading.assembly.into_successors(), with);
     }
 
     /// One round's work, beside [`Shard::load_some`]. Returns whether there is more to do at once.
@@ -138,19 +177,21 @@ impl Loads {
         }
         let Some(loading) = &mut self.under_way else { return more };
         for (to, batch) in loading.loader.take_batches() {
-            shard.send_load_batch(loading.load, to, batch);
+            shard.send_load_batch(loading.load, OWN_STREAM, to, batch);
             more = true;
         }
         if let Some(fault) = loading.failed.take() {
             self.outcome = Some(Err(fault));
             self.abandon(shard);
-        } else if loading.loader.is_read() && !loading.is_finishing {
+        } else if loading.loader.is_read() && !loading.is_finishing && !loading.awaits_parts {
             loading.is_finishing = true;
             shard.finish_load(loading.load);
             more = true;
-        } else if loading.loader.is_whole() && !loading.is_told {
+        } else if loading.assembly.is_whole() && !loading.is_told {
             loading.is_told = true;
-            self.outcome = Some(Ok(loading.loader.info().clone()));
+            let mut info = loading.loader.info().clone();
+            info.keys += loading.part_keys;
+            self.outcome = Some(Ok(info));
             more = true;
         }
         more
@@ -160,16 +201,17 @@ impl Loads {
         self.under_way.as_mut().expect("something is being loaded")
     }
 
-    /// A shard decoded a batch, or handed over its part.
+    /// A shard decoded a batch of the stream that is fed here, or handed over its successor.
     pub fn answer(&mut self, from: ShardId, answer: LoadAnswer) {
         let (LoadAnswer::Batch { load, .. } | LoadAnswer::Whole { load, .. }) = &answer;
         let current = self.under_way.as_mut().filter(|loading| loading.load == *load);
         match (current, answer) {
-            (Some(loading), answer) => {
-                if let Err(fault) = loading.loader.answer(from, answer) {
+            (Some(loading), LoadAnswer::Batch { len_bytes, outcome, .. }) => {
+                if let Err(fault) = loading.loader.decoded(len_bytes, outcome) {
                     loading.failed.get_or_insert(fault);
                 }
             }
+            (Some(loading), LoadAnswer::Whole { successor, .. }) => loading.assembly.add(from, successor),
             (None, LoadAnswer::Whole { successor, .. }) => self.late.push(successor),
             (None, LoadAnswer::Batch { .. }) => {}
         }

@@ -35,6 +35,8 @@ pub struct Merge {
     early_max: usize,
     /// The database that a reader of the stream is in, if every reader knows.
     stream_db: Option<u16>,
+    /// The last piece of the stream that holds no effects, from where to where: signs of life, and questions.
+    idle: (u64, u64),
 }
 
 impl Merge {
@@ -42,7 +44,7 @@ impl Merge {
     /// to it by not taking tickets while too many of theirs are not merged.
     pub fn new(next_ticket: u64, early_max: usize) -> Self {
         assert!(early_max > 0);
-        Merge { next_ticket, early: VecDeque::new(), early_max, stream_db: None }
+        Merge { next_ticket, early: VecDeque::new(), early_max, stream_db: None, idle: (0, 0) }
     }
 
     /// The ticket that everything waits for.
@@ -126,13 +128,26 @@ impl Merge {
 
     /// Puts a `PING` into the stream here: replicas notice a dead link by its absence.
     pub fn ping(&mut self, log: &mut Log) {
-        log.append(Bytes::from_static(PING));
+        self.append_idle(PING, log);
     }
 
     /// Puts `REPLCONF GETACK *` into the stream here: every replica answers with its offset when it has applied what
     /// comes before.
     pub fn get_ack(&mut self, log: &mut Log) {
-        log.append(Bytes::from_static(GETACK));
+        self.append_idle(GETACK, log);
+    }
+
+    fn append_idle(&mut self, bytes: &'static [u8], log: &mut Log) {
+        let before = log.end_offset();
+        log.append(Bytes::from_static(bytes));
+        let start = if self.idle.1 == before { self.idle.0 } else { before };
+        self.idle = (start, log.end_offset());
+    }
+
+    /// Behind the log's last effect: who has applied the stream up to there has all that was written.
+    pub fn written_offset(&self, log: &Log) -> u64 {
+        let (start, end) = self.idle;
+        if end == log.end_offset() { start } else { log.end_offset() }
     }
 }
 
@@ -245,12 +260,15 @@ mod tests {
         let transaction = |db| Segment::of(db, Bytes::from_static(b"MULTI..EXEC"));
         merge.submit(0, transaction(12), None, &mut log, &mut marked);
         merge.submit(2, transaction(12), None, &mut log, &mut marked);
+        let written = log.end_offset();
         merge.ping(&mut log);
         merge.get_ack(&mut log);
+        assert_eq!(merge.written_offset(&log), written, "they are nothing to wait for");
         merge.submit(1, Segment::default(), None, &mut log, &mut marked);
         merge.forget_db();
         merge.submit(3, transaction(12), None, &mut log, &mut marked);
         let select = b"*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n";
+        assert_eq!(merge.written_offset(&log), log.end_offset());
         let block = b"MULTI..EXEC";
         assert_eq!(stream(&mut log), [select, &block[..], PING, GETACK, block, select, block].concat());
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::acks::Acked;
 use crate::ids::{Ids, ReplId};
 use crate::log::Log;
+use crate::parts::{Token, parse_capability};
 
 /// Longest address a replica may announce.
 const ADDRESS_BYTES_MAX: usize = 255;
@@ -49,6 +50,8 @@ pub struct Capabilities {
     pub eof: bool,
     /// Takes a new id from `+CONTINUE`.
     pub psync2: bool,
+    /// Takes a snapshot in so many parts, see [`crate::parts`]; 0: in one piece only.
+    pub parts: usize,
 }
 
 /// What a replica wants in its snapshot (`REPLCONF rdb-filter-only`).
@@ -75,6 +78,8 @@ pub enum Replconf {
     Ack { offset: u64, durable_offset: Option<u64> },
     /// We are a replica and our master wants our offset now; no reply.
     GetAck,
+    /// The connection is to carry a part of a snapshot, see [`crate::parts`]. The reply is for who sends the parts to give.
+    Part { token: Token, index: usize },
     /// No reply.
     Nothing,
 }
@@ -193,6 +198,7 @@ impl Replica {
             let result = match name.to_ascii_lowercase().as_slice() {
                 b"ack" => return self.ack(value, &args[i * 2 + 2..]),
                 b"getack" => return Replconf::GetAck,
+                b"sync-part" => return self.part(value, &args[i * 2 + 2..]),
                 b"listening-port" => self.set_listening_port(value),
                 b"ip-address" => self.set_address(value),
                 b"capa" => {
@@ -226,6 +232,17 @@ impl Replica {
         Replconf::Ack { offset, durable_offset }
     }
 
+    fn part(&self, token: &[u8], rest: &[&[u8]]) -> Replconf {
+        let index = match rest {
+            [name, index] if name.eq_ignore_ascii_case(b"index") => number(index),
+            _ => None,
+        };
+        match (Token::parse(token), index.and_then(|index| usize::try_from(index).ok())) {
+            (Some(token), Some(index)) if self.state == State::Handshake => Replconf::Part { token, index },
+            _ => Replconf::Error("ERR syntax error".into()),
+        }
+    }
+
     fn set_listening_port(&mut self, value: &[u8]) -> Result<(), String> {
         let port = number(value).and_then(|port| u16::try_from(port).ok());
         self.listening_port = port.ok_or(NOT_AN_INTEGER)?;
@@ -248,6 +265,9 @@ impl Replica {
     fn add_capability(&mut self, value: &[u8]) {
         self.capabilities.eof |= value.eq_ignore_ascii_case(b"eof");
         self.capabilities.psync2 |= value.eq_ignore_ascii_case(b"psync2");
+        if let Some(parts) = parse_capability(value) {
+            self.capabilities.parts = parts;
+        }
     }
 
     fn set_version(&mut self, value: &[u8]) -> Result<(), String> {

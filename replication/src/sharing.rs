@@ -1,6 +1,7 @@
 //! Which replicas share a snapshot. Those that arrive together get one, and one is made at a time.
 
 use crate::acks::ReplicaId;
+use crate::parts::rendezvous::GATHER_MS;
 use crate::psync::Needs;
 
 /// `repl-diskless-sync` and what belongs to it.
@@ -51,6 +52,8 @@ pub struct Start {
 struct Waiting {
     request: Request,
     since_ms: u64,
+    /// It is about to open further connections for its snapshot.
+    gathers: bool,
 }
 
 struct Running {
@@ -79,8 +82,23 @@ impl Sharing {
         {
             return Placement::Joins { offset };
         }
-        self.waiting.push(Waiting { request, since_ms: now_ms });
+        self.waiting.push(Waiting { request, since_ms: now_ms, gathers: false });
         Placement::Waits
+    }
+
+    /// A replica that waits is about to open further connections: that is waited for, for a while.
+    pub fn gathers(&mut self, replica: ReplicaId) {
+        self.set_gathers(replica, true);
+    }
+
+    /// It has done so, or will not.
+    pub fn gathered(&mut self, replica: ReplicaId) {
+        self.set_gathers(replica, false);
+    }
+
+    fn set_gathers(&mut self, replica: ReplicaId, gathers: bool) {
+        let its = self.waiting.iter_mut().find(|waiting| waiting.request.replica == replica);
+        its.into_iter().for_each(|waiting| waiting.gathers = gathers);
     }
 
     /// A replica is gone. A snapshot in the making goes on; who makes it decides whether it is worth it.
@@ -112,9 +130,12 @@ impl Sharing {
     pub fn next_start_ms(&self, policy: Policy) -> Option<u64> {
         let first = self.waiting.first().filter(|_| self.running.is_none())?;
         let alike = self.waiting.iter().filter(|waiting| waiting.request.needs == first.request.needs);
-        let is_full = policy.max_replicas > 0 && alike.count() >= policy.max_replicas;
+        let is_full = policy.max_replicas > 0 && alike.clone().count() >= policy.max_replicas;
         let waits_for_others = policy.is_diskless && first.request.can_eof && !is_full;
-        Some(first.since_ms + if waits_for_others { policy.delay_ms } else { 0 })
+        let start_ms = first.since_ms + if waits_for_others { policy.delay_ms } else { 0 };
+        let gathering = alike.filter(|waiting| waiting.gathers).map(|waiting| waiting.since_ms + GATHER_MS);
+        // Who comes late does not hold up the others for ever.
+        Some(gathering.max().map_or(start_ms, |end_ms| end_ms.clamp(start_ms, start_ms + GATHER_MS)))
     }
 
     /// No snapshot is in the making, nor its file being finished.

@@ -1,9 +1,10 @@
 //! Loading a dataset beside the one that serves: each shard decodes the values of its keys into a successor of its slice.
 //!
-//! The home shard finds where the keys begin (the layer above does, which knows the format) and sends each owner batches
-//! of them ([`Shard::send_load_batch`]); a shard decodes a batch per tick ([`Shard::load_some`]) and says so. At the end the
-//! successors travel home ([`Shard::finish_load`]), where one transaction over everything puts them in the slices' place
-//! ([`Shard::begin_swap`]). Until then nobody sees anything of them, and [`Shard::drop_load`] leaves no trace.
+//! Whoever reads the dataset finds where the keys begin (the layer above does, which knows the format) and sends each owner
+//! batches of them ([`Shard::send_load_batch`]); a shard decodes a batch per tick ([`Shard::load_some`]) and says so. A dataset
+//! may come in several streams, each read by another shard. At the end the successors travel home ([`Shard::finish_load`]),
+//! where one transaction over everything puts them in the slices' place ([`Shard::begin_swap`]). Until then nobody sees
+//! anything of them, and [`Shard::drop_load`] leaves no trace.
 
 use crate::parcel::Msg;
 use crate::shard::{Host, Shard};
@@ -11,7 +12,7 @@ use crate::slots::ShardId;
 use crate::tx::{Everything, Work};
 use braid_core::keyspace::Keyspace;
 use braid_core::rdb::{Cursor, Input, KeyHeader, Limits, Stop, ValueLoader};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 /// A stretch of keys for one shard, or a part of one large key.
@@ -87,19 +88,20 @@ impl fmt::Display for LoadFault {
 
 impl std::error::Error for LoadFault {}
 
-/// Messages about loading. `load` is the home's number for its attempt.
+/// Messages about loading. `load` is the home's number for its attempt, higher each time; `stream` one of the streams that
+/// the dataset comes in.
 pub enum LoadMsg {
     Begin { load: u64 },
-    Batch { load: u64, batch: LoadBatch },
+    Batch { load: u64, stream: u16, batch: LoadBatch },
     Finish { load: u64 },
     Drop { load: u64 },
     Answer(LoadAnswer),
 }
 
-/// What a shard tells the home.
+/// What a shard tells who sent it a batch, and at the end the home.
 pub enum LoadAnswer {
     /// A batch of this size is decoded: so many keys; or something in it was wrong, and nothing more is decoded.
-    Batch { load: u64, len_bytes: usize, outcome: Result<u64, LoadFault> },
+    Batch { load: u64, stream: u16, len_bytes: usize, outcome: Result<u64, LoadFault> },
     /// All batches are decoded, and this is what they made.
     Whole { load: u64, successor: Box<Keyspace> },
 }
@@ -113,29 +115,46 @@ struct Growing {
     input: Input,
 }
 
+/// A batch that waits to be decoded.
+struct Queued {
+    /// Who sent it.
+    from: ShardId,
+    stream: u16,
+    batch: LoadBatch,
+}
+
 /// A dataset in the making.
-pub(crate) struct Successor {
+struct Successor {
     load: u64,
     keyspace: Box<Keyspace>,
-    queue: VecDeque<LoadBatch>,
-    growing: Option<Growing>,
+    queue: VecDeque<Queued>,
+    /// By stream.
+    growing: BTreeMap<u16, Growing>,
     is_finished: bool,
     has_failed: bool,
 }
 
+/// What a shard has of datasets in the making.
+#[derive(Default)]
+pub(crate) struct Loads {
+    successor: Option<Successor>,
+    /// The last attempt that was given up or handed over here. What still comes of it, or of one before, is too late.
+    ended: u64,
+}
+
 impl Shard {
-    /// Home: begins to load a dataset on every shard. `load` is not to be used again. The caller then calls
+    /// Home: begins to load a dataset on every shard. `load` is higher than any before. The caller then calls
     /// [`Shard::settle`], here and below.
     pub fn begin_load(&mut self, load: u64) {
         self.tell_all(|| LoadMsg::Begin { load });
     }
 
-    /// Home: sends a shard keys that it owns.
-    pub fn send_load_batch(&mut self, load: u64, to: ShardId, batch: LoadBatch) {
-        self.send(to, Msg::Load(Box::new(LoadMsg::Batch { load, batch })));
+    /// Sends a shard keys that it owns. It may hear of them before it hears from home that the load has begun.
+    pub fn send_load_batch(&mut self, load: u64, stream: u16, to: ShardId, batch: LoadBatch) {
+        self.send(to, Msg::Load(Box::new(LoadMsg::Batch { load, stream, batch })));
     }
 
-    /// Home: nothing more will be sent; the successors are to come home.
+    /// Home: every batch was answered, or was sent from here, and nothing more will be sent; the successors are to come home.
     pub fn finish_load(&mut self, load: u64) {
         self.tell_all(|| LoadMsg::Finish { load });
     }
@@ -177,64 +196,84 @@ impl Shard {
     pub(crate) fn receive_load(&mut self, from: ShardId, message: LoadMsg, host: &mut impl Host) {
         match message {
             LoadMsg::Begin { load } => {
-                let keyspace = self.scratch.as_ref().expect("no transaction runs").successor();
-                let successor = Successor {
-                    load,
-                    keyspace: Box::new(keyspace),
-                    queue: VecDeque::new(),
-                    growing: None,
-                    is_finished: false,
-                    has_failed: false,
-                };
-                let former = self.successor.replace(successor);
-                assert!(former.is_none(), "dropped or handed over before the next begins");
+                self.successor(load);
             }
-            LoadMsg::Batch { load, batch } => self.successor_mut(load).queue.push_back(batch),
-            LoadMsg::Finish { load } => self.successor_mut(load).is_finished = true,
-            LoadMsg::Drop { load } => {
-                if let Some(successor) = self.successor.take_if(|successor| successor.load == load) {
-                    self.dropped.push(successor.keyspace);
+            LoadMsg::Batch { load, stream, batch } => {
+                if let Some(successor) = self.successor(load) {
+                    successor.queue.push_back(Queued { from, stream, batch });
                 }
             }
+            LoadMsg::Finish { load } => {
+                if let Some(successor) = self.successor(load) {
+                    successor.is_finished = true;
+                }
+            }
+            LoadMsg::Drop { load } => self.end_loads(load),
             LoadMsg::Answer(answer) => host.load_answer(from, answer),
         }
     }
 
-    fn successor_mut(&mut self, load: u64) -> &mut Successor {
-        self.successor.as_mut().filter(|successor| successor.load == load).expect("begun before")
+    /// The successor of an attempt, begun now if this is the first that is heard of it; None: the attempt is over.
+    fn successor(&mut self, load: u64) -> Option<&mut Successor> {
+        if load <= self.loads.ended {
+            return None;
+        }
+        // A later attempt begins when the one before was given up, which may be on its way here from another shard.
+        self.end_loads(load - 1);
+        if self.loads.successor.is_none() {
+            let keyspace = self.scratch.as_ref().expect("no transaction runs").successor();
+            self.loads.successor = Some(Successor {
+                load,
+                keyspace: Box::new(keyspace),
+                queue: VecDeque::new(),
+                growing: BTreeMap::new(),
+                is_finished: false,
+                has_failed: false,
+            });
+        }
+        self.loads.successor.as_mut()
+    }
+
+    /// Nothing comes any more of the attempts up to this one.
+    fn end_loads(&mut self, load: u64) {
+        self.loads.ended = self.loads.ended.max(load);
+        if let Some(successor) = self.loads.successor.take_if(|successor| successor.load <= load) {
+            self.dropped.push(successor.keyspace);
+        }
     }
 
     /// A successor of this shard's slice is in the making.
     pub fn is_loading(&self) -> bool {
-        self.successor.is_some()
+        self.loads.successor.is_some()
     }
 
     /// Decodes the next batch. True if there is more to do at once.
     pub fn load_some(&mut self) -> bool {
-        let Some(successor) = &mut self.successor else { return false };
+        let Some(successor) = &mut self.loads.successor else { return false };
         let load = successor.load;
-        if let Some(batch) = successor.queue.pop_front() {
+        if let Some(Queued { from, stream, batch }) = successor.queue.pop_front() {
             let len_bytes = batch.len_bytes();
             let outcome = if successor.has_failed {
                 Ok(0)
             } else {
                 let now_ms = self.time.ms();
-                successor.decode(batch, now_ms, &self.settings)
+                successor.decode(stream, batch, now_ms, &self.settings)
             };
             successor.has_failed |= outcome.is_err();
             let more = !successor.queue.is_empty() || successor.is_finished;
-            self.answer_load(LoadAnswer::Batch { load, len_bytes, outcome });
+            self.answer_load(from, LoadAnswer::Batch { load, stream, len_bytes, outcome });
             return more;
         }
-        if let Some(whole) = self.successor.take_if(|successor| successor.is_finished) {
-            assert!(whole.growing.is_none() || whole.has_failed, "the last value is complete");
-            self.answer_load(LoadAnswer::Whole { load, successor: whole.keyspace });
+        if let Some(whole) = self.loads.successor.take_if(|successor| successor.is_finished) {
+            assert!(whole.growing.is_empty() || whole.has_failed, "the last value is complete");
+            self.loads.ended = load;
+            self.answer_load(self.home(), LoadAnswer::Whole { load, successor: whole.keyspace });
         }
         false
     }
 
-    fn answer_load(&mut self, answer: LoadAnswer) {
-        self.send(self.home(), Msg::Load(Box::new(LoadMsg::Answer(answer))));
+    fn answer_load(&mut self, to: ShardId, answer: LoadAnswer) {
+        self.send(to, Msg::Load(Box::new(LoadMsg::Answer(answer))));
     }
 
     /// Something is left to be freed in slices.
@@ -247,6 +286,7 @@ impl Successor {
     /// Decodes a batch; returns how many keys it brought.
     fn decode(
         &mut self,
+        stream: u16,
         batch: LoadBatch,
         now_ms: u64,
         settings: &braid_core::command::Settings,
@@ -272,13 +312,14 @@ impl Successor {
                 }
                 (key, is_complete) => {
                     if let Some((db, header)) = key {
-                        assert!(self.growing.is_none(), "one value at a time");
                         let loader = ValueLoader::new(header.kind, version)
                             .map_err(|kind| fault(&fault_text(kind), 0))?;
                         let input = Input::new(UNLIMITED, false);
-                        self.growing = Some(Growing { db, header, position, loader, input });
+                        let former =
+                            self.growing.insert(stream, Growing { db, header, position, loader, input });
+                        assert!(former.is_none(), "one value at a time");
                     }
-                    let growing = self.growing.as_mut().expect("its beginning came before");
+                    let growing = self.growing.get_mut(&stream).expect("its beginning came before");
                     growing.input.feed(value);
                     if is_complete {
                         growing.input.finish();
@@ -294,7 +335,7 @@ impl Successor {
                         Err(Stop::NeedMore(_)) => continue,
                         Err(stop) => return Err(stopped(stop, at)),
                     };
-                    let Growing { db, header, .. } = self.growing.take().expect("just used");
+                    let Growing { db, header, .. } = self.growing.remove(&stream).expect("just used");
                     (db, header, at, loaded)
                 }
             };

@@ -15,7 +15,7 @@ pub(crate) use prefetch::{AHEAD, prefetch};
 
 use crate::epoch::{EpochError, EpochMsg, Outstanding, Part, WaitingPart};
 use crate::flight::{Flights, Pieces, WaitingLegs};
-use crate::load::{LoadAnswer, LoadMsg, Successor};
+use crate::load::{LoadAnswer, LoadMsg, Loads};
 use crate::locks::{Locks, TxId};
 use crate::parcel::{ConnId, Mark, Parcel, TxMsg};
 use crate::slots::{ShardId, SlotMap};
@@ -150,7 +150,7 @@ pub struct Shard {
     /// A part of an epoch that waits for keys on loan.
     pub(crate) part: Option<Box<WaitingPart>>,
     /// A dataset being loaded beside the slice.
-    pub(crate) successor: Option<Successor>,
+    pub(crate) loads: Loads,
     /// Datasets to be freed when the slice is not on loan.
     #[allow(clippy::vec_box)]
     pub(crate) dropped: Vec<Box<Keyspace>>,
@@ -203,7 +203,7 @@ impl Shard {
             recalled_txs: 0,
             postponed: None,
             part: None,
-            successor: None,
+            loads: Loads::default(),
             dropped: Vec::new(),
             counters: config.counters,
             settings: config.settings,

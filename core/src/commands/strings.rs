@@ -254,6 +254,8 @@ fn set_to(c: &mut Ctx<'_>, args: Args<'_>, at: usize, expiry: Expiry) {
             if c.keys.exists(key) {
                 let verb = c.settings().expire_verb();
                 delete(c, key, verb);
+            } else {
+                c.keys.touched(key);
             }
             return;
         }
@@ -461,6 +463,7 @@ fn append(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         }
         edit_string(&mut entry, |buf| buf.extend_from_slice(tail));
         if tail.is_empty() {
+            c.keys.touched(key);
             c.out.int(len as i64);
             return Ok(());
         }

@@ -125,6 +125,11 @@ impl Keys<'_> {
         self.space.changed(self.db, key);
     }
 
+    /// A command wrote to a key and left it as it was: tells who watches it, as Redis does.
+    pub fn touched(&mut self, key: &[u8]) {
+        self.space.touched(self.db, key);
+    }
+
     fn is_over(&self, expiry_ms: Option<u64>) -> bool {
         // Redis's master still serves a key in the very millisecond of its expiry.
         !self.from_master && expiry_ms.is_some_and(|at| self.now_ms > at)

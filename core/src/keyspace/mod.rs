@@ -241,6 +241,11 @@ impl Keyspace {
     pub fn changed(&mut self, db: u16, key: &[u8]) {
         debug_assert!(self.is_preserved(db, key), "changed without regard to the snapshot");
         self.stats.dirty += 1;
+        self.touched(db, key);
+    }
+
+    /// A command wrote to a key and left it as it was: tells who watches it.
+    pub fn touched(&mut self, db: u16, key: &[u8]) {
         if !self.watches.is_empty() {
             self.watches.touch(db, key);
         }

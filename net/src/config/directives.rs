@@ -261,6 +261,8 @@ directives! {
             "Seconds to wait for more replicas before a snapshot starts";
         "repl-diskless-sync-max-replicas" [] repl_diskless_sync_max_replicas: u32 = integer(0, INT), "0",
             Runtime Replication, "Start the snapshot at once when so many replicas wait; 0 always waits";
+        "repl-sync-connections" [] repl_sync_connections: u32 = integer(0, 16), "0", Runtime Replication,
+            "Connections a replica fetches a Braid master's snapshot on; 0 is as many as shards";
         "repl-diskless-load" [] repl_diskless_load: DisklessLoad = choice, "swapdb", Runtime Replication,
             "What becomes of the old dataset while a new one is loaded: it serves (swapdb), goes when a file holds the \
              new one (disabled; on-empty-db: unless it is empty), or goes first (flush-before-load)";

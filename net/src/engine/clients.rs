@@ -118,7 +118,8 @@ impl Front {
             (session.flags.resp3, flag::RESP3),
             (conn.sending, flag::SENDING),
             (!conn.paused && !conn.eof, flag::RECEIVING),
-            (session.replica.as_ref().is_some_and(|replica| replica.id.is_some()), flag::REPLICA),
+            (session.is_replica(), flag::REPLICA),
+            (session.carries_part(), flag::PART),
         ];
         let flags = flags.iter().fold(0, |all, (on, flag)| if *on { all | flag } else { all });
         info.flags.store(flags, Ordering::Relaxed);
@@ -388,7 +389,7 @@ impl Engine {
     }
 
     fn close_client(&mut self, id: ConnId) {
-        if self.kill_link(id) {
+        if self.kill_link(id) || self.kill_part(id) {
             return;
         }
         if let Some(conn) = self.front.take_conn_by_id(id) {

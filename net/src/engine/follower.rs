@@ -2,6 +2,7 @@
 //! connection, and those who ask for another role.
 
 use super::link_socket::LinkSocket;
+use super::parts::PartMsg;
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::config::Config;
@@ -14,6 +15,7 @@ use braid_replication::follower::{
 };
 use braid_replication::link::{Link, LinkRules};
 use braid_replication::loading::LoadRules;
+use braid_replication::parts::PARTS_MAX;
 use braid_shards::{ConnId, SlotMap};
 use std::sync::atomic::Ordering;
 
@@ -30,26 +32,42 @@ pub struct Following {
     reported_up: Option<bool>,
 }
 
-/// What the configuration says about the replica role.
-fn rules(config: &Config) -> FollowerRules {
+/// What the configuration says about loading.
+pub(super) fn load_rules(config: &Config) -> LoadRules {
+    LoadRules {
+        databases: config.databases as usize,
+        string_max_bytes: config.proto_max_bulk_len_bytes.max(STRING_MAX_BYTES),
+        verify: config.rdbchecksum,
+    }
+}
+
+/// What the configuration of a node with so many shards says about its link to a master.
+fn link_rules(config: &Config, shards: usize) -> LinkRules {
+    LinkRules {
+        timeout_ms: u64::from(config.repl_timeout_s) * 1000,
+        user: config.masteruser.clone(),
+        password: config.masterauth.clone(),
+        listening_port: match config.replica_announce_port {
+            0 => config.port,
+            port => port,
+        },
+        announced_ip: config.replica_announce_ip.clone(),
+        version: REDIS_VERSION.to_owned(),
+        databases: config.databases,
+        connections: match (config.repl_diskless_load, config.repl_sync_connections as usize) {
+            // It may go into a file, which takes one stream.
+            (DisklessLoad::Disabled | DisklessLoad::OnEmptyDb, _) => 1,
+            (_, 0) => shards.min(PARTS_MAX),
+            (_, connections) => connections,
+        },
+    }
+}
+
+/// And about the replica role.
+fn rules(config: &Config, shards: usize) -> FollowerRules {
     FollowerRules {
-        link: LinkRules {
-            timeout_ms: u64::from(config.repl_timeout_s) * 1000,
-            user: config.masteruser.clone(),
-            password: config.masterauth.clone(),
-            listening_port: match config.replica_announce_port {
-                0 => config.port,
-                port => port,
-            },
-            announced_ip: config.replica_announce_ip.clone(),
-            version: REDIS_VERSION.to_owned(),
-            databases: config.databases,
-        },
-        load: LoadRules {
-            databases: config.databases as usize,
-            string_max_bytes: config.proto_max_bulk_len_bytes.max(STRING_MAX_BYTES),
-            verify: config.rdbchecksum,
-        },
+        link: link_rules(config, shards),
+        load: load_rules(config),
         protects: config.protected_restart,
         intake: match config.repl_diskless_load {
             DisklessLoad::SwapDb => Intake::Beside,
@@ -63,15 +81,15 @@ fn rules(config: &Config) -> FollowerRules {
 impl Following {
     pub fn new(map: SlotMap, config: &Config) -> Self {
         Self {
-            machine: Follower::new(map, rules(config)),
+            machine: Follower::new(map, rules(config, map.shards())),
             socket: LinkSocket::default(),
             next_report_ms: 0,
             reported_up: None,
         }
     }
 
-    pub(super) fn set_rules(&mut self, config: &Config) {
-        self.machine.set_rules(rules(config));
+    pub(super) fn set_rules(&mut self, config: &Config, shards: usize) {
+        self.machine.set_rules(rules(config, shards));
     }
 }
 
@@ -129,6 +147,15 @@ impl Engine {
                 FollowerAction::Connect(target) => self.connect_link(&target),
                 FollowerAction::Send(bytes) => following.socket.send(&bytes),
                 FollowerAction::Close => following.socket.close(&mut front.ring, &front.node),
+                FollowerAction::OpenParts { token, count } => {
+                    let address = following.socket.peer(&front.ring);
+                    let rules = link_rules(&front.config, front.node.map.shards());
+                    front.open_parts(token, count, address, &rules);
+                }
+                FollowerAction::LoadParts { token, load, count } => {
+                    front.send_to_all(|| PartMsg::Load { token, load, parts: count });
+                }
+                FollowerAction::CloseParts => front.send_to_all(|| PartMsg::Close),
                 FollowerAction::Answer(request) => front.answer_role(request),
                 FollowerAction::Refuse(request, why) => front.refuse_role(request, why),
                 FollowerAction::Role { is_replica } => front.node.set_replica(is_replica),

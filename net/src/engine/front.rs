@@ -4,6 +4,7 @@
 use super::clients::{Watch, conn_id};
 use super::conn::{Conn, HELD_INPUT_MAX_LEN_BYTES, HELD_OUTPUT_MAX_LEN_BYTES};
 use super::follower::Following;
+use super::parts::Parts;
 use super::restoring::Restoring;
 use super::saving::Saving;
 use super::stream::Stream;
@@ -20,6 +21,7 @@ use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::follower::Follower;
 use braid_replication::home::Home;
+use braid_replication::loading::OWN_STREAM;
 use braid_shards::{ConnId, EpochError, Host, LoadAnswer, MASTER_CONN, Mark, ShardId};
 use bytes::Bytes;
 use std::any::Any;
@@ -79,6 +81,7 @@ pub struct Front {
     /// The published numbers may be old, and are to be published anew at this time.
     pub(super) stale_report_ms: Option<u64>,
     pub(super) reported_replicas: usize,
+    pub(super) parts: Parts,
     pub(super) saving: Saving,
     pub(super) leaving: super::leaving::Leaving,
     /// Where the stream waits for slow replicas, once there were any.
@@ -121,6 +124,7 @@ impl Front {
             next_report_ms: 0,
             stale_report_ms: None,
             reported_replicas: 0,
+            parts: Parts::default(),
             saving: Saving::default(),
             leaving: Default::default(),
             segments: None,
@@ -325,7 +329,7 @@ impl Front {
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
         if let Some(mut replica) = conn.session.replica.take() {
-            self.fed(&mut replica);
+            self.fed(&mut replica, succeeded);
             conn.session.replica = Some(replica);
         }
         if !succeeded {
@@ -431,7 +435,12 @@ impl Host for Front {
     }
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
-        self.follower().loads.answer(from, answer);
+        match answer {
+            LoadAnswer::Batch { load, stream, len_bytes, outcome } if stream != OWN_STREAM => {
+                self.part_batch_answered(load, stream, len_bytes, outcome);
+            }
+            answer => self.follower().loads.answer(from, answer),
+        }
     }
 
     fn free_block(&mut self, block: Bytes) {

@@ -10,6 +10,7 @@ use crate::startup::sockets;
 use braid_replication::link::Target;
 use braid_shards::ConnId;
 use braid_shards::stats::Counter;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -31,6 +32,43 @@ pub struct LinkSocket {
 impl LinkSocket {
     pub(super) fn is(&self, token: Token) -> bool {
         self.token == Some(token)
+    }
+
+    /// Begins to connect. [`Event::Connected`] is the answer.
+    pub(super) fn open(&mut self, ring: &mut Ring, address: SocketAddr) -> io::Result<()> {
+        self.token = Some(ring.connect(address, None)?);
+        Ok(())
+    }
+
+    /// It stands: makes it known to all shards as a client with these flags, and begins to receive.
+    pub(super) fn connected(&mut self, front: &mut Front, flags: u32) {
+        if let Some(token) = self.token {
+            self.info = front.register_link(token, flags);
+            front.ring.start_recv(token);
+        }
+    }
+
+    /// Whether clients know it by this id.
+    pub(super) fn is_client(&self, id: ConnId) -> bool {
+        self.info.as_ref().is_some_and(|info| info.conn == id)
+    }
+
+    /// Where it leads to.
+    pub(super) fn peer(&self, ring: &Ring) -> Option<SocketAddr> {
+        ring.socket(self.token?).and_then(sockets::peer_address)
+    }
+
+    /// So much arrived.
+    pub(super) fn count_received(&self, len_bytes: usize, uptime_s: u32) {
+        if let Some(info) = &self.info {
+            info.net_in_bytes.add(len_bytes as u64);
+            info.active_s.store(uptime_s, Ordering::Relaxed);
+        }
+    }
+
+    /// A send ended.
+    pub(super) fn sent(&mut self) {
+        self.is_sending = false;
     }
 
     /// Adds to what is to be sent.
@@ -81,6 +119,19 @@ impl LinkSocket {
     }
 }
 
+/// The connection that an event is of, if it is one of those that lead to a master.
+pub(super) fn token_of(event: &Event) -> Option<Token> {
+    match event {
+        Event::Connected { token, .. }
+        | Event::Received { token, .. }
+        | Event::Eof { token }
+        | Event::RecvError { token, .. }
+        | Event::Sent { token, .. }
+        | Event::Closed { token } => Some(*token),
+        _ => None,
+    }
+}
+
 impl Engine {
     /// Opens the connection, after looking up the master's name if it has one.
     pub(super) fn connect_link(&mut self, target: &Target) {
@@ -117,12 +168,9 @@ impl Engine {
 
     fn connect_link_to(&mut self, address: SocketAddr) {
         let following = self.front.following.as_mut().expect("on the home shard");
-        match self.front.ring.connect(address, None) {
-            Ok(token) => following.socket.token = Some(token),
-            Err(error) => {
-                log_warning!("Unable to connect to MASTER: {error}");
-                self.link_closed(&error.to_string());
-            }
+        if let Err(error) = following.socket.open(&mut self.front.ring, address) {
+            log_warning!("Unable to connect to MASTER: {error}");
+            self.link_closed(&error.to_string());
         }
     }
 
@@ -135,15 +183,7 @@ impl Engine {
 
     /// Takes an event of the link's connection; gives back those of others.
     pub(super) fn link_event(&mut self, event: Event) -> Option<Event> {
-        let token = match &event {
-            Event::Connected { token, .. }
-            | Event::Received { token, .. }
-            | Event::Eof { token }
-            | Event::RecvError { token, .. }
-            | Event::Sent { token, .. }
-            | Event::Closed { token } => *token,
-            _ => return Some(event),
-        };
+        let Some(token) = token_of(&event) else { return Some(event) };
         let (now_ms, uptime_s) = (self.front.now_ms(), self.front.uptime_s());
         let Front { following, home, .. } = &mut self.front;
         let Some(following) = following.as_mut().filter(|following| following.socket.is(token)) else {
@@ -152,23 +192,21 @@ impl Engine {
         match event {
             Event::Connected { result: Ok(()), .. } => {
                 following.machine.connected(home.as_ref().expect("on the home shard"), now_ms);
-                self.front.register_link(token);
-                self.front.ring.start_recv(token);
+                let mut socket = std::mem::take(&mut following.socket);
+                socket.connected(&mut self.front, flag::MASTER);
+                self.front.following.as_mut().expect("on the home shard").socket = socket;
             }
             Event::Connected { result: Err(error), .. } | Event::RecvError { error, .. } => {
                 self.link_closed(&error.to_string());
             }
             Event::Eof { .. } => self.link_closed("the master closed it"),
             Event::Received { data, .. } => {
-                if let Some(info) = &following.socket.info {
-                    info.net_in_bytes.add(data.len() as u64);
-                    info.active_s.store(uptime_s, Ordering::Relaxed);
-                }
+                following.socket.count_received(data.len(), uptime_s);
                 following.machine.received(&data, now_ms);
                 self.front.public().counters.net_repl_in_bytes.add(data.len() as u64);
             }
             Event::Sent { result, .. } => {
-                following.socket.is_sending = false;
+                following.socket.sent();
                 if let Err(error) = result {
                     self.link_closed(&error.to_string());
                 }
@@ -181,8 +219,7 @@ impl Engine {
 
     /// `CLIENT KILL` of the link. False: the connection is another.
     pub(super) fn kill_link(&mut self, id: ConnId) -> bool {
-        let info = self.front.following.as_ref().and_then(|following| following.socket.info.as_ref());
-        let is_link = info.is_some_and(|info| info.conn == id);
+        let is_link = self.front.following.as_ref().is_some_and(|following| following.socket.is_client(id));
         if is_link {
             self.link_closed("it was killed");
         }
@@ -191,17 +228,17 @@ impl Engine {
 }
 
 impl Front {
-    /// Makes the link known to all shards as a client.
-    fn register_link(&mut self, token: Token) {
-        let Some(socket) = self.ring.socket(token) else { return };
+    /// Makes a connection to a master known to all shards as a client.
+    fn register_link(&mut self, token: Token, flags: u32) -> Option<Arc<ClientInfo>> {
+        let socket = self.ring.socket(token)?;
         let end = |address: Option<SocketAddr>| address.map_or(Endpoint::Unix, Endpoint::from);
         let (peer, local) = (end(sockets::peer_address(socket)), end(sockets::local_address(socket)));
         let fd = socket.as_raw_fd();
         let id = conn_id(self.id, self.next_conn_number(), token.slot());
         let client = self.node.next_client.fetch_add(1, Ordering::Relaxed);
         let info = Arc::new(ClientInfo::new(client, id, peer, local, fd, self.uptime_s()));
-        info.flags.store(flag::MASTER | flag::RECEIVING, Ordering::Relaxed);
+        info.flags.store(flags | flag::RECEIVING, Ordering::Relaxed);
         self.node.clients.add(Arc::clone(&info));
-        self.following.as_mut().expect("on the home shard").socket.info = Some(info);
+        Some(info)
     }
 }

@@ -11,6 +11,7 @@ mod handover;
 mod leaving;
 mod link_socket;
 pub mod mailbox;
+pub mod parts;
 mod patience;
 mod replicas;
 mod restoring;
@@ -143,7 +144,7 @@ impl Engine {
                 !mailboxes.is_empty()
                     || orders.any()
                     || node.stopping.load(Ordering::Relaxed)
-                    || Front::may_walk_on(node, *held_back)
+                    || Front::may_walk_on(node, *id, *held_back)
                     || Front::may_catch_up(node, stream)
                     || Front::may_resume(&node.pause, watch)
             };
@@ -161,6 +162,7 @@ impl Engine {
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas(worked);
+        self.front.feed_parts();
         worked |= self.front.catch_up();
         if self.shard.is_loading() {
             // Where cores are shared, the master among others waits for this one. Loading has time.
@@ -189,11 +191,13 @@ impl Engine {
                 worked |= self.refill();
                 worked |= self.load();
                 self.look_after_saves();
+                worked |= self.serve_parts();
                 worked |= self.replicate();
                 worked |= self.watch_clients();
             }
             // Behind what the home asks for, part of which is for it to do.
             worked |= self.follow();
+            worked |= self.part_messages();
             self.publish();
             self.shard.end_tick(&mut self.mailboxes, &mut self.front);
             self.mailboxes.wake();
@@ -245,7 +249,11 @@ impl Engine {
     fn sleep_deadline(&self) -> Option<Instant> {
         let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
         let Front { next_home_tick_ms, next_link_tick_ms, stale_report_ms, .. } = self.front;
-        let due_ms = [next_home_tick_ms, next_link_tick_ms, stale_report_ms].into_iter().flatten().min();
+        let parts_tick_ms = self.front.next_parts_tick_ms();
+        let due_ms = [next_home_tick_ms, next_link_tick_ms, stale_report_ms, parts_tick_ms]
+            .into_iter()
+            .flatten()
+            .min();
         let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
@@ -271,7 +279,7 @@ impl Engine {
             self.shard.settings = Arc::new(settings(&self.front.config));
             self.shard.is_read_only = self.front.config.replica_read_only;
             if let Some(following) = &mut self.front.following {
-                following.set_rules(&self.front.config);
+                following.set_rules(&self.front.config, self.front.node.map.shards());
             }
             self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
@@ -281,7 +289,7 @@ impl Engine {
     }
 
     fn handle(&mut self, event: Event) {
-        let Some(event) = self.link_event(event) else { return };
+        let Some(event) = self.link_event(event).and_then(|event| self.part_event(event)) else { return };
         match event {
             Event::Accepted { socket, .. } => {
                 if let Some((to, socket)) = self.front.place(socket) {

@@ -1,6 +1,7 @@
 //! Replication at work on one shard: the home shard feeds replicas from the log; every shard walks its slice for a
 //! snapshot. What is decided where: see `braid_replication::home`.
 
+use super::parts::PartMsg;
 use super::{Conn, Engine, Front};
 use crate::config::Config;
 use crate::log_notice;
@@ -30,10 +31,11 @@ const FEED_PERIOD: Duration = Duration::from_micros(500);
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
-    socket: OwnedFd,
-    session: Session,
+    pub(super) socket: OwnedFd,
+    pub(super) session: Session,
     /// What it sent after the words.
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
+    /// Those of its `PSYNC`, if it is about to become a replica by one.
     words: Option<Vec<Vec<u8>>>,
 }
 
@@ -102,6 +104,7 @@ impl Engine {
         for action in actions {
             match action {
                 Action::Cut { snapshot, with_data } => {
+                    self.announce_parts(snapshot);
                     let hook = self.front.saving.at_cut(snapshot);
                     self.front.follower().want_cut(snapshot, with_data, hook);
                 }
@@ -111,6 +114,7 @@ impl Engine {
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
+                Action::EndParts { replica } => self.front.send_to_all(|| PartMsg::End { replica }),
                 Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -139,13 +143,14 @@ impl Engine {
         for snapshot in std::mem::take(&mut self.front.aborted) {
             self.shard.abort_snapshot(snapshot);
         }
-        let paused = self.front.node.snapshot_paused.load(Ordering::Relaxed);
+        let paused = self.front.node.is_walk_paused(self.front.id);
         self.front.held_back = paused;
         let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
         let Some(walked) = walked else { return false };
         if let Some(SnapshotPiece { chunks, checksum, is_last }) = walked.piece {
             let chunks = chunks.into_iter().map(Bytes::from).collect();
             let piece = Piece { chunks, checksum, is_last };
+            let Some(piece) = self.front.piece_in_parts(walked.snapshot, piece) else { return walked.more };
             let piece = WalkedPiece { snapshot: walked.snapshot, piece };
             if self.front.home.is_some() {
                 self.front.piece(piece);
@@ -162,14 +167,21 @@ impl Engine {
         let input = std::mem::take(&mut conn.input);
         self.front.release(&mut conn);
         let Conn { mut session, parser, .. } = *conn;
+        let is_part = session.replica.as_ref().is_some_and(|replica| replica.part.is_some());
         let moving = session.replica.as_mut().and_then(|replica| replica.moving.take());
+        let moving = if is_part { Some(None) } else { moving };
         // What was sent after the words moves along, but for an argument so large that it is half assembled.
         let Some(words) = moving.filter(|_| parser.held_bytes() == 0) else {
             self.front.node.connected_clients.fetch_sub(1, Ordering::Relaxed);
             return;
         };
         session.steps = None;
-        self.shard.send_upper(HOME, Box::new(Handover { socket, session, input, words }));
+        let handover = Handover { socket, session, input, words };
+        if is_part {
+            self.front.move_part(handover);
+        } else {
+            self.shard.send_upper(HOME, Box::new(handover));
+        }
     }
 }
 
@@ -193,6 +205,13 @@ impl Front {
         let message = match message.downcast::<Abort>() {
             Ok(abort) => {
                 self.aborted.push(abort.snapshot);
+                return Ok(());
+            }
+            Err(other) => other,
+        };
+        let message = match message.downcast::<PartMsg>() {
+            Ok(message) => {
+                self.parts.receive(*message);
                 return Ok(());
             }
             Err(other) => other,
@@ -261,17 +280,19 @@ impl Front {
 
     /// Whether the walk for a snapshot, which this tick left alone, may go on. To be looked at before going to sleep: who
     /// lets it go on wakes only those who sleep already.
-    pub(super) fn may_walk_on(node: &crate::node::Node, held_back: bool) -> bool {
-        held_back && !node.snapshot_paused.load(Ordering::Relaxed)
+    pub(super) fn may_walk_on(node: &crate::node::Node, id: ShardId, held_back: bool) -> bool {
+        held_back && !node.is_walk_paused(id)
     }
 
     /// A send to a replica ended.
-    pub(super) fn fed(&mut self, replica: &mut ReplicaSession) {
+    pub(super) fn fed(&mut self, replica: &mut ReplicaSession, succeeded: bool) {
         let now_ms = self.now_ms();
-        if let (true, Some(id), Some(home)) =
-            (std::mem::take(&mut replica.is_fed), replica.id, &mut self.home)
-        {
+        let is_fed = std::mem::take(&mut replica.is_fed);
+        if let (true, Some(id), Some(home)) = (is_fed, replica.id, &mut self.home) {
             home.sent(id, now_ms);
+        }
+        if let (true, Some(part)) = (is_fed && succeeded, &replica.part) {
+            self.fed_part(part);
         }
     }
 
@@ -280,6 +301,9 @@ impl Front {
         if let (Some(id), Some(home)) = (replica.id, &mut self.home) {
             home.detach(id);
             self.replicas.remove(&id);
+        }
+        if let Some(part) = &replica.part {
+            self.forget_part(part);
         }
     }
 

@@ -112,7 +112,7 @@ impl Front {
         let now_ms = self.now_ms();
         let Some(home) = &mut self.home else { return };
         self.node.has_stream.store(home.log().is_active(), Ordering::SeqCst);
-        self.node.set_end_offset(home.end_offset());
+        self.node.set_offsets(home.end_offset(), home.written_offset());
         // Behind the offset: who sees the ticket sees that, too.
         let next_ticket = home.next_ticket();
         if self.node.next_ticket.swap(next_ticket, Ordering::SeqCst) != next_ticket

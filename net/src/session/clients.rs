@@ -65,6 +65,8 @@ pub mod flag {
     pub const PUBSUB: u32 = 1 << 10;
     /// Blocked in `WAIT` or `WAITAOF`.
     pub const AWAITS_REPLICAS: u32 = 1 << 11;
+    /// The connection carries a part of a snapshot, to a replica or from the master.
+    pub const PART: u32 = 1 << 12;
 }
 
 /// The classes that `TYPE` filters and output buffer limits know.
@@ -192,6 +194,7 @@ impl ClientInfo {
         for (on, letter) in [
             (self.has(flag::REPLICA), 'S'),
             (self.has(flag::MASTER), 'M'),
+            (self.has(flag::PART), 'D'),
             (self.has(flag::PUBSUB), 'P'),
             (self.has(flag::MULTI), 'x'),
             (self.has(flag::BLOCKED), 'b'),

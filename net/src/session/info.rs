@@ -387,6 +387,7 @@ fn stats(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.kilobytes("instantaneous_output_repl_kbps", rates.net_repl_out_bytes);
     page.field("rejected_connections", totals.connections_rejected);
     page.field("sync_full", replication.full_syncs);
+    page.field("sync_full_in_parts", replication.syncs_in_parts);
     page.field("sync_partial_ok", replication.partial_syncs);
     page.field("sync_partial_err", replication.refused_partial_syncs);
     page.field("expired_subkeys", 0);

@@ -4,6 +4,7 @@
 use super::{Call, Session};
 use crate::engine::Front;
 use crate::engine::follower::request_role;
+use crate::engine::parts::PartSession;
 use braid_core::command::Error;
 use braid_core::resp::number::parse_i64;
 use braid_replication::acks::ReplicaId;
@@ -20,6 +21,8 @@ pub struct ReplicaSession {
     pub id: Option<ReplicaId>,
     /// The words of a `PSYNC` (None: `SYNC`) that the home shard has to answer: the connection is moving there.
     pub moving: Option<Option<Vec<Vec<u8>>>>,
+    /// It carries a part of a snapshot for a replica, or is to.
+    pub part: Option<PartSession>,
     /// The send under way carries the stream or a snapshot.
     pub is_fed: bool,
 }
@@ -38,6 +41,7 @@ pub fn replconf(call: &mut Call<'_>) -> Result<(), Error> {
     match replica.handshake.replconf(args) {
         Replconf::Ok => call.out.ok(),
         Replconf::Error(text) => return Err(Error::owned(text)),
+        Replconf::Part { token, index } => return call.front.begin_part(call.conn, token, index),
         Replconf::Ack { .. } | Replconf::GetAck | Replconf::Nothing => {}
     }
     Ok(())
@@ -67,7 +71,7 @@ fn become_replica(call: &mut Call<'_>, words: Option<Vec<Vec<u8>>>) -> Result<()
     if replica.id.is_some() {
         return Ok(());
     }
-    if call.conn.sending || !call.out.is_empty() {
+    if call.conn.sending || !call.out.is_empty() || replica.part.is_some() {
         return Err(Error::text("ERR SYNC and PSYNC are invalid with pending output"));
     }
     if call.front.home.is_none() {
@@ -126,7 +130,13 @@ impl Front {
 impl Session {
     /// Whether the connection is a replica's, so that nothing but the stream may be sent on it.
     pub fn is_replica(&self) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.id.is_some())
+        self.replica.as_ref().is_some_and(|replica| replica.id.is_some()) || self.carries_part()
+    }
+
+    /// Whether the connection carries a part of a snapshot for a replica.
+    pub fn carries_part(&self) -> bool {
+        let part = self.replica.as_ref().and_then(|replica| replica.part.as_ref());
+        part.is_some_and(PartSession::is_taken)
     }
 }
 

@@ -54,7 +54,7 @@ fn timeout_ms(arg: &[u8]) -> Result<u64, Error> {
 }
 
 fn begin(call: &mut Call<'_>, replicas: usize, timeout_ms: u64, level: Level) {
-    let offset = call.front.node.end_offset();
+    let offset = call.front.node.written_offset();
     if call.conn.in_exec {
         // A transaction does not wait: it is told what is known.
         let report = call.front.node.replication.lock().unwrap_or_else(PoisonError::into_inner);

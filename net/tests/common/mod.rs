@@ -4,8 +4,14 @@
 #![allow(dead_code)]
 
 use braid_bench::client::{Client, Value};
+use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
+use braid_bench::wait;
 use std::io;
+use std::time::Duration;
+
+/// How long anything may take that is waited for.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The server under test.
 pub fn braid() -> Kind {
@@ -20,6 +26,62 @@ pub fn braid_builder(shards: usize) -> Builder {
 /// The server under test with so many shards, answering.
 pub fn start_braid(shards: usize) -> Peer {
     braid_builder(shards).start().expect("braid-server starts")
+}
+
+pub fn start(builder: Builder) -> Peer {
+    builder.start().unwrap_or_else(|error| panic!("the server starts: {error}"))
+}
+
+/// Kills and starts again. The kernel may keep the listening socket for a moment after the process is gone.
+pub fn restart(peer: &mut Peer) {
+    wait_until("it starts again", || peer.restart().is_ok());
+}
+
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A field of `INFO`.
+pub fn field(client: &mut Client, section: &str, name: &str) -> String {
+    client.info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name} in INFO {section}"))
+}
+
+/// Values of every size and shape that a load of small ones does not bring: the largest of so many bytes.
+pub fn fill(peer: &Peer, largest_bytes: usize) {
+    let mut client = connect(peer);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let big: Vec<u8> = (0..largest_bytes).map(|_| rng.u8(..)).collect();
+    let mut commands = vec![cmd!["SET", "big:string", big], cmd!["SET", "number", 1_234_567]];
+    for n in 0..20_000u32 {
+        commands.push(cmd!["RPUSH", "big:list", format!("element {n}")]);
+        commands.push(cmd!["HSET", "big:hash", n, format!("value {n}")]);
+        commands.push(cmd!["ZADD", "big:zset", f64::from(n) / 7.0, n]);
+        commands.push(cmd!["SADD", "big:set", u64::from(n) * 1_000_003]);
+    }
+    for db in 0..16 {
+        commands.push(cmd!["SELECT", db]);
+        commands.push(cmd!["SET", "here", db, "PX", 10_000_000 + db]);
+        commands.push(cmd!["SET", b"\x00\xff\r\n$-1", db]);
+        commands.push(cmd!["SET", b"", "an empty name"]);
+    }
+    for reply in client.pipeline(&commands).expect("the server stays") {
+        reply.ok().expect("the dataset is accepted");
+    }
+}
+
+/// No key is about to expire while datasets are compared.
+pub fn settle(peer: &Peer) {
+    let mut client = connect(peer);
+    for db in 0..16 {
+        call(&mut client, &cmd!["SELECT", db]);
+        for key in call(&mut client, &["KEYS", "*"]).items().expect("an array") {
+            let key = key.text();
+            let left_ms = call(&mut client, &cmd!["PTTL", &*key]).as_int().expect("a number");
+            if (0..600_000).contains(&left_ms) {
+                call(&mut client, &cmd!["PERSIST", &*key]);
+            }
+        }
+    }
 }
 
 /// The server whose behaviour is the model.

@@ -3,32 +3,38 @@
 // Every test binary uses its own part of this.
 #![allow(dead_code)]
 
-use super::common::{call, connect, number_from_env};
+use super::common::{TIMEOUT, braid_builder, call, connect, field, number_from_env, wait_until};
 use super::load::State;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::dataset::{self, Dataset};
-use braid_bench::peers::{Builder, Peer};
+use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub const TIMEOUT: Duration = Duration::from_secs(60);
-
-pub fn start(builder: Builder) -> Peer {
-    builder.start().expect("the server starts")
+/// A server of this kind, ready to be anybody's master; Braid with so many shards.
+pub fn node(kind: &Kind, shards: usize) -> Builder {
+    let builder = match kind {
+        Kind::Braid(_) => braid_builder(shards).args(["--repl-diskless-sync-delay", "0"]),
+        _ => Peer::builder(kind.clone()),
+    };
+    // On a machine that is short of time a replica may fall far behind, and full syncs are counted.
+    let patient = ["--repl-backlog-size", "512mb", "--client-output-buffer-limit", "replica 0 0 0"];
+    builder.args(patient)
 }
 
 pub fn follow(replica: &Peer, port: u16) {
     call(&mut connect(replica), &cmd!["REPLICAOF", "127.0.0.1", port]);
 }
 
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
-}
-
-pub fn field(client: &mut Client, section: &str, name: &str) -> String {
-    client.info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name} in INFO {section}"))
+/// How often a replica asked for everything because it did not know any more where it was. Redis 8.2 forgets that, whoever
+/// its master is, when a link breaks while much is on its way.
+pub fn forgot(replica: &Peer) -> u64 {
+    match replica.kind() {
+        Kind::Redis8 => replica.log().matches("(no cached master)").count() as u64,
+        _ => 0,
+    }
 }
 
 pub fn number(client: &mut Client, section: &str, name: &str) -> u64 {

@@ -76,7 +76,8 @@ fn same(rule: Rule, left: &Value, right: &Value) -> bool {
                     .iter()
                     .fold(text, |text, end| text.replace(&format!(",-0{end}"), &format!(",0{end}")))
             };
-            canonical(unsigned(left).as_bytes()) == canonical(unsigned(right).as_bytes())
+            let doubles = |value| canonical_with(unsigned(value).as_bytes(), is_double_or_large);
+            doubles(left) == doubles(right)
         }
         Rule::Errors => true,
         Rule::Encoding => {
@@ -142,6 +143,16 @@ fn identical(left: &Value, right: &Value) -> bool {
 
 /// Doubles of many digits by their value: Redis's printer (Grisu2) gives one digit more than needed for one in a thousand.
 fn canonical(text: &[u8]) -> Vec<u8> {
+    canonical_with(text, |token| token.contains('.'))
+}
+
+/// Large scores are printed without a point, their last digits as zeros.
+fn is_double_or_large(token: &str) -> bool {
+    token.contains('.') || token.ends_with('0')
+}
+
+/// As [`canonical`], for what is said to be a double.
+fn canonical_with(text: &[u8], is_double: impl Fn(&str) -> bool) -> Vec<u8> {
     const DIGITS_MIN: usize = 17;
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -151,7 +162,7 @@ fn canonical(text: &[u8]) -> Vec<u8> {
         let (token, after) = rest.split_at(len);
         rest = after;
         let number =
-            std::str::from_utf8(token).ok().filter(|token| token.len() >= DIGITS_MIN && token.contains('.'));
+            std::str::from_utf8(token).ok().filter(|token| token.len() >= DIGITS_MIN && is_double(token));
         match number.and_then(|token| token.parse::<f64>().ok()) {
             Some(number) => {
                 // The length that was announced for it.

@@ -110,6 +110,15 @@ impl Template {
 
     /// A command, or something close to one.
     pub fn generate(&self, rng: &mut Rng, keys: &Keys) -> Words {
+        loop {
+            let words = self.attempt(rng, keys);
+            if !expires_soon(&words) {
+                return words;
+            }
+        }
+    }
+
+    fn attempt(&self, rng: &mut Rng, keys: &Keys) -> Words {
         let mut words = Words::new();
         expand(&self.node, rng, keys, &mut words);
         if rng.u8(..) < 20 {
@@ -185,6 +194,9 @@ fn expand(node: &Node, rng: &mut Rng, keys: &Keys, words: &mut Words) {
     }
 }
 
+/// Longer than a round takes, and its reduction.
+const SOON_S: i64 = 600;
+
 /// What users get wrong: too few or too many arguments, options in another order, nonsense. `gently`: the arguments
 /// that stay keep their places and meanings.
 fn distort(words: &mut Words, gently: bool, rng: &mut Rng) {
@@ -204,6 +216,29 @@ fn distort(words: &mut Words, gently: bool, rng: &mut Rng) {
             words.insert(to, words[from].clone());
         }
         _ => {}
+    }
+}
+
+/// Whether something would expire while a test runs, which the two servers need not notice at the same step. What is meant
+/// as a time is far away (see [`Kind::Seconds`]), but what is distorted may have another number in its place.
+fn expires_soon(words: &Words) -> bool {
+    let is_near = |at: usize, per_second: i64| {
+        words.get(at).and_then(|word| std::str::from_utf8(word).ok()).is_some_and(|text| {
+            // Only what the servers read as a number.
+            text.parse().is_ok_and(|number: i64| is_soon(number, per_second) && number.to_string() == text)
+        })
+    };
+    let after = |option: &[u8], per_second: i64| {
+        words
+            .iter()
+            .enumerate()
+            .any(|(at, word)| word.eq_ignore_ascii_case(option) && is_near(at + 1, per_second))
+    };
+    match words[0].to_ascii_uppercase().as_slice() {
+        b"EXPIRE" | b"HEXPIRE" | b"SETEX" => is_near(2, 1),
+        b"PEXPIRE" | b"HPEXPIRE" | b"PSETEX" | b"RESTORE" => is_near(2, 1000),
+        b"SET" | b"GETEX" | b"HGETEX" | b"HSETEX" => after(b"EX", 1) || after(b"PX", 1000),
+        _ => false,
     }
 }
 
@@ -502,7 +537,12 @@ fn unix_time(rng: &mut Rng, per_second: i64) -> Vec<u8> {
 fn int_unless_near(rng: &mut Rng, per_second: i64) -> Vec<u8> {
     let number = int(rng);
     match std::str::from_utf8(&number).ok().and_then(|text| text.parse::<i64>().ok()) {
-        Some(near) if (1..600 * per_second).contains(&near) => text(near + 600 * per_second),
+        Some(near) if is_soon(near, per_second) => text(near + SOON_S * per_second),
         _ => number,
     }
+}
+
+/// Whether a time to live may end during a test.
+fn is_soon(left: i64, per_second: i64) -> bool {
+    (1..SOON_S * per_second).contains(&left)
 }

@@ -1,13 +1,17 @@
 //! A write load over all families of commands, until it is told to stop.
 
-use super::common::{call, connect, key_per_shard};
+use super::common::{TIMEOUT, call, key_per_shard};
+use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::peers::Peer;
+use braid_bench::wait;
 use braid_core::command::registry;
 use fastrand::Rng;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 /// Keys per family and database.
 const KEYS: u32 = 60;
@@ -26,18 +30,19 @@ pub struct Load<'scope> {
 #[derive(Default)]
 pub struct State {
     stopping: AtomicBool,
+    /// Between two pipelines of a thread: where many servers share the machine, all of them have to follow.
+    pub pause: Duration,
+    /// The server may be killed and started again: who was writing to it goes on.
+    pub may_die: AtomicBool,
     pub has_failed: AtomicBool,
     pub commands: AtomicU64,
 }
 
 impl<'scope> Load<'scope> {
-    pub fn start(
-        scope: &'scope Scope<'scope, '_>,
-        peer: &'scope Peer,
-        shards: usize,
-        state: &'scope State,
-    ) -> Self {
-        let threads = (0..3).map(|thread| scope.spawn(move || write(peer, shards, thread, state))).collect();
+    pub fn start(scope: &'scope Scope<'scope, '_>, peer: &Peer, shards: usize, state: &'scope State) -> Self {
+        let address = peer.addr();
+        let threads =
+            (0..3).map(|thread| scope.spawn(move || write(address, shards, thread, state))).collect();
         Self { state, threads }
     }
 
@@ -65,10 +70,27 @@ impl Drop for Alarm<'_> {
     }
 }
 
-fn write(peer: &Peer, shards: usize, thread: u64, state: &State) {
+/// Sends a pipeline until the server has answered it.
+fn exchange(client: &mut Client, address: SocketAddr, pipeline: &[Words], state: &State) -> Vec<Value> {
+    let may_die = || state.may_die.load(Ordering::Relaxed);
+    let mut replies = client.pipeline(pipeline);
+    if replies.is_err() && may_die() {
+        wait::until("the server is there again", TIMEOUT, || {
+            let Ok(mut fresh) = Client::connect(address) else { return Ok(false) };
+            let Ok(pong) = fresh.command(&["GET", "marker"]) else { return Ok(false) };
+            *client = fresh;
+            Ok(!pong.is_error())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        replies = client.pipeline(pipeline);
+    }
+    replies.expect("the server stays")
+}
+
+fn write(address: SocketAddr, shards: usize, thread: u64, state: &State) {
     let _alarm = Alarm(state);
     let mut rng = Rng::with_seed(thread);
-    let mut client = connect(peer);
+    let mut client = Client::connect(address).expect("the server accepts connections");
     // Families that do not exist yet are left out.
     let names = call(&mut client, &["COMMAND", "LIST"]);
     let names: BTreeSet<String> =
@@ -98,7 +120,7 @@ fn write(peer: &Peer, shards: usize, thread: u64, state: &State) {
             }
         }
         let count = pipeline.len() as u64;
-        for (command, reply) in pipeline.iter().zip(client.pipeline(&pipeline).expect("the server stays")) {
+        for (command, reply) in pipeline.iter().zip(exchange(&mut client, address, &pipeline, state)) {
             if reply.is_error() {
                 let text = reply.text();
                 let is_expected = [
@@ -116,6 +138,7 @@ fn write(peer: &Peer, shards: usize, thread: u64, state: &State) {
             }
         }
         state.commands.fetch_add(count, Ordering::Relaxed);
+        std::thread::sleep(state.pause);
     }
 }
 

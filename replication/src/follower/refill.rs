@@ -193,7 +193,7 @@ impl Follower {
         self.spool = None;
         self.notice("MASTER <-> REPLICA sync: Flushing old data");
         self.spool_step(number, SpoolStep::Announce { len_bytes });
-        self.give_up_dataset();
+        self.give_up_dataset(site);
         let phase = Phase::Flushing { done: flush(site.shard) };
         self.whole = Some(Whole::Refill(Refill { number, id, offset, phase }));
         true

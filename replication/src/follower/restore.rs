@@ -59,6 +59,9 @@ impl Follower {
     fn put_in_place(&mut self, site: &mut Site<'_>, info: &LoadedInfo) -> Rc<Cell<bool>> {
         let is_replica = site.home.is_replica();
         let history = info.repl_id.zip(info.repl_offset);
+        if info.keys > 0 {
+            site.home.confirm_dataset();
+        }
         if let Some((id, offset)) = history {
             site.home.resume(id, offset, is_replica);
             site.home.set_stream_db(info.stream_db.unwrap_or(0));

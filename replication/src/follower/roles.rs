@@ -153,6 +153,9 @@ impl Follower {
     fn drop_link(&mut self, site: &mut Site<'_>) {
         if self.link.take().is_some() {
             self.actions.push(FollowerAction::Close);
+            self.actions.push(FollowerAction::CloseParts);
+            // What was to be loaded does not come: the dataset stays (law 9).
+            self.wants_flush = false;
             self.wanted_swap = None;
             self.loads.abandon(site.shard);
             self.abandon_spool();

@@ -68,13 +68,18 @@ impl Follower {
         self.turned = Some(turn);
     }
 
+    /// A loaded dataset is being put in the place of the present one.
+    pub fn is_swapping(&self) -> bool {
+        matches!(self.whole, Some(Whole::Swap { .. }))
+    }
+
     /// Begins what waits for the dataset to be left alone.
     pub(super) fn begin_whole(&mut self, site: &mut Site<'_>) -> bool {
         if !self.is_idle() {
             return false;
         }
         if std::mem::take(&mut self.wants_flush) {
-            self.give_up_dataset();
+            self.give_up_dataset(site);
             self.notice("MASTER <-> REPLICA sync: Flushing old data");
             self.whole = Some(Whole::Step { done: flush(site.shard) });
         } else if let Some(wanted) = self.wanted_cut.take_if(|_| !self.is_given_up) {
@@ -102,7 +107,8 @@ impl Follower {
     }
 
     /// Until another is in place the dataset is none, and nothing of its history can be continued.
-    pub(super) fn give_up_dataset(&mut self) {
+    pub(super) fn give_up_dataset(&mut self, site: &mut Site<'_>) {
+        site.home.distrust_dataset();
         (self.is_doubtful, self.is_given_up) = (true, true);
         if let Some(link) = &mut self.link {
             link.forget_position();
@@ -230,9 +236,6 @@ fn cut(shard: &mut Shard, home: &Home, wanted: WantedCut) -> Rc<Cell<Option<Cut>
                 return told.set(Some(Cut::Refused));
             }
             told.set(Some(Cut::Made));
-            if let Some(hook) = hook {
-                hook(everything);
-            }
             for slice in &mut *everything.slices {
                 // A replica's log is fed by its master.
                 slice.stream |= streams && !slice.replica;
@@ -242,6 +245,9 @@ fn cut(shard: &mut Shard, home: &Home, wanted: WantedCut) -> Rc<Cell<Option<Cut>
                 }
             }
             *everything.mark = Some(Mark::Cut(snapshot));
+            if let Some(hook) = hook {
+                hook(everything);
+            }
         })),
     );
     outcome

@@ -95,6 +95,7 @@ impl Home {
             writer: Writer::new(self.writer_options()),
             mark: None,
             file: Some(FileOut { keeps: true, unwritten_bytes: 0 }),
+            in_parts: false,
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
@@ -195,7 +196,7 @@ impl Home {
     pub(super) fn read_on(&mut self, replica: ReplicaId) {
         let Some(peer) = self.peers.get_mut(&replica) else { return };
         let Some(file) = peer.file.as_mut().filter(|file| !file.is_reading) else { return };
-        if peer.queue_bytes >= READ_BYTES {
+        if peer.queue.len_bytes() >= READ_BYTES {
             return;
         }
         file.is_reading = true;

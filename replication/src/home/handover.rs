@@ -11,7 +11,8 @@ impl Home {
     pub fn failover(&mut self, request: Request, now_ms: u64) -> Result<(), &'static str> {
         match request {
             Request::Abort => self.failover.abort()?,
-            Request::Begin(_) if self.is_replica() => {
+            // Nor when it is about to be one.
+            Request::Begin(_) if self.is_replica() || self.turn.is_some() => {
                 return Err("ERR FAILOVER is not valid when server is a replica.");
             }
             Request::Begin(order) => self.failover.begin(order, &self.candidates(), now_ms)?,

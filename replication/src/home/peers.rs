@@ -1,13 +1,14 @@
 //! Replicas as they come, say how far they are, and go.
 
-use super::Home;
 use super::files::FileSend;
+use super::{Action, Home};
 use crate::acks::ReplicaId;
 use crate::log::ReaderId;
+use crate::parts::rendezvous::Rendezvous;
 use crate::psync::{self, Replconf, Replica, Sync};
+use crate::queue::SendQueue;
 use crate::sharing::{Placement, Request};
 use bytes::Bytes;
-use std::collections::VecDeque;
 
 /// A replica, or one that is about to be.
 pub(super) struct Peer {
@@ -15,8 +16,7 @@ pub(super) struct Peer {
     pub ip: String,
     pub reader: Option<ReaderId>,
     /// To be sent before the stream: replies, keep-alives, the snapshot.
-    pub queue: VecDeque<Bytes>,
-    pub queue_bytes: u64,
+    pub queue: SendQueue,
     /// The snapshot is complete in `queue`: when that is sent the replica is online.
     pub bulk_ends: bool,
     /// The snapshot is sent with a mark at its end.
@@ -30,16 +30,15 @@ pub(super) struct Peer {
     pub last_heard_ms: u64,
     /// The file that its snapshot is read from.
     pub file: Option<FileSend>,
+    /// It has, or is about to have, further connections for the parts of its snapshot.
+    pub parts: Option<Rendezvous>,
     /// Its connection is to be closed, and gets nothing more.
     pub is_closing: bool,
 }
 
 impl Peer {
     pub fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.queue_bytes += bytes.len() as u64;
-            self.queue.push_back(bytes);
-        }
+        self.queue.push(bytes);
     }
 
     /// By which it is known when it comes back.
@@ -76,8 +75,7 @@ impl Home {
             handshake,
             ip: ip.to_owned(),
             reader: None,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
+            queue: SendQueue::default(),
             bulk_ends: false,
             has_mark: false,
             stream_in_flight: 0,
@@ -85,6 +83,7 @@ impl Home {
             stuck_since_ms: None,
             last_heard_ms: now_ms,
             file: None,
+            parts: None,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -106,13 +105,18 @@ impl Home {
                     needs: peer.handshake.needs(),
                     can_eof: peer.handshake.capabilities().eof,
                 };
-                let placement = self.sharing.request(request, now_ms);
-                if let Placement::Joins { offset } = placement {
-                    // Those it joins keep the log from this offset on: none of them was sent anything yet.
-                    let reply = peer.handshake.cut(self.ids.current(), offset);
-                    peer.push(reply);
-                    peer.reader = Some(self.log.add_reader(offset));
-                    self.join_snapshot(id);
+                match self.sharing.request(request, now_ms) {
+                    Placement::Joins { offset } => {
+                        // Those it joins keep the log from this offset on: none of them was sent anything yet.
+                        let reply = peer.handshake.cut(self.ids.current(), offset);
+                        peer.push(reply);
+                        peer.reader = Some(self.log.add_reader(offset));
+                        self.join_snapshot(id);
+                    }
+                    Placement::Waits if psync.is_some() && self.offer_parts(&mut peer) => {
+                        self.sharing.gathers(id);
+                    }
+                    Placement::Waits => {}
                 }
             }
         }
@@ -132,6 +136,9 @@ impl Home {
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         self.drop_reader(peer.file.take());
+        if peer.parts.take().is_some() {
+            self.actions.push(Action::EndParts { replica: id });
+        }
         if let Some(reader) = peer.reader {
             if peer.handshake.is_streaming() {
                 self.log.expect_back(reader, peer.name());
@@ -173,7 +180,11 @@ impl Home {
             if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
                 self.log.acked(reader, offset);
             }
+            let is_streaming = peer.handshake.is_streaming();
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
+            if is_streaming {
+                self.end_parts(id);
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Relay {
     pub(super) db: u16,
     /// The link is up, so this node may serve replicas of its own.
     pub(super) is_up: bool,
+    /// The dataset is not what its history says.
+    pub(super) is_doubtful: bool,
 }
 
 impl Home {
@@ -45,7 +47,7 @@ impl Home {
     pub(super) fn turned(&mut self, offset: u64) {
         let turn = self.turn.take().expect("a change of role is under way");
         match turn {
-            Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false }),
+            Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false, is_doubtful: false }),
             Turn::Promote => {
                 self.relay = None;
                 // Whoever promotes it wants its dataset.
@@ -70,7 +72,7 @@ impl Home {
     /// A node that is to start as a replica, without data of its own that anybody could have followed.
     pub fn start_as_replica(&mut self) {
         assert!(self.peers.is_empty() && self.relay.is_none());
-        self.relay = Some(Relay { db: 0, is_up: false });
+        self.relay = Some(Relay { db: 0, is_up: false, is_doubtful: false });
     }
 
     /// The database that is selected where the stream stands, of a dataset that was loaded from a file.
@@ -92,6 +94,16 @@ impl Home {
             has_pending_output: false,
         };
         Replica::default().psync(words, &master) == Sync::Promote
+    }
+
+    /// The database selected at the log's end; None: the dataset belongs to no history.
+    pub(super) fn history_db(&self) -> Option<u16> {
+        match &self.relay {
+            // A master selects the database anew behind a cut; what is relayed cannot be added to.
+            None => Some(0),
+            Some(relay) => (!relay.is_doubtful).then_some(relay.db),
+        }
+        .filter(|_| self.log.is_active())
     }
 
     /// Whether a history is the one that this node is on, or was on before.
@@ -159,6 +171,16 @@ impl Home {
         self.log.activate();
         if let Some(relay) = &mut self.relay {
             relay.db = db;
+            relay.is_doubtful = false;
+        }
+    }
+
+    /// A replica's dataset is not what its history says, until another replaces it: a snapshot of it names no history, and
+    /// nobody is handed it as the dataset at that offset.
+    pub fn distrust_dataset(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.is_doubtful = true;
+            self.close_replicas("the dataset is given up for another");
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Report {
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub refused_partial_syncs: u64,
+    /// Of the full syncs, those that went out in parts.
+    pub syncs_in_parts: u64,
 }
 
 impl Home {
@@ -70,6 +72,7 @@ impl Home {
             full_syncs: self.full_syncs,
             partial_syncs: self.partial_syncs,
             refused_partial_syncs: self.refused_partial_syncs,
+            syncs_in_parts: self.syncs_in_parts,
         }
     }
 }

@@ -29,14 +29,7 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return false };
         assert!(!peer.is_sending, "one send at a time");
         if !peer.queue.is_empty() {
-            let mut len_bytes = 0;
-            while len_bytes < SEND_MAX_BYTES
-                && let Some(bytes) = peer.queue.pop_front()
-            {
-                len_bytes += bytes.len() as u64;
-                out.push(bytes);
-            }
-            peer.queue_bytes -= len_bytes;
+            peer.queue.take(SEND_MAX_BYTES, out);
             peer.is_sending = true;
             self.regulate();
             self.read_on(id);

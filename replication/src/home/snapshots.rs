@@ -10,18 +10,26 @@ use bytes::Bytes;
 /// The newest RDB version that every supported peer reads (Redis 7.0 reads up to 10).
 pub const RDB_VERSION: u32 = 10;
 /// Bytes of a snapshot that wait for the slowest replica before the shards are asked to pause.
-const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
+pub(super) const SNAPSHOT_WINDOW_BYTES: u64 = 16 << 20;
 
 /// How long a refused cut waits before it is tried again.
 pub(super) const CUT_RETRY_MS: u64 = 2;
 
 /// A piece of a shard's slice.
+#[derive(Clone)]
 pub struct Piece {
     /// What it consists of, one after the other.
     pub chunks: Vec<Bytes>,
     pub checksum: Checksum,
     /// The slice is complete.
     pub is_last: bool,
+}
+
+impl Piece {
+    /// The end of a slice whose pieces went elsewhere.
+    pub fn end() -> Self {
+        Self { chunks: Vec::new(), checksum: Checksum::default(), is_last: true }
+    }
 }
 
 pub(super) struct Snapshot {
@@ -32,6 +40,8 @@ pub(super) struct Snapshot {
     pub mark: Option<EofMark>,
     /// Where it goes if not straight to the members.
     pub file: Option<FileOut>,
+    /// The shards send it to the members themselves, see [`crate::parts`], and only say here when they are done.
+    pub in_parts: bool,
     pub shards_left: usize,
     /// Pieces that came before the cut's ticket could be merged.
     pub early: Vec<Piece>,
@@ -54,6 +64,7 @@ impl Home {
         let id = self.next_snapshot;
         self.next_snapshot += 1;
         let with_data = !start.needs.without_data;
+        let in_parts = self.decide_on_parts(&start.replicas, start.is_diskless && with_data);
         self.snapshot = Some(Snapshot {
             id,
             members: start.replicas,
@@ -61,6 +72,7 @@ impl Home {
             writer: Writer::new(self.writer_options()),
             mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
             file: (!start.is_diskless).then_some(FileOut { keeps: false, unwritten_bytes: 0 }),
+            in_parts,
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
@@ -117,9 +129,7 @@ impl Home {
         snapshot.writer.header();
         snapshot.writer.aux(b"redis-ver", b"7.0.0");
         snapshot.writer.aux(b"redis-bits", b"64");
-        if self.log.is_active() {
-            // A master selects the database anew behind the cut; what is relayed cannot be added to.
-            let db = self.relay.as_ref().map_or(0, |relay| relay.db);
+        if let Some(db) = self.history_db() {
             snapshot.writer.aux(b"repl-stream-db", db.to_string().as_bytes());
             snapshot.writer.aux(b"repl-id", current.as_str().as_bytes());
             snapshot.writer.aux(b"repl-offset", offset.to_string().as_bytes());
@@ -130,14 +140,18 @@ impl Home {
             peer.push(reply);
             peer.reader = Some(self.log.add_reader(offset));
             peer.has_mark = snapshot.mark.is_some();
-            if let Some(mark) = &snapshot.mark {
-                peer.push(mark.header());
+            if let Some(header) = super::parts::header(&snapshot) {
+                peer.push(header);
                 peer.handshake.begin_bulk();
             }
         }
-        let header = snapshot.writer.take();
-        self.snapshot = Some(snapshot);
-        self.spread(Bytes::from(header));
+        if snapshot.in_parts {
+            self.spread_header(snapshot);
+        } else {
+            let header = snapshot.writer.take();
+            self.snapshot = Some(snapshot);
+            self.spread(Bytes::from(header));
+        }
         let snapshot = self.snapshot.as_mut().expect("just put back");
         if !snapshot.is_wanted() {
             self.abort_snapshot();
@@ -170,8 +184,11 @@ impl Home {
         }
         snapshot.shards_left -= usize::from(piece.is_last);
         let is_complete = snapshot.shards_left == 0;
-        snapshot.writer.append_piece(&piece.checksum);
-        piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
+        assert!(!snapshot.in_parts || piece.chunks.is_empty(), "what is sent in parts does not come home");
+        if !snapshot.in_parts {
+            snapshot.writer.append_piece(&piece.checksum);
+            piece.chunks.into_iter().for_each(|chunk| self.spread(chunk));
+        }
         if is_complete {
             self.finish_snapshot();
         } else {
@@ -188,8 +205,11 @@ impl Home {
     pub(super) fn regulate(&mut self) {
         let Some(snapshot) = &mut self.snapshot else { return };
         let unwritten = snapshot.file.as_ref().map_or(0, |file| file.unwritten_bytes);
-        let queued =
-            snapshot.members.iter().map(|member| self.peers[member].queue_bytes).fold(unwritten, u64::max);
+        let queued = snapshot
+            .members
+            .iter()
+            .map(|member| self.peers[member].queue.len_bytes())
+            .fold(unwritten, u64::max);
         let pause = queued > SNAPSHOT_WINDOW_BYTES;
         if snapshot.is_paused && !pause {
             self.actions.push(Action::Resume { snapshot: snapshot.id });
@@ -198,6 +218,9 @@ impl Home {
     }
 
     pub(super) fn finish_snapshot(&mut self) {
+        if self.snapshot.take_if(|snapshot| snapshot.in_parts).is_some() {
+            return self.sharing.finish();
+        }
         let snapshot = self.snapshot.as_mut().expect("in the making");
         snapshot.writer.eof();
         let end = Bytes::from(snapshot.writer.take());

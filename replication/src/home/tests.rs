@@ -284,6 +284,7 @@ mod absence;
 mod files;
 mod full_sync;
 mod partial_sync;
+mod parts;
 mod relay;
 mod silence;
 mod upkeep;

@@ -2,6 +2,7 @@
 
 use super::{ACK_PERIOD_MS, Link, LinkAction, LinkRules, Position, State};
 use crate::ids::ReplId;
+use crate::parts::CAPABILITY;
 
 /// The replies of the handshake, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,17 +85,22 @@ impl Link {
 
     /// Says who we are.
     fn introduce(&mut self) {
-        let LinkRules { user, password, listening_port, announced_ip, version, .. } = self.rules.clone();
-        if !password.is_empty() {
-            let words: Vec<&[u8]> =
-                [user.as_bytes(), password.as_bytes()].into_iter().filter(|word| !word.is_empty()).collect();
-            self.send(&[&[b"AUTH".as_slice()], words.as_slice()].concat());
+        let rules = self.rules.clone();
+        let auth = rules.auth_words();
+        if !auth.is_empty() {
+            self.send(&auth);
         }
+        let LinkRules { listening_port, announced_ip, version, connections, .. } = &rules;
         self.send(&[b"REPLCONF", b"listening-port", listening_port.to_string().as_bytes()]);
         if !announced_ip.is_empty() {
             self.send(&[b"REPLCONF", b"ip-address", announced_ip.as_bytes()]);
         }
-        self.send(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+        let mut capabilities: Vec<&[u8]> = vec![b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"];
+        let parts = format!("{CAPABILITY}{connections}");
+        if *connections > 1 {
+            capabilities.extend([b"capa".as_slice(), parts.as_bytes()]);
+        }
+        self.send(&capabilities);
         self.send(&[b"REPLCONF", b"version", version.as_bytes()]);
     }
 
@@ -130,6 +136,7 @@ impl Link {
             return self.fail(&format!("Failover target rejected psync request: {line}"), now_ms);
         }
         match kind {
+            "+SYNCPARTS" => self.offered_parts(line, now_ms),
             "+FULLRESYNC" => {
                 let id = words.next().and_then(|word| ReplId::parse(word.as_bytes()));
                 // As everywhere on the wire an offset is a signed number; beyond that there is no room for a stream.
@@ -158,6 +165,7 @@ impl Link {
                     },
                 };
                 self.is_failover = false;
+                self.close_parts();
                 self.actions
                     .push(LinkAction::Notice("Successful partial resynchronization with master.".into()));
                 if id != position.id {

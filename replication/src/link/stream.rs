@@ -150,6 +150,11 @@ impl Stream {
         self.is_starved
     }
 
+    /// Something was received that may make an epoch.
+    pub fn has_work(&self) -> bool {
+        !self.is_starved && !self.input.is_empty()
+    }
+
     /// Bytes received that are in no epoch yet.
     pub fn waiting_bytes(&self) -> usize {
         self.input.len() + self.values_bytes + self.parser.held_bytes()

@@ -1,6 +1,8 @@
 use super::*;
 use braid_core::command::{Args, CommandId};
 
+mod parts;
+
 const SECOND_MS: u64 = 1000;
 
 fn rules() -> LinkRules {
@@ -12,6 +14,7 @@ fn rules() -> LinkRules {
         announced_ip: String::new(),
         version: "8.2.0".into(),
         databases: 16,
+        connections: 0,
     }
 }
 
@@ -266,6 +269,31 @@ fn law4_the_stream_goes_on_where_it_stood_under_a_new_id_too() {
     assert_eq!(world.link.read_offset(), Some(OFFSET + SET.len() as u64 + 5));
     world.receive(&SET[5..]);
     assert_eq!(world.epochs(), [(3, "k".to_owned())]);
+}
+
+/// Its master may never come back: all that it said is worth having.
+#[test]
+fn no_loss_what_came_before_the_link_was_lost_is_applied_before_it_is_made_again() {
+    let mut world = World::with(rules());
+    world.begin_streaming();
+    world.receive([SET, SET, &SET[..7]].concat());
+    world.link.closed("reset", world.now_ms);
+    assert!(!world.link.is_up());
+    world.tick();
+    assert_eq!((world.take_done(), world.link.next_tick_ms()), (vec![], None), "not before that");
+    world.receive(SET);
+    assert_eq!(world.epochs(), [(3, "k".to_owned()), (3, "k".to_owned())]);
+    assert_eq!(world.link.report(world.now_ms + 10).history.down_since_ms, Some(10));
+    world.connect(position());
+    // What is in doubt is not gone on with.
+    for doubt in [Link::forget_position, |link: &mut Link| link.fail("enough", 0)] {
+        let mut world = World::with(rules());
+        world.begin_streaming();
+        world.receive(SET);
+        doubt(&mut world.link);
+        world.link.closed("reset", world.now_ms);
+        assert_eq!(world.epochs(), []);
+    }
 }
 
 #[test]

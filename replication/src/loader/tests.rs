@@ -5,7 +5,7 @@ use braid_core::command::{Args, CommandId, Outcome, Segment, Time};
 use braid_core::rdb::{Writer, WriterOptions, kind};
 use braid_core::resp::Reply;
 use braid_core::table::HashKey;
-use braid_shards::{ConnId, Host, Mark, Outlet, Parcel, Shard, ShardConfig};
+use braid_shards::{ConnId, Host, LoadAnswer, Mark, Outlet, Parcel, Shard, ShardConfig};
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::VecDeque;
@@ -91,10 +91,11 @@ impl Node {
         let mut loader = Loader::new(self.map, 4, 1 << 20, true);
         self.shards[0].begin_load(load);
         self.shards[0].settle(&mut self.told);
-        let outcome = self.drive(&mut loader, file, rng);
+        let mut assembly = Assembly::new(self.map.shards());
+        let outcome = self.drive(&mut loader, &mut assembly, file, rng);
         self.exchange();
         self.told.answers.clear();
-        let successors = loader.into_successors();
+        let successors = assembly.into_successors();
         if outcome.is_ok() {
             self.shards[0].begin_swap(successors, |_| {});
         } else {
@@ -110,6 +111,7 @@ impl Node {
     fn drive(
         &mut self,
         loader: &mut Loader,
+        assembly: &mut Assembly,
         file: &[u8],
         rng: &mut fastrand::Rng,
     ) -> Result<(LoadedInfo, usize), LoadFault> {
@@ -122,27 +124,30 @@ impl Node {
             let (chunk, tail) = rest.split_at(rng.usize(1..=rest.len().min(5000)));
             let consumed = loader.feed(chunk)?;
             rest = if loader.is_read() { &rest[consumed..] } else { tail };
-            self.step(loader)?;
+            self.step(loader, assembly)?;
         }
         self.shards[0].finish_load(self.load);
         self.shards[0].settle(&mut self.told);
         for _ in 0..1000 {
-            if loader.is_whole() {
-                assert!(loader.in_flight_bytes == 0);
+            if assembly.is_whole() {
+                assert!(loader.is_settled());
                 return Ok((loader.info().clone(), rest.len()));
             }
-            self.step(loader)?;
+            self.step(loader, assembly)?;
         }
         panic!("a load that never ends");
     }
 
-    fn step(&mut self, loader: &mut Loader) -> Result<(), LoadFault> {
+    fn step(&mut self, loader: &mut Loader, assembly: &mut Assembly) -> Result<(), LoadFault> {
         for (to, batch) in loader.take_batches() {
-            self.shards[0].send_load_batch(self.load, to, batch);
+            self.shards[0].send_load_batch(self.load, 0, to, batch);
         }
         self.exchange();
         for (from, answer) in std::mem::take(&mut self.told.answers) {
-            loader.answer(from, answer)?;
+            match answer {
+                LoadAnswer::Batch { len_bytes, outcome, .. } => loader.decoded(len_bytes, outcome)?,
+                LoadAnswer::Whole { successor, .. } => assembly.add(from, successor),
+            }
         }
         Ok(())
     }
@@ -273,7 +278,6 @@ fn the_feeder_is_asked_to_pause_when_much_is_under_way() {
     assert!((16 << 20..20 << 20).contains(&fed), "{fed}");
     let sent: usize = loader.take_batches().iter().map(|(_, batch)| batch.len_bytes()).sum();
     assert_eq!(sent, loader.in_flight_bytes);
-    let outcome = Ok(1);
-    loader.answer(0, LoadAnswer::Batch { load: 1, len_bytes: 4 << 20, outcome }).unwrap();
+    loader.decoded(4 << 20, Ok(1)).unwrap();
     assert!(loader.wants_more());
 }

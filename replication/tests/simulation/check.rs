@@ -7,13 +7,16 @@
 //! the form "not before", taking the earliest point decides whether there is any order at all.
 
 use crate::DATABASES;
+use crate::env::Env;
 use crate::model::{State, Words};
-use crate::replicas::{Follower, FullSync};
+use crate::single::World;
+use crate::stock::{FullSync, StockReplica};
 use crate::stream::{self, Item};
-use crate::workload::{Kind, Op};
-use crate::world::World;
+use crate::workload::{Kind, Op, READ_ONLY};
+use std::collections::BTreeMap;
 
-struct Witness {
+/// The stream as witness.
+pub struct Witness {
     items: Vec<Item>,
     /// The keyspace before the first item and after each.
     states: Vec<State>,
@@ -23,40 +26,54 @@ struct Witness {
     op_of: Vec<Option<usize>>,
 }
 
+/// Operations that one process answered while its dataset was that of one stretch of a stream.
+pub struct Era {
+    /// In the order in which they were sent.
+    pub ops: Vec<usize>,
+    /// Whatever was sent from this moment on has its effects in the stream.
+    pub activated: u64,
+    /// On a replica: the ends of epochs, each with the moment from which on readers may see it. They see nothing else.
+    pub epochs: BTreeMap<u64, u64>,
+}
+
 /// Checks a run that has come to its end.
 ///
 /// # Panics
 /// With the law that was broken.
 pub fn check(world: &mut World) {
     let (base, start, bytes) = log_of(world);
-    let witness = Witness::new(base, start, &bytes, world);
+    let witness = Witness::of_log(base, start, &bytes, &world.env);
     for (offset, state) in world.rests.iter().filter(|(offset, _)| *offset >= start) {
         assert_same(&witness.at(*offset), state, "law 4: the stream and the shards, at rest");
     }
     check_replicas(world, &witness, start, &bytes);
-    check_replies(world, &witness);
+    let activated = world.hub().activated.expect("a replica came");
+    let ops = (0..world.env.ops.len()).collect();
+    check_replies(&world.env, &witness, &Era { ops, activated, epochs: BTreeMap::new() });
 }
 
 /// Tells what happened, for who replays one seed.
 pub fn print(world: &mut World) {
-    for (index, op) in world.ops.iter().enumerate() {
+    for (index, op) in world.env.ops.iter().enumerate() {
         eprintln!("operation {index}: {}", show_op(op));
     }
     let (base, start, bytes) = log_of(world);
-    Witness::new(base, start, &bytes, world).print();
+    Witness::of_log(base, start, &bytes, &world.env).print();
 }
 
 /// The first cut: the dataset then, its offset, and the stream from there on.
 fn log_of(world: &mut World) -> (State, u64, Vec<u8>) {
-    let replicas = world.replicas();
-    let base = replicas.cuts.borrow()[0].1.clone();
-    let start = FullSync::parse(&replicas.links[0].received).expect("at rest").offset;
+    let hub = world.hub();
+    let base = hub.cuts.borrow()[0].clone();
+    let start = FullSync::parse(&hub.links[0].received).expect("at rest").offset;
     let mut slices = Vec::new();
-    replicas.home.log().slices(start, u64::MAX, usize::MAX, &mut slices);
+    hub.home.log().slices(start, u64::MAX, usize::MAX, &mut slices);
     (base, start, slices.concat())
 }
 
-fn assert_same(left: &State, right: &State, what: &str) {
+/// # Panics
+/// If they differ, with a key in which they do.
+pub fn assert_same(left: &State, right: &State, what: &str) {
     if left == right {
         return;
     }
@@ -74,16 +91,22 @@ fn is_expiry(words: &Words) -> bool {
 }
 
 impl Witness {
-    fn new(base: State, start: u64, bytes: &[u8], world: &World) -> Self {
+    fn of_log(base: State, start: u64, bytes: &[u8], env: &Env) -> Self {
         let items = stream::items(bytes, start);
-        let mut item_of = vec![None; world.ops.len()];
-        let mut op_of = vec![None; items.len()];
         let mut states = vec![base];
+        for item in &items {
+            states.push(item.after(states.last().expect("the first")));
+        }
+        Self::new(items, states, env)
+    }
+
+    /// `states`: the keyspace before the first item and after each.
+    pub fn new(items: Vec<Item>, states: Vec<State>, env: &Env) -> Self {
+        let mut item_of = vec![None; env.ops.len()];
+        let mut op_of = vec![None; items.len()];
         for (index, item) in items.iter().enumerate() {
-            let mut state = states.last().expect("the first").clone();
-            for (db, words) in &item.commands {
-                state.run(&mut db.clone(), words);
-                let Some(op) = world.tags.op_of(words) else {
+            for (_, words) in &item.commands {
+                let Some(op) = env.tags.op_of(words) else {
                     let is_known = is_expiry(words) || item.commands.len() > 1;
                     assert!(is_known, "law 4: nobody wrote {}", show(words));
                     continue;
@@ -93,24 +116,18 @@ impl Witness {
                 assert!(
                     old.is_none_or(|old| old == index + 1),
                     "law 3: operation {op} is in the stream in pieces: {}",
-                    show_op(&world.ops[op])
+                    show_op(&env.ops[op])
                 );
                 op_of[index] = Some(op);
             }
             if let Some(op) = op_of[index] {
-                assert_eq!(
-                    item.is_block,
-                    world.ops[op].kind == Kind::Exec,
-                    "law 3: {}",
-                    show_op(&world.ops[op])
-                );
+                assert_eq!(item.is_block, env.ops[op].kind == Kind::Exec, "law 3: {}", show_op(&env.ops[op]));
             }
-            states.push(state);
         }
         Self { items, states, item_of, op_of }
     }
 
-    fn print(&self) {
+    pub fn print(&self) {
         for (index, item) in self.items.iter().enumerate() {
             let commands: Vec<String> =
                 item.commands.iter().map(|(db, words)| format!("{db}: {}", show(words))).collect();
@@ -118,10 +135,14 @@ impl Witness {
         }
     }
 
-    /// The keyspace at an offset, which must be one between items.
+    /// The number of the state at an offset, which must be one between items.
+    fn index_at(&self, offset: u64) -> usize {
+        self.items.partition_point(|item| item.end <= offset)
+    }
+
+    /// The keyspace at an offset.
     fn at(&self, offset: u64) -> State {
-        let index = self.items.partition_point(|item| item.end <= offset);
-        self.states[index].clone()
+        self.states[self.index_at(offset)].clone()
     }
 
     /// The keyspace that the operation of item `point` found: what was over by then is gone.
@@ -160,12 +181,13 @@ fn show(words: &Words) -> String {
     words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }
 
-fn show_op(op: &Op) -> String {
+pub fn show_op(op: &Op) -> String {
     let commands: Vec<String> = op.commands.iter().map(show).collect();
     let reply = op.reply.escape_ascii();
     format!(
-        "client {} in database {}, sent at {}, answered at {:?}: {} -> {reply}",
+        "client {} of process {} in database {}, sent at {}, answered at {:?}: {} -> {reply}",
         op.client,
+        op.process,
         op.db,
         op.sent,
         op.replied,
@@ -176,11 +198,40 @@ fn show_op(op: &Op) -> String {
 /// Runs an operation on a keyspace: its reply.
 fn run_op(op: &Op, state: &mut State) -> Vec<u8> {
     let mut db = op.db;
-    let replies: Vec<Vec<u8>> = op.body().iter().map(|words| state.run(&mut db, words)).collect();
+    let is_refused = op.is_refused();
+    let mut run = |words: &Words| match is_refused && is_write(words) {
+        true => READ_ONLY.to_vec(),
+        false => state.run(&mut db, words),
+    };
+    let replies: Vec<Vec<u8>> = op.body().iter().map(&mut run).collect();
     match op.kind {
         Kind::Exec => crate::model::array(&replies),
         _ => replies.concat(),
     }
+}
+
+fn is_write(words: &Words) -> bool {
+    const READS: [&[u8]; 7] = [b"GET", b"MGET", b"EXISTS", b"DBSIZE", b"LRANGE", b"SELECT", b"PING"];
+    !READS.iter().any(|name| words[0].eq_ignore_ascii_case(name))
+}
+
+/// Whether an operation without effects would have had its reply in this state.
+fn is_answer_in(op: &Op, state: &State) -> bool {
+    let has_reply = |seen: &State| {
+        let mut after = seen.clone();
+        run_op(op, &mut after) == op.reply && after.has_same_data(seen)
+    };
+    if has_reply(state) {
+        return true;
+    }
+    // A replica hides what is over, and keeps it until its master says so. It counts it.
+    let counts = op.body().iter().any(|words| words[0].eq_ignore_ascii_case(b"DBSIZE"));
+    op.may_be_replicas()
+        && !counts
+        && state
+            .ends_within(op.sent_ms, op.replied_ms)
+            .into_iter()
+            .any(|at_ms| has_reply(&state.hidden(at_ms)))
 }
 
 /// What a connection watches.
@@ -193,11 +244,21 @@ struct Watch {
     reads: Vec<(usize, usize)>,
 }
 
-fn check_replies(world: &World, witness: &Witness) {
-    let ops = &world.ops;
-    let activated = world.activated.expect("a replica came");
+/// Looks for a point in the stream for every operation.
+///
+/// # Panics
+/// With the law that was broken, if there is none.
+pub fn check_replies(env: &Env, witness: &Witness, era: &Era) {
+    let ops = &env.ops;
+    let activated = era.activated;
+    // By state: from when on readers of a replica may see it.
+    let mut seen_since = vec![None; witness.states.len()];
+    for (end, moment) in &era.epochs {
+        seen_since[witness.index_at(*end)].get_or_insert(*moment);
+    }
     let mut events: Vec<(u64, usize, bool)> = Vec::new();
-    for (index, op) in ops.iter().enumerate() {
+    for index in era.ops.iter().copied() {
+        let op = &ops[index];
         events.push((op.sent, index, false));
         events.push((op.replied.expect("at rest"), index, true));
     }
@@ -205,7 +266,7 @@ fn check_replies(world: &World, witness: &Witness) {
     // What is sent now comes behind this.
     let mut answered = 0;
     let mut bounds = vec![0; ops.len()];
-    let clients = ops.iter().map(|op| op.client + 1).max().unwrap_or(0);
+    let clients = era.ops.iter().map(|op| ops[*op].client + 1).max().unwrap_or(0);
     let mut last_point = vec![0; clients];
     let mut watches: Vec<Option<Watch>> = (0..clients).map(|_| None).collect();
     for (_, index, is_reply) in events {
@@ -214,7 +275,9 @@ fn check_replies(world: &World, witness: &Witness) {
             continue;
         }
         let op = &ops[index];
-        let lower = last_point[op.client].max(bounds[index]);
+        // What its process said it had applied, too.
+        let floor = if op.is_replicas() { witness.index_at(op.floor) } else { 0 };
+        let lower = last_point[op.client].max(bounds[index]).max(floor);
         let point = match (op.kind, witness.item_of[index]) {
             (_, Some(point)) => {
                 assert!(
@@ -242,12 +305,19 @@ fn check_replies(world: &World, witness: &Witness) {
             (_, None) if op.sent <= activated => lower,
             (_, None) if op.is_aborted() => lower,
             (_, None) => {
-                let is_found = |at: usize| {
-                    let mut state = witness.states[at].clone();
-                    run_op(op, &mut state) == op.reply && state.has_same_data(&witness.states[at])
-                };
-                (lower..witness.states.len()).find(|at| is_found(*at)).unwrap_or_else(|| {
-                    panic!("law 2, 3 or 4: operation {index}, behind {lower}, has no point: {}", show_op(op))
+                let replied = op.replied.expect("it was answered");
+                let may_see =
+                    |at: usize| !op.is_replicas() || seen_since[at].is_some_and(|moment| moment <= replied);
+                let is_found = |at: &usize| may_see(*at) && is_answer_in(op, &witness.states[*at]);
+                (lower..witness.states.len()).find(is_found).unwrap_or_else(|| {
+                    witness.print();
+                    panic!(
+                        "law 2, 3, 4 or 7: operation {index}, behind {lower} (client {}, answered {}, applied \
+                         {floor}), has no point: {}",
+                        last_point[op.client],
+                        bounds[index],
+                        show_op(op)
+                    )
                 })
             }
         };
@@ -260,8 +330,9 @@ fn check_replies(world: &World, witness: &Witness) {
             Kind::Exec => {
                 if let Some(watch) = watches[op.client].take()
                     && ops[watch.op].sent > activated
+                    && !op.may_be_replicas()
                 {
-                    check_watch(world, witness, &watch, index, point);
+                    check_watch(env, witness, &watch, index, point);
                 }
             }
             Kind::Plain => {
@@ -278,8 +349,8 @@ fn check_replies(world: &World, witness: &Witness) {
 }
 
 /// An `EXEC` that came through saw no change of what was watched; one that did not had a reason.
-fn check_watch(world: &World, witness: &Witness, watch: &Watch, exec: usize, point: usize) {
-    let (ops, op) = (&world.ops, &world.ops[exec]);
+fn check_watch(env: &Env, witness: &Witness, watch: &Watch, exec: usize, point: usize) {
+    let (ops, op) = (&env.ops, &env.ops[exec]);
     let watched_at = ops[watch.op].replied.expect("at rest");
     if op.is_aborted() {
         let is_reason = |at: usize| witness.touches(op.db, &watch.keys, at);
@@ -331,9 +402,9 @@ fn check_watch(world: &World, witness: &Witness, watch: &Watch, exec: usize, poi
 
 /// Every replica has loaded the dataset at its offset, and has had the stream from there on.
 fn check_replicas(world: &mut World, witness: &Witness, start: u64, bytes: &[u8]) {
-    for link in world.replicas().links.iter().filter(|link| !link.is_closed) {
+    for link in world.hub().links.iter().filter(|link| !link.is_closed) {
         let sync = FullSync::parse(&link.received).expect("at rest");
-        let mut follower = Follower::new(sync.rdb);
+        let mut follower = StockReplica::new(sync.rdb);
         assert_same(
             &follower.state(),
             &witness.at(sync.offset),

@@ -78,6 +78,22 @@ impl State {
         })
     }
 
+    /// Times at which something in here ends, after `from_ms` and up to `to_ms`; and `from_ms` itself.
+    pub fn ends_within(&self, from_ms: u64, to_ms: u64) -> Vec<u64> {
+        let ends = self.dbs.iter().flat_map(BTreeMap::values).filter_map(|value| value.expiry_ms);
+        let within = ends.filter(|at_ms| *at_ms >= from_ms && *at_ms <= to_ms);
+        within.map(|at_ms| at_ms + 1).chain([from_ms]).collect()
+    }
+
+    /// Without what is over at this time.
+    pub fn hidden(&self, now_ms: u64) -> Self {
+        let mut left = self.clone();
+        for db in &mut left.dbs {
+            db.retain(|_, value| value.expiry_ms.is_none_or(|at_ms| at_ms >= now_ms));
+        }
+        left
+    }
+
     fn put(&mut self, db: u16, key: &[u8], data: Data, expiry_ms: Option<u64>) {
         self.dbs[usize::from(db)].insert(key.into(), Rc::new(Value { data, expiry_ms }));
     }

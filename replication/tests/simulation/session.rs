@@ -1,15 +1,15 @@
 //! One shard with its connections: what the network layer does around it, without the network.
 
+use crate::hub::{Abort, Hub};
 use crate::model::Words;
-use crate::replicas::{Abort, Replicas};
 use braid_core::command::{
     Args, Command, CommandId, Handler, Outcome, SHARED_ARG_LEN_BYTES, Segment, Time, registry,
 };
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
-    Admit, Caller, ConnId, Host, Invocation, Mark, Pipeline, Place, Plan, Ran, RunFlags, Shard, ShardId,
-    Target, Unit, Work, place,
+    Admit, Caller, ConnId, EpochError, Host, Invocation, LoadAnswer, MASTER_CONN, Mark, Pipeline, Place,
+    Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work, place,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -40,13 +40,13 @@ pub struct Front {
     pub conns: Vec<Conn>,
     ready: Vec<usize>,
     /// On the home shard.
-    pub replicas: Option<Box<Replicas>>,
+    pub hub: Option<Box<Hub>>,
     /// The snapshot is to be given up.
-    pub aborted: Option<u64>,
+    pub aborted: Vec<u64>,
     now_us: u64,
 }
 
-/// What a node of the process is doing.
+/// What a thread of the process is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Between ticks.
@@ -58,7 +58,7 @@ pub enum Phase {
 }
 
 /// One shard's thread.
-pub struct Node {
+pub struct Thread {
     pub shard: Shard,
     pub front: Front,
     pub phase: Phase,
@@ -101,8 +101,12 @@ impl Conn {
 }
 
 impl Front {
-    pub fn new(id: ShardId, replicas: Option<Box<Replicas>>) -> Self {
-        Self { id, conns: Vec::new(), ready: Vec::new(), replicas, aborted: None, now_us: 0 }
+    pub fn new(id: ShardId, hub: Option<Box<Hub>>) -> Self {
+        Self { id, conns: Vec::new(), ready: Vec::new(), hub, aborted: Vec::new(), now_us: 0 }
+    }
+
+    fn hub(&mut self) -> &mut Hub {
+        self.hub.as_mut().expect("on the home shard")
     }
 
     fn watcher(&self, conn: ConnId) -> WatcherId {
@@ -110,7 +114,7 @@ impl Front {
     }
 }
 
-impl Node {
+impl Thread {
     pub fn begin_tick(&mut self, now_us: u64) {
         assert_eq!(self.phase, Phase::Idle);
         self.front.now_us = now_us;
@@ -314,6 +318,9 @@ fn database(args: Args<'_>) -> u16 {
 
 impl Host for Front {
     fn reply(&mut self, conn: ConnId, bytes: &[u8], pieces: Vec<(usize, Bytes)>, is_last: bool) {
+        if conn == MASTER_CONN {
+            return self.hub().follower.epoch_applied(Ok(()));
+        }
         let index = self.conns.iter().position(|other| other.id == conn).expect("a connection");
         let conn = &mut self.conns[index];
         conn.awaited = conn.awaited.checked_sub(usize::from(is_last)).expect("an answer that was awaited");
@@ -337,13 +344,21 @@ impl Host for Front {
 
     fn upper(&mut self, _from: ShardId, message: Box<dyn Any + Send>) {
         match message.downcast::<Abort>() {
-            Ok(abort) => self.aborted = Some(abort.snapshot),
-            Err(message) => self.replicas.as_mut().expect("pieces go home").message(message),
+            Ok(abort) => self.aborted.push(abort.snapshot),
+            Err(message) => self.hub().message(message),
         }
     }
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
-        self.replicas.as_mut().expect("segments go home").segment(ticket, segment, mark);
+        self.hub().segment(ticket, segment, mark);
+    }
+
+    fn epoch_applied(&mut self, _epoch: u64, outcome: Result<(), EpochError>) {
+        self.hub().follower.epoch_applied(outcome);
+    }
+
+    fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
+        self.hub().follower.loads.answer(from, answer);
     }
 
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}

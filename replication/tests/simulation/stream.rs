@@ -1,14 +1,26 @@
 //! The stream, taken apart.
 
-use crate::model::Words;
+use crate::model::{State, Words};
 
 /// One command of the stream, or one `MULTI` … `EXEC` block.
+#[derive(Clone)]
 pub struct Item {
     /// Each command with its database. Without the frame.
     pub commands: Vec<(u16, Words)>,
     pub is_block: bool,
     /// Offset behind it.
     pub end: u64,
+}
+
+impl Item {
+    /// The keyspace behind it.
+    pub fn after(&self, before: &State) -> State {
+        let mut state = before.clone();
+        for (db, words) in &self.commands {
+            state.run(&mut db.clone(), words);
+        }
+        state
+    }
 }
 
 /// The database that a `SELECT` names.
@@ -52,13 +64,17 @@ fn header(bytes: &mut &[u8], kind: u8) -> usize {
 /// # Panics
 /// If a block is left open, nested, or empty; if an effect comes before its database is selected.
 pub fn items(bytes: &[u8], start: u64) -> Vec<Item> {
+    items_in(bytes, start, &mut None)
+}
+
+/// As [`items`], of a stretch before which `db` is selected; behind it `db` is what is selected there.
+pub fn items_in(bytes: &[u8], start: u64, db: &mut Option<u16>) -> Vec<Item> {
     let mut items = Vec::new();
-    let mut db = None;
     let mut block: Option<Vec<(u16, Words)>> = None;
     for (words, end) in commands(bytes, start) {
         match words[0].as_slice() {
             b"PING" | b"REPLCONF" => assert!(block.is_none(), "law 3: {words:?} within a transaction"),
-            b"SELECT" => db = Some(database(&words)),
+            b"SELECT" => *db = Some(database(&words)),
             b"MULTI" => assert!(block.replace(Vec::new()).is_none(), "law 3: a transaction within another"),
             b"EXEC" => {
                 let commands = block.take().expect("law 3: EXEC without MULTI");

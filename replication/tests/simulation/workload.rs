@@ -3,8 +3,11 @@
 
 use crate::DATABASES;
 use crate::model::Words;
-use braid_core::command::SHARED_ARG_LEN_BYTES;
+use braid_core::resp::parse::BIG_BULK_LEN_BYTES;
 use std::collections::BTreeMap;
+
+/// How a replica refuses to write.
+pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
 /// What the clients of a run do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,15 @@ pub struct Op {
     /// Moments, in order of all sends and replies.
     pub sent: u64,
     pub replied: Option<u64>,
+    pub sent_ms: u64,
+    pub replied_ms: u64,
+    /// The process that it was sent to, by its incarnation.
+    pub process: usize,
+    /// Whether that was a replica, and how often its role had changed.
+    pub sent_role: (bool, u32),
+    pub replied_role: (bool, u32),
+    /// As a replica it had applied the stream up to here when this was sent.
+    pub floor: u64,
     /// The last command's reply.
     pub reply: Vec<u8>,
 }
@@ -53,12 +65,27 @@ impl Op {
     pub fn is_aborted(&self) -> bool {
         self.kind == Kind::Exec && self.reply == b"*-1\r\n"
     }
+
+    /// A replica refused what it was to write.
+    pub fn is_refused(&self) -> bool {
+        self.reply.windows(READ_ONLY.len()).any(|part| part == READ_ONLY)
+    }
+
+    /// It ran while its process was a replica, or while it became one or a master.
+    pub fn may_be_replicas(&self) -> bool {
+        self.sent_role.0 || self.sent_role != self.replied_role
+    }
+
+    /// It ran on a replica, from its sending to its reply.
+    pub fn is_replicas(&self) -> bool {
+        self.sent_role == self.replied_role && self.sent_role.0
+    }
 }
 
 /// A client and where it stands.
 pub struct Client {
     pub db: u16,
-    index: usize,
+    pub index: usize,
     ops_left: usize,
     /// Keys of a `WATCH` whose `EXEC` is still to come, and whether they were read.
     watched: Option<(Vec<Vec<u8>>, bool)>,
@@ -119,6 +146,11 @@ impl Client {
 
     pub fn is_done(&self) -> bool {
         self.ops_left == 0 && self.watched.is_none()
+    }
+
+    /// It begins nothing more.
+    pub fn stop(&mut self) {
+        self.ops_left = 0;
     }
 
     /// The next operation, if the client has one now. `id`: the number it will have.
@@ -294,8 +326,8 @@ fn plain(id: usize, keys: usize, rng: &mut fastrand::Rng, tags: &mut Tags) -> Wo
     let db = rng.usize(..DATABASES);
     let line = match rng.u8(..100) {
         0..15 => format!("GET {a}"),
-        // Long enough to go into the stream by reference.
-        15 if rng.u8(..16) == 0 => format!("SET {a} v{id}.{:x<SHARED_ARG_LEN_BYTES$}", ""),
+        // Long enough to go into the stream, and out of it, by reference.
+        15 if rng.u8(..16) == 0 => format!("SET {a} v{id}.{}", "x".repeat(BIG_BULK_LEN_BYTES)),
         15..32 => format!("SET {a} v{id}"),
         32..37 => format!("SET {a} v{id} PX {}", rng.u32(1..20)),
         37..40 => format!("GETSET {a} v{id}"),

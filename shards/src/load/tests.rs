@@ -22,7 +22,7 @@ fn load(cluster: &mut Cluster, keys: &[String], number: u64) {
     for (shard, key) in (0..).zip(keys) {
         let mut batch = LoadBatch::new(10);
         batch.push_key(0, header(key), 0, &value("new"), true);
-        cluster.shards[0].send_load_batch(number, shard, batch);
+        cluster.shards[0].send_load_batch(number, 0, shard, batch);
     }
     cluster.shards[0].finish_load(number);
     settle(cluster);
@@ -147,15 +147,15 @@ fn a_value_in_pieces_is_read_as_one_and_what_is_wrong_has_its_position() {
     cluster.shards[0].begin_load(1);
     let mut batch = LoadBatch::new(10);
     batch.push_key(0, set_header("s"), 100, &set[..3], false);
-    cluster.shards[0].send_load_batch(1, 0, batch);
+    cluster.shards[0].send_load_batch(1, 0, 0, batch);
     let mut batch = LoadBatch::new(10);
     batch.push_rest(103, &set[3..], true);
     batch.push_key(0, header("t"), 120, &value("text"), true);
     let bytes = batch.len_bytes();
-    cluster.shards[0].send_load_batch(1, 0, batch);
+    cluster.shards[0].send_load_batch(1, 0, 0, batch);
     let mut batch = LoadBatch::new(10);
     batch.push_key(0, set_header("u"), 200, &[1, 0x40], true);
-    cluster.shards[0].send_load_batch(1, 0, batch);
+    cluster.shards[0].send_load_batch(1, 0, 0, batch);
     settle(&mut cluster);
     while cluster.shards[0].load_some() {}
     settle(&mut cluster);
@@ -172,4 +172,91 @@ fn a_value_in_pieces_is_read_as_one_and_what_is_wrong_has_its_position() {
     let fault = outcomes[2].0.clone().unwrap_err();
     assert_eq!(fault.to_string(), "Unexpected end of RDB at byte 202");
     cluster.rest();
+}
+
+/// What a shard has been told about the batches that it sent.
+fn told(cluster: &mut Cluster, shard: usize) -> Vec<(u16, Result<u64, LoadFault>)> {
+    let answers = cluster.told[shard].loads.drain(..);
+    answers
+        .map(|(_, answer)| match answer {
+            LoadAnswer::Batch { stream, outcome, .. } => (stream, outcome),
+            LoadAnswer::Whole { .. } => panic!("not finished"),
+        })
+        .collect()
+}
+
+#[test]
+fn streams_from_several_shards_meet_at_an_owner_and_each_is_answered_where_it_is_read() {
+    let mut cluster = Cluster::new(3);
+    let set = {
+        let mut writer = Writer::new(WriterOptions::default());
+        writer.length(2);
+        writer.string(b"a");
+        writer.string(b"b");
+        writer.take()
+    };
+    let names = [cluster.key(2, "a"), cluster.key(2, "b")];
+    // Nobody has told the owner yet that a load begins, and the values that the streams are in the midst of are two.
+    for part in [&set[..2], &set[2..]] {
+        for from in 0..2_u16 {
+            let mut batch = LoadBatch::new(10);
+            if part.len() == 2 {
+                let header = KeyHeader { kind: kind::SET, ..header(&names[usize::from(from)]) };
+                batch.push_key(0, header, 0, part, false);
+            } else {
+                batch.push_rest(2, part, true);
+            }
+            let shard = usize::from(from);
+            cluster.shards[shard].send_load_batch(1, from + 1, 2, batch);
+            cluster.shards[shard].settle(&mut cluster.told[shard]);
+        }
+        cluster.rest();
+    }
+    while cluster.shards[2].load_some() {}
+    cluster.rest();
+    for from in 0..2 {
+        let stream = from as u16 + 1;
+        assert_eq!(told(&mut cluster, from), [(stream, Ok(0)), (stream, Ok(1))]);
+    }
+    cluster.shards[0].begin_load(1);
+    cluster.shards[0].finish_load(1);
+    settle(&mut cluster);
+    cluster.rest();
+    for shard in &mut cluster.shards {
+        while shard.load_some() {}
+    }
+    settle(&mut cluster);
+    cluster.rest();
+    let whole = successors(&mut cluster);
+    assert_eq!(whole.iter().map(|successor| successor.len()).collect::<Vec<_>>(), [0, 0, 2]);
+}
+
+#[test]
+fn what_comes_late_of_an_attempt_that_is_over_is_neither_loaded_nor_answered() {
+    let mut cluster = Cluster::new(2);
+    let key = cluster.key(1, "k");
+    let send = |cluster: &mut Cluster, load| {
+        let mut batch = LoadBatch::new(10);
+        batch.push_key(0, header(&key), 0, &value("v"), true);
+        cluster.shards[0].send_load_batch(load, 1, 1, batch);
+        settle(cluster);
+        cluster.rest();
+        cluster.shards[1].load_some();
+        cluster.rest();
+        told(cluster, 0).len()
+    };
+    cluster.shards[0].begin_load(1);
+    assert_eq!(send(&mut cluster, 1), 1);
+    cluster.shards[0].drop_load(1, Vec::new());
+    assert_eq!(send(&mut cluster, 1), 0);
+    // The next attempt's batch may come before the word that this one is over.
+    cluster.shards[0].begin_load(2);
+    assert_eq!(send(&mut cluster, 2), 1);
+    assert_eq!(send(&mut cluster, 4), 1);
+    cluster.shards[0].drop_load(2, Vec::new());
+    settle(&mut cluster);
+    cluster.rest();
+    assert_eq!(send(&mut cluster, 2), 0);
+    assert!(matches!(&cluster.shards[1].loads.successor, Some(successor) if successor.load == 4));
+    assert!(cluster.shards[1].has_trash());
 }

@@ -364,3 +364,26 @@ fn law8_a_long_value_is_the_very_buffer_in_the_stream() {
         assert!(pieces.concat().len() < value.len() + 200, "{line}");
     }
 }
+
+/// Where nothing is different afterwards Redis says so all the same.
+#[test]
+fn watchers_hear_of_writes_that_leave_all_as_it_was() {
+    let id = crate::keyspace::WatcherId { shard: 0, conn: 1 };
+    for (line, want) in [
+        (&["APPEND", "k", ""][..], true),
+        (&["SET", "missing", "v", "PXAT", "1000"], true),
+        (&["SET", "k", "v", "PXAT", "1000"], true),
+        (&["SETRANGE", "k", "0", ""], false),
+        (&["GETEX", "k", "PERSIST"], false),
+    ] {
+        let mut node = Node::new();
+        node.run("SET k v");
+        for key in [b"k".as_slice(), b"missing"] {
+            node.space.watches.watch(id, 0, key, false);
+        }
+        let words: Vec<&[u8]> = line.iter().map(|word| word.as_bytes()).collect();
+        node.run_args(&words);
+        let now_ms = node.now_ms();
+        assert_eq!(node.space.watch_is_dirty(id, now_ms), want, "{line:?}");
+    }
+}

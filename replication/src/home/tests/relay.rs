@@ -167,6 +167,37 @@ fn law6_siblings_of_a_promoted_replica_continue_and_its_own_writes_come_behind_t
 }
 
 #[test]
+fn law5_a_dataset_in_doubt_is_not_handed_on_and_not_saved_under_its_history() {
+    let mut world = World::replica();
+    let online = world.resume(id(b'a').as_str(), 501);
+    let waiting = world.attach();
+    let snapshot = world.wanted_cut();
+    world.home.distrust_dataset();
+    assert_eq!(world.closed(), [online, waiting]);
+    // The cut that was wanted comes behind: nobody is there for it.
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Cut(snapshot)));
+    assert!(world.home.take_actions().contains(&Action::Abort { snapshot }));
+    world.home.request_save(world.now_ms);
+    let snapshot = snapshot + 1;
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Cut(snapshot)));
+    (0..2).for_each(|_| world.piece(snapshot, "", true));
+    let saved: Vec<u8> = file_steps(&mut world)
+        .into_iter()
+        .filter_map(|(_, step)| match step {
+            FileStep::Write(bytes) => Some(bytes),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let (_, aux) = read_rdb(&saved);
+    assert!(!aux.contains_key("repl-id"), "{aux:?}");
+    world.home.replace_history(id(b'b'), 10, 0);
+    assert!(world.home.history_db().is_some(), "the dataset that came is trusted");
+}
+
+#[test]
 fn law6_a_dataset_in_doubt_is_nobodys_history() {
     let mut world = World::replica();
     let below = world.resume(id(b'a').as_str(), 501);
@@ -204,6 +235,23 @@ fn a_dataset_from_a_file_goes_on_with_its_history() {
     world.home.resume(id(b'f'), 90, true);
     world.home.set_stream_db(3);
     assert_eq!(world.home.position(), Some(Position { id: id(b'f'), offset: 90, db: 3 }));
+}
+
+#[test]
+fn law6_a_failover_cannot_begin_while_the_role_changes() {
+    let mut world = World::new(2, rules());
+    world.online();
+    world.home.begin_turn(Turn::Follow);
+    let request = crate::failover::Request::Begin(crate::failover::Order::default());
+    let refused = Err("ERR FAILOVER is not valid when server is a replica.");
+    assert_eq!(
+        world.home.failover(request.clone(), world.now_ms),
+        refused,
+        "its questions would go into its master's stream"
+    );
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Role));
+    assert_eq!(world.home.failover(request, world.now_ms), refused);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What follows the stream: the home's state machine with its replicas, and a replica that applies what it was sent.
+//! A stock replica as the tests see it: the bytes it was sent, and a dataset of one shard that loads a snapshot and applies a
+//! stream.
 
 use crate::model::{Data, State, Value, Words};
 use crate::{DATABASES, stream};
@@ -9,190 +10,30 @@ use braid_core::resp::Reply;
 use braid_core::table::{HashKey, ValueRef};
 use braid_core::types::Object;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
-use braid_replication::log::ReaderLimits;
-use braid_replication::psync::Replica;
-use braid_replication::sharing::Policy;
 use braid_shards::{
     Caller, ConnId, Everything, Host, Invocation, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig,
-    ShardId,
+    ShardId, SlotMap, Work,
 };
-use braid_shards::{SlotMap, Work};
 use bytes::Bytes;
 use std::any::Any;
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// A piece of a shard's part of a snapshot on its way to the home.
-pub struct WalkedPiece {
-    pub snapshot: u64,
-    pub piece: Piece,
-}
-
-/// Nobody wants the snapshot any more.
-pub struct Abort {
-    pub snapshot: u64,
-}
-
 /// One replica's connection: what it was sent, byte for byte.
-pub struct Link {
+pub struct StockLink {
     pub id: ReplicaId,
     pub received: Vec<u8>,
-    is_sending: bool,
-    has_acked: bool,
+    pub is_sending: bool,
+    pub has_acked: bool,
     pub is_closed: bool,
 }
 
-impl Link {
+impl StockLink {
     pub fn explain(&self) -> String {
         let sync =
             FullSync::parse(&self.received).map(|sync| (sync.offset, sync.rdb.len(), sync.stream.len()));
         let Self { id, is_sending, has_acked, is_closed, received } = self;
         let received = received.escape_ascii();
         format!("{id:?}: sending {is_sending}, acked {has_acked}, closed {is_closed}, {sync:?} of {received}")
-    }
-}
-
-/// What the dataset was at a cut, as the transaction over everything saw it.
-pub type Cuts = Rc<RefCell<Vec<(u64, State)>>>;
-
-/// The home shard's part.
-pub struct Replicas {
-    pub home: Home,
-    pub links: Vec<Link>,
-    pub cuts: Cuts,
-    /// A cut that found an aborted snapshot still being cleared away.
-    refused: Rc<Cell<bool>>,
-    /// Segments that came.
-    pub segments: u64,
-}
-
-impl Replicas {
-    pub fn new(shards: usize, seed: u64) -> Self {
-        let rules = Rules {
-            backlog_bytes: 1 << 40,
-            backlog_disk_bytes: 0,
-            backlog_ttl_ms: 0,
-            protects: false,
-            ping_period_ms: 1_000,
-            timeout_ms: u64::MAX,
-            sharing: Policy { is_diskless: true, delay_ms: 0, max_replicas: 0 },
-            limits: ReaderLimits { hard_bytes: 0, soft_bytes: 0, soft_ms: 0 },
-            compress: true,
-            checksum: true,
-        };
-        Self {
-            home: Home::new(shards, rules, seed),
-            links: Vec::new(),
-            cuts: Cuts::default(),
-            refused: Rc::default(),
-            segments: 0,
-        }
-    }
-
-    pub fn attach(&mut self, now_ms: u64) {
-        let mut handshake = Replica::default();
-        handshake.replconf(&[b"capa", b"eof", b"capa", b"psync2"]);
-        let id = self.home.attach(handshake, "127.0.0.1", Some(&[b"?", b"-1"]), now_ms).expect("attaches");
-        self.links.push(Link {
-            id,
-            received: Vec::new(),
-            is_sending: false,
-            has_acked: false,
-            is_closed: false,
-        });
-    }
-
-    pub fn detach(&mut self, index: usize) {
-        self.links[index].is_closed = true;
-        self.home.detach(self.links[index].id);
-    }
-
-    pub fn message(&mut self, message: Box<dyn Any + Send>) {
-        let walked = message.downcast::<WalkedPiece>().expect("no other message goes home");
-        self.home.piece(walked.snapshot, walked.piece);
-    }
-
-    pub fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
-        self.segments += 1;
-        self.home.segment(ticket, segment, mark);
-    }
-
-    /// Does what the home asks for. Returns a snapshot to be given up by every shard.
-    pub fn act(&mut self, shard: &mut Shard, now_ms: u64) -> Option<u64> {
-        self.home.tick(now_ms);
-        if self.refused.take() {
-            self.home.cut_refused(now_ms);
-        }
-        let actions = self.home.take_actions();
-        let mut aborted = None;
-        for action in actions {
-            match action {
-                Action::Cut { snapshot, .. } => self.cut(shard, snapshot),
-                Action::Abort { snapshot } => assert!(aborted.replace(snapshot).is_none(), "one at a time"),
-                Action::Resume { .. } => {}
-                Action::File { .. } => panic!("every replica reads up to a mark"),
-                Action::Close { why, .. } => panic!("a link is to be closed: {why}"),
-                Action::Turned(_) => panic!("nobody changes roles here"),
-                Action::StopStream => unreachable!("it is kept for ever"),
-                Action::Failover(step) => panic!("nobody asked for it: {step:?}"),
-                Action::Leave(_) => panic!("nobody ends"),
-            }
-        }
-        aborted
-    }
-
-    fn cut(&mut self, shard: &mut Shard, snapshot: u64) {
-        let options = self.home.writer_options();
-        let (cuts, refused) = (Rc::clone(&self.cuts), Rc::clone(&self.refused));
-        let action = move |everything: &mut Everything<'_>| {
-            if everything.slices.iter().any(|slice| slice.has_snapshot()) {
-                return refused.set(true);
-            }
-            cuts.borrow_mut()
-                .push((snapshot, dump(everything.slices.iter().map(|slice| &**slice), |_, _| {})));
-            for slice in &mut *everything.slices {
-                slice.stream = true;
-                slice.begin_snapshot(options).expect("checked above");
-                slice.snapshot_id = snapshot;
-            }
-            *everything.mark = Some(Mark::Cut(snapshot));
-        };
-        shard.begin(None, Work::Action(Box::new(action)));
-    }
-
-    /// Sends the replicas what there is for them, or completes a send.
-    pub fn feed(&mut self, rng: &mut fastrand::Rng, now_ms: u64) {
-        self.home.trim();
-        for link in self.links.iter_mut().filter(|link| !link.is_closed) {
-            if rng.bool() {
-                continue;
-            }
-            if std::mem::take(&mut link.is_sending) {
-                self.home.sent(link.id, now_ms);
-                continue;
-            }
-            let mut pieces = Vec::new();
-            if self.home.next_send(link.id, &mut pieces) {
-                link.received.extend(pieces.iter().flatten());
-                link.is_sending = true;
-            } else if !link.has_acked
-                && let Some(sync) = FullSync::parse(&link.received)
-            {
-                link.has_acked = true;
-                self.home.replconf(link.id, &[b"ACK", sync.offset.to_string().as_bytes()], now_ms);
-            }
-        }
-    }
-
-    /// Whether every replica has had everything.
-    pub fn is_quiet(&mut self) -> bool {
-        let end = self.home.end_offset();
-        self.links.iter().filter(|link| !link.is_closed).all(|link| {
-            !link.is_sending
-                && FullSync::parse(&link.received)
-                    .is_some_and(|sync| sync.offset + sync.stream.len() as u64 == end && link.has_acked)
-        })
     }
 }
 
@@ -248,12 +89,12 @@ pub fn dump<'a>(slices: impl IntoIterator<Item = &'a Keyspace>, mut each: impl F
 }
 
 /// A replica of one shard that loads a snapshot and applies a stream, with the code of the shards.
-pub struct Follower {
+pub struct StockReplica {
     shard: Shard,
     db: u16,
 }
 
-impl Follower {
+impl StockReplica {
     pub fn new(rdb: &[u8]) -> Self {
         let mut shard = Shard::new(ShardConfig {
             id: 0,
