@@ -12,9 +12,9 @@ mod replicas;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid, braid_builder, call, connect, key_per_shard, number, start, wait_until};
+use common::{braid, braid_builder, call, connect, key_per_shard, start, wait_until};
 use proxy::Proxy;
-use replicas::{assert_clients_equal, follow, is_linked};
+use replicas::{assert_clients_equal, follow, is_linked, number};
 
 const VALUE_BYTES: usize = 64 << 20;
 const SHARDS: usize = 2;
