@@ -43,9 +43,13 @@ impl Peer {
 
     /// By which it is known when it comes back.
     pub fn name(&self) -> String {
-        let (host, port) = self.handshake.address(&self.ip);
-        format!("{host}:{port}")
+        name(&self.handshake, &self.ip)
     }
+}
+
+fn name(handshake: &Replica, ip: &str) -> String {
+    let (host, port) = handshake.address(ip);
+    format!("{host}:{port}")
 }
 
 impl Home {
@@ -64,7 +68,7 @@ impl Home {
             log: &self.log,
             upstream: self.upstream(),
             is_failing_over: self.failover.is_under_way(),
-            is_protected: self.refuses_history_of(psync),
+            is_protected: self.refuses_history_of(&name(&handshake, ip), psync),
             has_pending_output: false,
         };
         let outcome = match psync {
@@ -184,6 +188,7 @@ impl Home {
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
             if is_streaming {
                 self.end_parts(id);
+                self.know(|home| home.peers[&id].name());
             }
         }
     }
