@@ -5,6 +5,8 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Sender, bounded};
 use std::sync::OnceLock;
 
+/// What is shorter is freed where it is.
+const LONG_LEN_BYTES: usize = 1 << 20;
 /// Blocks that may wait.
 const QUEUE_LEN: usize = 64;
 
@@ -29,6 +31,14 @@ fn start() -> Option<Sender<Bytes>> {
 }
 
 impl Freeing {
+    /// Lets go of a block that others may have, too: if nobody does and freeing it takes long, it is freed as a block of
+    /// megabytes is.
+    pub fn let_go(&self, block: Bytes) {
+        if block.len() >= LONG_LEN_BYTES && block.is_unique() {
+            self.free(block);
+        }
+    }
+
     /// Frees a block, here if the thread has too much to do.
     pub fn free(&self, block: Bytes) {
         match self.queue.get_or_init(start) {
@@ -102,6 +112,18 @@ mod tests {
         assert_eq!(who.recv(), Ok(std::thread::current().id()));
         drop(let_go);
         assert!((0..QUEUE_LEN).all(|_| who.recv() == Ok(thread)));
+    }
+
+    #[test]
+    fn law8_only_the_last_of_a_long_block_is_freed_by_another_thread() {
+        let freeing = Freeing::default();
+        let has_thread = || freeing.queue.get().is_some();
+        freeing.let_go(Bytes::from(vec![1; LONG_LEN_BYTES - 1]));
+        let block = Bytes::from(vec![1; LONG_LEN_BYTES]);
+        freeing.let_go(block.clone());
+        assert!(!has_thread(), "one is short, of the other somebody has more");
+        freeing.let_go(block);
+        assert!(has_thread());
     }
 
     #[test]

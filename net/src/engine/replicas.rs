@@ -248,6 +248,7 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, is_busy: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
+        home.log().take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
         self.spill();
         let Some(home) = &mut self.home else { return };
         let may_wait = is_busy && self.now < self.next_feed;

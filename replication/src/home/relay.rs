@@ -130,16 +130,18 @@ impl Home {
         }
     }
 
-    /// The stream goes on with these bytes, behind which the offset is `end_offset` and database `db` is selected. Trim the
+    /// The stream goes on with these pieces, behind which the offset is `end_offset` and database `db` is selected. Trim the
     /// log afterwards.
     ///
     /// # Panics
     /// If they do not follow what is in the log: a stream with a gap must not leave the node.
-    pub fn relay(&mut self, bytes: Bytes, end_offset: u64, db: u16) {
+    pub fn relay(&mut self, pieces: impl IntoIterator<Item = Bytes>, end_offset: u64, db: u16) {
         let relay = self.relay.as_mut().expect("only a replica relays");
-        assert_eq!(self.log.end_offset() + bytes.len() as u64, end_offset, "a gap in the stream");
         relay.db = db;
-        self.log.append(bytes);
+        for piece in pieces {
+            self.log.append(piece);
+        }
+        assert_eq!(self.log.end_offset(), end_offset, "a gap in the stream");
     }
 
     /// The master goes on with our history, under this id from the log's end on.

@@ -29,7 +29,7 @@ impl World {
 
     fn relay(&mut self, text: &str, db: u16) {
         let end_offset = self.home.end_offset() + text.len() as u64;
-        self.home.relay(Bytes::copy_from_slice(text.as_bytes()), end_offset, db);
+        self.home.relay([Bytes::copy_from_slice(text.as_bytes())], end_offset, db);
     }
 
     fn closed(&mut self) -> Vec<ReplicaId> {
@@ -259,7 +259,7 @@ fn law6_a_failover_cannot_begin_while_the_role_changes() {
 #[should_panic(expected = "a gap in the stream")]
 fn law6_a_gap_is_never_passed_on() {
     let mut world = World::replica();
-    world.home.relay(Bytes::from_static(b"x"), 502, 0);
+    world.home.relay([Bytes::from_static(b"x")], 502, 0);
 }
 
 /// A client that waits for one replica.
