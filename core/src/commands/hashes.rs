@@ -119,7 +119,7 @@ fn set_fields(c: &mut Ctx<'_>, args: Args<'_>, name: &'static str) -> Result<usi
         pairs.chunks_exact(2).filter(|pair| hash.set(pair[0], pair[1], limits)).count()
     })?;
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     Ok(created)
 }
 
@@ -137,7 +137,7 @@ fn hsetnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     })?;
     if is_new {
         c.keys.changed(args[1]);
-        replicate_without(c, args[1], &expired, args.list());
+        replicate_without(c, &expired, args);
     }
     c.out.int(i64::from(is_new));
     Ok(())
@@ -168,14 +168,14 @@ impl Seen {
 
 /// Tells replicas of fields that had expired, and of what was done without them, as one step. They hold such fields until
 /// they are told.
-fn replicate_without(c: &mut Ctx<'_>, key: &[u8], expired: &[&[u8]], args: &[&[u8]]) {
+fn replicate_without(c: &mut Ctx<'_>, expired: &[&[u8]], args: Args<'_>) {
     if expired.is_empty() {
-        return c.keys.replicate(args);
+        return c.keys.replicate_as_is(args);
     }
     let db = c.keys.db;
     c.keys.effects.together(|effects| {
-        effects.push(db, &[&[b"HDEL", key], expired].concat());
-        effects.push(db, args);
+        effects.push(db, &[&[b"HDEL", args[1]], expired].concat());
+        effects.push_sharing(db, args.list(), args.all_shared());
     });
 }
 
@@ -273,7 +273,7 @@ fn hdel(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     if removed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())
@@ -291,7 +291,7 @@ fn hincrby(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         IncrementError::Overflow => Error::text("ERR increment or decrement would overflow"),
     })?;
     c.keys.changed(args[1]);
-    replicate_without(c, args[1], &expired, args.list());
+    replicate_without(c, &expired, args);
     c.out.int(sum);
     Ok(())
 }

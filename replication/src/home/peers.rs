@@ -175,7 +175,8 @@ impl Home {
 
     /// `REPLCONF` of an attached replica.
     pub fn replconf(&mut self, id: ReplicaId, args: &[&[u8]], now_ms: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // What comes of a connection that is to be closed may be about another history.
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return };
         if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
             peer.last_heard_ms = now_ms;
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
