@@ -5,6 +5,8 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Sender, bounded};
 use std::sync::OnceLock;
 
+/// What is shorter is freed where it is.
+const LONG_LEN_BYTES: usize = 1 << 20;
 /// Blocks that may wait.
 const QUEUE_LEN: usize = 64;
 
@@ -29,6 +31,14 @@ fn start() -> Option<Sender<Bytes>> {
 }
 
 impl Freeing {
+    /// Lets go of a block that others may have, too: if nobody does and freeing it takes long, it is freed as a block of
+    /// megabytes is.
+    pub fn let_go(&self, block: Bytes) {
+        if block.len() >= LONG_LEN_BYTES && block.is_unique() {
+            self.free(block);
+        }
+    }
+
     /// Frees a block, here if the thread has too much to do.
     pub fn free(&self, block: Bytes) {
         match self.queue.get_or_init(start) {
@@ -41,13 +51,22 @@ impl Freeing {
 /// Has the kernel take the pages back here and now. The allocator alone would leave that to the thread that allocated the
 /// block, for the time when that thread looks at it again.
 fn give_back(mut block: BytesMut) {
-    const PAGE_LEN_BYTES: usize = 4096;
-    let start = block.as_mut_ptr().align_offset(PAGE_LEN_BYTES);
-    let Some(pages) = block.get_mut(start..) else { return };
-    let len = pages.len() / PAGE_LEN_BYTES * PAGE_LEN_BYTES;
+    // SAFETY: asks for a number, touches no memory.
+    let page_len_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let Ok(page_len_bytes) = usize::try_from(page_len_bytes) else { return };
+    let pages = whole_pages(&mut block, page_len_bytes);
     // SAFETY: whole pages of a buffer that nobody else refers to; they read as zeros afterwards, which bytes may be. A
     // mapping for which that cannot be done is left as it is.
-    unsafe { libc::madvise(pages.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
+    unsafe { libc::madvise(pages.as_mut_ptr().cast(), pages.len(), libc::MADV_DONTNEED) };
+}
+
+/// The pages that lie in a block as a whole. What shares a page with the block's ends must not be given back with it, and the
+/// kernel rounds a length up to its pages, which are of 64 KiB on some machines.
+fn whole_pages(block: &mut [u8], page_len_bytes: usize) -> &mut [u8] {
+    let start = block.as_ptr().align_offset(page_len_bytes).min(block.len());
+    let pages = &mut block[start..];
+    let len = pages.len() / page_len_bytes * page_len_bytes;
+    &mut pages[..len]
 }
 
 #[cfg(test)]
@@ -96,12 +115,37 @@ mod tests {
     }
 
     #[test]
+    fn law8_only_the_last_of_a_long_block_is_freed_by_another_thread() {
+        let freeing = Freeing::default();
+        let has_thread = || freeing.queue.get().is_some();
+        freeing.let_go(Bytes::from(vec![1; LONG_LEN_BYTES - 1]));
+        let block = Bytes::from(vec![1; LONG_LEN_BYTES]);
+        freeing.let_go(block.clone());
+        assert!(!has_thread(), "one is short, of the other somebody has more");
+        freeing.let_go(block);
+        assert!(has_thread());
+    }
+
+    #[test]
     fn a_block_is_given_back_whatever_its_bounds_are() {
         for len in [0, 1, 4095, 4096, 8192, 3 << 20] {
             for skip in [0, 1, 100] {
                 let mut block = BytesMut::from(&vec![7; len + skip][..]);
                 give_back(block.split_off(skip));
                 assert!(block.iter().all(|byte| *byte == 7), "what is not in the block stays");
+            }
+        }
+    }
+
+    #[test]
+    fn only_whole_pages_are_given_back_however_large_they_are() {
+        let mut block = vec![7u8; (300 << 10) + 5];
+        for page_len_bytes in [4 << 10, 16 << 10, 64 << 10, 1 << 20] {
+            for skip in [0, 1, 5000] {
+                let pages = whole_pages(&mut block[skip..], page_len_bytes);
+                assert!(pages.len().is_multiple_of(page_len_bytes));
+                assert!(pages.is_empty() || pages.as_ptr().addr().is_multiple_of(page_len_bytes));
+                assert_eq!(pages.is_empty(), page_len_bytes == 1 << 20);
             }
         }
     }

@@ -45,8 +45,9 @@ fn braid_of(shards: usize) -> Server {
 
 fn server((kind, shards): &Server) -> Builder {
     match kind {
-        // It would fetch snapshots from its own kind over a second connection, and another number would break.
+        // These would fetch snapshots from their own kind over further connections, and other numbers would break.
         Kind::Redis8 => node(kind, *shards).args(["--repl-rdb-channel", "no"]),
+        Kind::Braid(_) => node(kind, *shards).args(["--repl-sync-connections", "1"]),
         _ => node(kind, *shards),
     }
 }

@@ -48,6 +48,29 @@ fn clients(client: &mut Client, class: &str) -> Vec<String> {
 }
 
 #[test]
+fn law7_who_waits_is_told_when_the_master_becomes_a_replica() {
+    for shards in [1, SHARDS] {
+        let (braid, other) = (start(master(shards)), start(master(1)));
+        let mut waiting: Vec<Client> = (0..shards).map(|_| connect(&braid)).collect();
+        for client in &mut waiting {
+            call(client, &["SET", "key", "value"]);
+            client.send(&["WAIT", "1", "0"]).expect("sent");
+        }
+        let mut client = connect(&braid);
+        let want = shards.to_string();
+        wait_until("all wait", || client.info("clients").unwrap()["blocked_clients"] == want);
+        call(&mut client, &cmd!["REPLICAOF", "127.0.0.1", other.port()]);
+        for client in &mut waiting {
+            assert_eq!(
+                error_of(client.receive().unwrap()),
+                "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+            );
+        }
+        assert_eq!(client.info("clients").unwrap()["blocked_clients"], "0");
+    }
+}
+
+#[test]
 fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
     for shards in [1, SHARDS] {
         let braid = start(master(shards));

@@ -149,6 +149,11 @@ impl Acks {
         Some(Resolved { waiter, replicas: self.count(offset, level), level })
     }
 
+    /// Nobody waits any more: what is acknowledged from now on may be of another history. Returns who did.
+    pub fn let_all_go(&mut self) -> Vec<WaiterId> {
+        std::mem::take(&mut self.waiters).into_keys().collect()
+    }
+
     /// Releases whose time is over, with the count they got to.
     pub fn expire(&mut self, now_ms: u64, resolved: &mut Vec<Resolved>) {
         self.resolve(|waiter| waiter.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms), resolved);

@@ -353,9 +353,9 @@ impl Follower {
                 return true;
             }
         };
-        let Epoch { bytes, end_offset, db, asks_ack, work, .. } = epoch;
-        let begin_offset = end_offset - bytes.len() as u64;
-        site.home.relay(bytes, end_offset, db);
+        let begin_offset = epoch.end_offset - epoch.len_bytes();
+        let Epoch { pieces, end_offset, db, asks_ack, work, .. } = epoch;
+        site.home.relay(pieces, end_offset, db);
         self.applying = Some(Applying { begin_offset, end_offset, asks_ack });
         match work {
             EpochWork::Alone(unit) => begin_alone(site.shard, unit),

@@ -15,7 +15,7 @@ mod snapshots;
 mod upkeep;
 mod waits;
 
-use crate::acks::{Acks, ReplicaId, Resolved};
+use crate::acks::{Acks, ReplicaId, Resolved, WaiterId};
 use crate::failover::{Failover, Step};
 use crate::framing::KEEPALIVE;
 use crate::ids::Ids;
@@ -86,6 +86,8 @@ pub enum Action {
     Failover(Step),
     /// The change of role is complete: what follows is done in the new one.
     Turned(Turn),
+    /// A client that waits is to be told that it waits for nothing: this node became a replica.
+    Unblock { waiter: WaiterId },
     /// Nobody has followed the stream for long: the shards are to collect no effects any more, by a transaction over
     /// everything whose ticket carries `Mark::Offset` of [`STOP_MARK`].
     StopStream,

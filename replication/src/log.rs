@@ -21,6 +21,9 @@ const COPY_BELOW_BYTES: usize = 256;
 /// Room made for copied pieces at a time.
 const TAIL_BYTES: usize = 16 << 10;
 
+/// Freeing a piece at least this long takes too long for a shard's thread.
+const LONG_PIECE_LEN_BYTES: usize = 1 << 20;
+
 /// Names a reader of one [`Log`]. Not reused for another reader before it wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReaderId {
@@ -67,7 +70,7 @@ impl std::fmt::Display for Exceeded {
 }
 
 struct Piece {
-    /// Offset before the first byte.
+    /// Offset before the first byte, which of the first piece may be before what is kept.
     start: u64,
     bytes: Bytes,
 }
@@ -103,6 +106,8 @@ pub struct Log {
     is_active: bool,
     slots: Vec<Slot>,
     spill: Spill,
+    /// Long pieces that were let go, for [`Log::take_dropped`].
+    dropped: Vec<Bytes>,
 }
 
 impl Log {
@@ -117,6 +122,7 @@ impl Log {
             is_active: false,
             slots: Vec::new(),
             spill: Spill::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -140,7 +146,7 @@ impl Log {
     /// If there are readers; theirs was the old history.
     pub fn reset(&mut self, offset: u64) {
         assert_eq!(self.readers().count(), 0, "readers of a history that ends");
-        self.pieces.clear();
+        self.dropped.extend(self.pieces.drain(..).filter_map(Piece::long));
         self.tail.clear();
         self.start = offset;
         self.end = offset;
@@ -227,17 +233,17 @@ impl Log {
             return;
         }
         self.seal();
-        while let Some(piece) = self.pieces.front_mut() {
-            if piece.end() > floor {
-                if piece.start < floor {
-                    piece.bytes.advance((floor - piece.start) as usize);
-                    piece.start = floor;
-                }
-                break;
-            }
-            self.pieces.pop_front();
+        // A piece of which something is kept stays as it is: its memory is one block.
+        while let Some(piece) = self.pieces.pop_front_if(|piece| piece.end() <= floor) {
+            self.dropped.extend(piece.long());
         }
         self.start = floor;
+    }
+
+    /// Long pieces that were let go: where nobody else has them, they are to be freed elsewhere. To be asked for whenever the
+    /// log was trimmed.
+    pub fn take_dropped(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Whether a partial resync can start with `next_byte` (counted from 1): every byte from it on is kept, or it is
@@ -407,6 +413,11 @@ impl Piece {
     fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
+
+    /// The bytes, if they are many.
+    fn long(self) -> Option<Bytes> {
+        (self.bytes.len() >= LONG_PIECE_LEN_BYTES).then_some(self.bytes)
+    }
 }
 
 #[cfg(test)]
@@ -547,6 +558,29 @@ mod tests {
         assert_eq!(log.slices(0, u64::MAX, 10, &mut slices), 11_000);
         assert_eq!(slices.len(), 2);
         assert_eq!(slices[0].as_ptr(), address);
+    }
+
+    #[test]
+    fn law8_long_pieces_are_dropped_elsewhere_and_whole() {
+        let mut log = Log::new(0, 10);
+        log.activate();
+        let long = Bytes::from(vec![1; LONG_PIECE_LEN_BYTES]);
+        let address = long.as_ptr();
+        let dropped =
+            |log: &mut Log| log.take_dropped().iter().map(|b| (b.as_ptr(), b.len())).collect::<Vec<_>>();
+        log.append(long);
+        log.append(Bytes::from(vec![2; LONG_PIECE_LEN_BYTES - 1]));
+        log.append(Bytes::from(vec![3; 4]));
+        log.trim();
+        assert_eq!(dropped(&mut log), [(address, LONG_PIECE_LEN_BYTES)]);
+        let offset = log.end_offset() - 10;
+        assert_eq!(bytes_from(&mut log, offset, 100, 9), [2, 2, 2, 2, 2, 2, 3, 3, 3, 3]);
+        log.append(Bytes::from(vec![4; LONG_PIECE_LEN_BYTES]));
+        log.trim();
+        // Its end is still kept.
+        assert_eq!((dropped(&mut log), log.histlen_bytes()), (vec![], 10));
+        log.reset(7);
+        assert_eq!(dropped(&mut log).len(), 1);
     }
 
     #[test]

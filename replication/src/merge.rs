@@ -63,6 +63,11 @@ impl Merge {
         self.stream_db = None;
     }
 
+    /// The log has another history now: where this one had no effects that one may have some.
+    pub fn forget_idle(&mut self) {
+        self.idle = (0, 0);
+    }
+
     /// A ticket arrives. It and all that waited only for it are appended to the log, and the marks among them
     /// answered in `marked`. Trim the log afterwards.
     ///
@@ -78,7 +83,7 @@ impl Merge {
         marked: &mut Vec<Marked>,
     ) {
         let runs_bytes: u64 = segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum();
-        assert_eq!(runs_bytes, segment.bytes.len() as u64, "ticket {ticket}: runs and bytes differ");
+        assert_eq!(runs_bytes, segment.len_bytes(), "ticket {ticket}: runs and bytes differ");
         let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
         assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");
         let ahead = ahead as usize;
@@ -99,15 +104,24 @@ impl Merge {
     }
 
     fn emit(&mut self, arrival: Arrival, log: &mut Log, marked: &mut Vec<Marked>) {
-        let mut rest = arrival.segment.bytes;
+        let mut pieces = arrival.segment.pieces.into_iter();
+        let mut rest = Bytes::new();
         for run in arrival.segment.runs.iter().filter(|run| run.len_bytes > 0) {
             if self.stream_db != Some(run.db) {
                 log.append(select(run.db));
                 self.stream_db = Some(run.db);
             }
-            log.append(rest.split_to(run.len_bytes as usize));
+            let mut left_bytes = run.len_bytes as usize;
+            while left_bytes > 0 {
+                if rest.is_empty() {
+                    rest = pieces.next().expect("the pieces are as long as the runs");
+                }
+                let part = rest.split_to(left_bytes.min(rest.len()));
+                left_bytes -= part.len();
+                log.append(part);
+            }
         }
-        debug_assert!(rest.is_empty());
+        debug_assert!(rest.is_empty() && pieces.next().is_none());
         if let Some(mark) = arrival.mark {
             marked.push(Marked { mark, offset: log.end_offset() });
             if matches!(mark, Mark::Cut(_) | Mark::Role) {
@@ -172,7 +186,10 @@ mod tests {
             bytes.extend((0..len_bytes).map(|_| rng.u8(..)));
             segment.runs.push(Run { db: rng.u16(..3), len_bytes });
         }
-        segment.bytes = bytes.into();
+        let mut rest = Bytes::from(bytes);
+        while !rest.is_empty() {
+            segment.pieces.push(rest.split_to(rng.usize(1..=rest.len())));
+        }
         segment
     }
 
@@ -180,7 +197,7 @@ mod tests {
     fn expected(tickets: &[(Segment, Option<Mark>)]) -> (Vec<u8>, Vec<Marked>) {
         let (mut stream, mut marked, mut db) = (Vec::new(), Vec::new(), None);
         for (segment, mark) in tickets {
-            let mut at = 0;
+            let (mut at, bytes) = (0, segment.pieces.concat());
             for run in &segment.runs {
                 let to = at + run.len_bytes as usize;
                 if at < to && db != Some(run.db) {
@@ -188,7 +205,7 @@ mod tests {
                         .extend_from_slice(format!("*2\r\n$6\r\nSELECT\r\n$1\r\n{}\r\n", run.db).as_bytes());
                     db = Some(run.db);
                 }
-                stream.extend_from_slice(&segment.bytes[at..to]);
+                stream.extend_from_slice(&bytes[at..to]);
                 at = to;
             }
             marked.extend(mark.map(|mark| Marked { mark, offset: stream.len() as u64 }));

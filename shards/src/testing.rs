@@ -39,7 +39,7 @@ impl Host for Told {
     fn upper(&mut self, _: ShardId, _: Box<dyn Any + Send>) {}
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
-        self.segments.push((ticket, String::from_utf8(segment.bytes.to_vec()).unwrap(), mark));
+        self.segments.push((ticket, String::from_utf8(segment.pieces.concat()).unwrap(), mark));
     }
 
     fn epoch_applied(&mut self, epoch: u64, outcome: Result<(), EpochError>) {

@@ -1,7 +1,7 @@
 //! What a shard's tick changed, as replicas will apply it.
 
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 /// Consecutive effects on one database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +13,10 @@ pub struct Run {
 /// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs. May be empty.
 #[derive(Debug, Clone, Default)]
 pub struct Segment {
-    pub bytes: Bytes,
-    /// Together as long as `bytes`.
+    /// In the stream's order; none is empty. Most ticks make one. A long argument is a piece of its own, which it shares with
+    /// the dataset; so pieces may begin and end within a command.
+    pub pieces: SmallVec<[Bytes; 1]>,
+    /// Together as long as `pieces`.
     pub runs: SmallVec<[Run; 2]>,
 }
 
@@ -22,9 +24,17 @@ impl Segment {
     /// Effects on one database.
     pub fn of(db: u16, bytes: Bytes) -> Self {
         let len_bytes = u32::try_from(bytes.len()).expect("a tick writes less than 4 GiB");
-        Segment { bytes, runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
+        Segment { pieces: smallvec![bytes], runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
+    }
+
+    pub fn len_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 }
+
+/// An argument at least this long that is a buffer of its own goes into the stream by reference: a copy takes longer than
+/// what a piece of its own costs everybody behind.
+pub const SHARED_ARG_LEN_BYTES: usize = 16 << 10;
 
 /// The buffer that many ticks' effects are cut from. `BytesMut` remembers no larger first size than this.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -34,6 +44,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub struct Effects {
     /// Off while nobody listens: no replica, no backlog, no append-only file.
     enabled: bool,
+    /// What was encoded before `buf`, since long arguments were among it.
+    pieces: SmallVec<[Bytes; 1]>,
     buf: BytesMut,
     runs: SmallVec<[Run; 2]>,
     /// Inside a transaction: whether its MULTI has been written.
@@ -56,42 +68,75 @@ impl Effects {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.buf.is_empty()
+        self.runs.is_empty()
     }
 
     /// Appends one command for database `db`.
     #[inline]
     pub fn push(&mut self, db: u16, args: &[&[u8]]) {
+        self.push_sharing(db, args, &[]);
+    }
+
+    /// The same; long arguments that are one of the buffers of `shared` (whatever their indexes) are not copied.
+    #[inline]
+    pub fn push_sharing(&mut self, db: u16, args: &[&[u8]], shared: &[(u32, Bytes)]) {
         if !self.enabled {
             return;
         }
         if self.multi == Some(false) {
             self.multi = Some(true);
-            self.encode(db, &[b"MULTI"]);
+            self.encode(db, &[b"MULTI"], &[]);
         }
         self.multi_db = db;
-        self.encode(db, args);
+        self.encode(db, args, shared);
     }
 
-    fn encode(&mut self, db: u16, args: &[&[u8]]) {
-        let start = self.buf.len();
-        self.buf.reserve(16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>());
-        let mut digits = itoa::Buffer::new();
-        self.buf.extend_from_slice(b"*");
-        self.buf.extend_from_slice(digits.format(args.len()).as_bytes());
-        self.buf.extend_from_slice(b"\r\n");
-        for arg in args {
-            self.buf.extend_from_slice(b"$");
-            self.buf.extend_from_slice(digits.format(arg.len()).as_bytes());
-            self.buf.extend_from_slice(b"\r\n");
-            self.buf.extend_from_slice(arg);
-            self.buf.extend_from_slice(b"\r\n");
-        }
-        let len = u32::try_from(self.buf.len() - start).expect("an effect is shorter than 4 GB");
+    fn encode(&mut self, db: u16, args: &[&[u8]], shared: &[(u32, Bytes)]) {
+        let len_bytes = if shared.is_empty() { self.copy(args) } else { self.refer(args, shared) };
+        let len = u32::try_from(len_bytes).expect("an effect is shorter than 4 GB");
         match self.runs.last_mut() {
             Some(run) if run.db == db && u32::MAX - run.len_bytes >= len => run.len_bytes += len,
             _ => self.runs.push(Run { db, len_bytes: len }),
         }
+    }
+
+    /// Encodes a command into the buffer. Returns its length.
+    fn copy(&mut self, args: &[&[u8]]) -> usize {
+        let start = self.buf.len();
+        self.buf.reserve(16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>());
+        prefixed(&mut self.buf, b"*", args.len());
+        for arg in args {
+            prefixed(&mut self.buf, b"$", arg.len());
+            self.buf.extend_from_slice(arg);
+            self.buf.extend_from_slice(b"\r\n");
+        }
+        self.buf.len() - start
+    }
+
+    /// Encodes a command among whose arguments there are buffers of their own. Returns its length.
+    #[cold]
+    fn refer(&mut self, args: &[&[u8]], shared: &[(u32, Bytes)]) -> usize {
+        let before = self.buf.len();
+        // What is behind `before` of the buffer, and what left it.
+        let mut left_bytes = 0;
+        // Arguments mostly come in the order in which they were received.
+        let mut rest = shared;
+        prefixed(&mut self.buf, b"*", args.len());
+        for arg in args {
+            prefixed(&mut self.buf, b"$", arg.len());
+            let is_arg = |(_, own): &(u32, Bytes)| own.as_ptr() == arg.as_ptr() && own.len() == arg.len();
+            match rest.iter().position(is_arg).filter(|_| arg.len() >= SHARED_ARG_LEN_BYTES) {
+                Some(at) => {
+                    left_bytes += self.buf.len() + arg.len();
+                    self.pieces.push(self.buf.split().freeze());
+                    self.pieces.push(rest[at].1.clone());
+                    rest = &rest[at + 1..];
+                }
+                None => self.buf.extend_from_slice(arg),
+            }
+            self.buf.extend_from_slice(b"\r\n");
+        }
+        left_bytes + self.buf.len() - before
     }
 
     /// Effects pushed from here to [`Effects::end_multi`] become one `MULTI`/`EXEC` block (if there are any).
@@ -102,7 +147,7 @@ impl Effects {
 
     pub fn end_multi(&mut self) {
         if self.multi.take().expect("begun") {
-            self.encode(self.multi_db, &[b"EXEC"]);
+            self.encode(self.multi_db, &[b"EXEC"], &[]);
         }
     }
 
@@ -122,8 +167,20 @@ impl Effects {
     /// Freezes what has been collected.
     pub fn take(&mut self) -> Segment {
         assert!(self.multi.is_none(), "a segment ends between transactions");
-        Segment { bytes: self.buf.split().freeze(), runs: std::mem::take(&mut self.runs) }
+        let mut pieces = std::mem::take(&mut self.pieces);
+        if !self.buf.is_empty() {
+            pieces.push(self.buf.split().freeze());
+        }
+        Segment { pieces, runs: std::mem::take(&mut self.runs) }
     }
+}
+
+/// A line that announces a length.
+#[inline]
+fn prefixed(buf: &mut BytesMut, kind: &[u8], len: usize) {
+    buf.extend_from_slice(kind);
+    buf.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
+    buf.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -138,7 +195,7 @@ mod tests {
         let taken: Vec<Bytes> = (0..1000)
             .map(|_| {
                 effects.push(0, &[b"SET", b"k", &value]);
-                effects.take().bytes
+                effects.take().pieces.remove(0)
             })
             .collect();
         let follows = |pair: &[Bytes]| pair[0].as_ptr().addr() + pair[0].len() == pair[1].as_ptr().addr();
@@ -161,9 +218,54 @@ mod tests {
         effects.end_multi();
         let segment = effects.take();
         let del = "*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
-        assert_eq!(segment.bytes, format!("*1\r\n$5\r\nMULTI\r\n{del}{del}*1\r\n$4\r\nEXEC\r\n"));
+        assert_eq!(segment.pieces[..], [format!("*1\r\n$5\r\nMULTI\r\n{del}{del}*1\r\n$4\r\nEXEC\r\n")]);
         assert_eq!(segment.runs.as_slice(), [Run { db: 3, len_bytes: 35 }, Run { db: 4, len_bytes: 34 }]);
-        assert_eq!(segment.runs.iter().map(|run| run.len_bytes as usize).sum::<usize>(), segment.bytes.len());
+        assert_eq!(segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum::<u64>(), segment.len_bytes());
         assert!(effects.is_empty());
+    }
+
+    #[test]
+    fn law8_long_arguments_are_shared_and_stand_where_they_belong() {
+        let long = |byte: u8| Bytes::from(vec![byte; SHARED_ARG_LEN_BYTES]);
+        let (first, second) = (long(b'1'), long(b'2'));
+        let short = first.slice(1..);
+        let mut effects = Effects::default();
+        effects.set_enabled(true);
+        effects.push(0, &[b"DEL", b"k"]);
+        // One is too short to be shared, one is nobody's buffer.
+        let copied = long(b'3');
+        let args: &[&[u8]] = &[b"MSET", b"a", &short, b"b", &second, b"c", &copied, b"d", &first];
+        let shared = [(2, short.clone()), (4, second.clone()), (8, first.clone())];
+        effects.push_sharing(1, args, &shared);
+        effects.push(1, &[b"DEL", b"k"]);
+        let Segment { pieces, runs } = effects.take();
+        let of = |value: &Bytes| pieces.iter().filter(|piece| piece.as_ptr() == value.as_ptr()).count();
+        assert_eq!([&first, &second, &short, &copied].map(of), [1, 1, 0, 0]);
+        assert!(pieces.iter().all(|piece| !piece.is_empty()));
+        let mut model = Effects::default();
+        model.set_enabled(true);
+        model.push(0, &[b"DEL", b"k"]);
+        model.push(1, args);
+        model.push(1, &[b"DEL", b"k"]);
+        let model = model.take();
+        assert_eq!(pieces.concat(), model.pieces.concat());
+        assert_eq!(runs, model.runs);
+        assert!(effects.is_empty() && effects.take().pieces.is_empty());
+    }
+
+    #[test]
+    fn a_transaction_may_begin_with_a_long_argument() {
+        let value = Bytes::from(vec![b'v'; SHARED_ARG_LEN_BYTES]);
+        let mut effects = Effects::default();
+        effects.set_enabled(true);
+        effects.begin_multi();
+        effects.push_sharing(2, &[b"SET", b"k", &value], &[(2, value.clone())]);
+        effects.end_multi();
+        assert!(!effects.is_empty());
+        let segment = effects.take();
+        let whole = segment.pieces.concat();
+        assert!(whole.starts_with(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$16384\r\nv"));
+        assert!(whole.ends_with(b"v\r\n*1\r\n$4\r\nEXEC\r\n"));
+        assert_eq!(segment.runs.as_slice(), [Run { db: 2, len_bytes: whole.len() as u32 }]);
     }
 }

@@ -14,7 +14,7 @@ mod registry;
 
 pub use args::Args;
 pub use context::{AccessClock, Ctx, Limits, Settings, Time, WholeCtx};
-pub use effects::{Effects, Run, Segment};
+pub use effects::{Effects, Run, SHARED_ARG_LEN_BYTES, Segment};
 pub use error::Error;
 pub use flags::{Category, Flags};
 pub use keyspec::{Begin, Find, KeyRef, KeySpec, Use};

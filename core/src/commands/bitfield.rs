@@ -228,7 +228,7 @@ fn bitfield(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     })?;
     if changed || grew {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.array(replies.len());
     for reply in replies {

@@ -85,7 +85,7 @@ fn setbit(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     })?;
     if grew || old != bit {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(old));
     Ok(())
@@ -341,9 +341,10 @@ fn bitop(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     } else {
         let result = operation.run(&sources, len).freeze();
         if operation.is_old() {
-            c.keys.replicate(args.list());
+            c.keys.replicate_as_is(args);
         } else {
-            c.keys.replicate(&[b"SET", dest, &result]);
+            let shared = [(2, result.clone())];
+            c.keys.effects.push_sharing(c.keys.db, &[b"SET", dest, &result], &shared);
         }
         c.keys.put_buffer(dest, result);
         c.keys.changed(dest);

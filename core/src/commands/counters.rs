@@ -95,7 +95,7 @@ fn add(c: &mut Ctx<'_>, args: Args<'_>, amount: i64) -> Outcome {
         }
     };
     c.keys.changed(key);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(sum);
     Ok(())
 }

@@ -159,7 +159,7 @@ fn restore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if !options.is_absolute {
         effect.push(b"ABSTTL");
     }
-    c.keys.replicate(&effect);
+    c.keys.replicate_sharing(&effect, args);
     c.out.ok();
     Ok(())
 }
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(newer[0], kind::SET_LISTPACK);
         node.effects.take();
         assert_eq!(restored(&mut node, &[b"RESTORE", b"s", b"5000", &newer]), "+OK\r\n");
-        let effect = node.effects.take().bytes.to_vec();
+        let effect = node.effect_bytes();
         let text = String::from_utf8_lossy(&effect).into_owned();
         assert!(text.contains(&(node.now_ms() + 5000).to_string()) && text.contains("ABSTTL"), "{text}");
         let older = dumped(&mut node, "s");

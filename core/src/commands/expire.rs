@@ -177,7 +177,7 @@ fn persist(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if had_expiry {
         c.keys.set_expiry(key, None);
         c.keys.changed(key);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(had_expiry));
     Ok(())

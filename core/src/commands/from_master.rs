@@ -96,7 +96,7 @@ fn hsetex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         }
     })?;
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(1);
     Ok(())
 }
@@ -143,7 +143,7 @@ fn set_expiries(
     }
     if changed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(changed);
     Ok(())

@@ -125,7 +125,7 @@ fn del(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         }
     }
     if removed > 0 {
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed);
     Ok(())
@@ -180,7 +180,7 @@ fn rename_to(c: &mut Ctx<'_>, args: Args<'_>, replace: bool) -> Result<bool, Err
     c.keys.attach(KeyEntry::with_expiry(to, to_store(&mut value), expiry_ms));
     c.keys.changed(from);
     c.keys.changed(to);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     Ok(true)
 }
 
@@ -196,7 +196,7 @@ fn move_key(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         c.keys.on(to).attach(entry);
         c.keys.changed(key);
         c.keys.on(to).changed(key);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(moved));
     Ok(())
@@ -250,7 +250,7 @@ fn copy(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         target.exists(to);
         target.put(to, to_store(&mut value), expiry_ms.map_or(Expiry::Clear, Expiry::At));
         target.changed(to);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(copied));
     Ok(())

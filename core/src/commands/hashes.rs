@@ -116,7 +116,7 @@ fn set_fields(c: &mut Ctx<'_>, args: Args<'_>, name: &'static str) -> Result<usi
         pairs.chunks_exact(2).filter(|pair| hash.set(pair[0], pair[1], limits)).count()
     })?;
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     Ok(created)
 }
 
@@ -133,7 +133,7 @@ fn hsetnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         .upsert(args[1], |hash: &mut Hash| !hash.contains(args[2]) && hash.set(args[2], args[3], limits))?;
     if is_new {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(is_new));
     Ok(())
@@ -233,7 +233,7 @@ fn hdel(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     if removed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())
@@ -248,7 +248,7 @@ fn hincrby(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         IncrementError::Overflow => Error::text("ERR increment or decrement would overflow"),
     })?;
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(sum);
     Ok(())
 }

@@ -118,7 +118,7 @@ fn add(list: &mut List, elements: &[&[u8]], end: End, limits: &Limits) -> usize 
 
 fn pushed(c: &mut Ctx<'_>, args: Args<'_>, len: usize) {
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(len as i64);
 }
 
@@ -175,7 +175,7 @@ fn pop(c: &mut Ctx<'_>, args: Args<'_>, end: End, name: &'static str) -> Outcome
         }
     }
     c.keys.changed(key);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     Ok(())
 }
 
@@ -233,7 +233,7 @@ fn lset(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let index = index_in(integer(args[2])?, list.len()).ok_or(Error::OutOfRange)?;
     list.set(index, args[3], limits);
     c.keys.changed(args[1]);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.ok();
     Ok(())
 }
@@ -274,7 +274,7 @@ fn lrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
             c.keys.remove_found(args[1]);
         }
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())
@@ -288,7 +288,7 @@ fn ltrim(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         if kept.len() < len {
             keep(c, args[1], kept);
             c.keys.changed(args[1]);
-            c.keys.replicate(args.list());
+            c.keys.replicate_as_is(args);
         }
     }
     c.out.ok();

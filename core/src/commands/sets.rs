@@ -73,7 +73,7 @@ fn sadd(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     })?;
     if added > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(added as i64);
     Ok(())
@@ -170,7 +170,7 @@ fn srem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     if removed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())
@@ -202,7 +202,7 @@ fn smove(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         })?;
         c.keys.changed(from);
         c.keys.changed(to);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(i64::from(moved));
     Ok(())

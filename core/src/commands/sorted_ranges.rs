@@ -308,7 +308,7 @@ fn remove_range(c: &mut Ctx<'_>, args: Args<'_>, by: By) -> Outcome {
     }
     if removed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())

@@ -183,7 +183,7 @@ fn add(c: &mut Ctx<'_>, args: Args<'_>, pairs: &[&[u8]], flags: AddFlags) -> Res
     let sum = sum.map_err(|_: NotANumber| Error::text("ERR resulting score is not a number (NaN)"))?;
     if sum.added + sum.changed > 0 {
         c.keys.changed(key);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     Ok(sum)
 }
@@ -236,7 +236,7 @@ fn pop(c: &mut Ctx<'_>, args: Args<'_>, highest: bool) -> Outcome {
         zset.remove_range(ranks);
     }
     c.keys.changed(key);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     Ok(())
 }
 
@@ -320,7 +320,7 @@ fn zrem(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     }
     if removed > 0 {
         c.keys.changed(args[1]);
-        c.keys.replicate(args.list());
+        c.keys.replicate_as_is(args);
     }
     c.out.int(removed as i64);
     Ok(())

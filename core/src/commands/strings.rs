@@ -5,7 +5,7 @@ use super::set_options::{self, Condition, SetOptions};
 use crate::command::{Args, Category, Command, Ctx, Error, Flags, Handler, KeySpec, Outcome, Use};
 use crate::keyspace::{Expiry, StrRef, edit_string, grow_with_zeros, string_len};
 use crate::resp::number::parse_i64;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 const WRITE: Flags = Flags::WRITE.or(Flags::DENYOOM);
 const WRITE_FAST: Flags = WRITE.or(Flags::FAST);
@@ -246,8 +246,9 @@ fn is_past(c: &Ctx<'_>, at: u64) -> bool {
     at <= c.now_ms() && !c.keys.replica && !c.keys.from_master
 }
 
-/// Sets a key to an argument that expires at `expiry`, and tells everyone. One that is already over deletes the key.
-fn set_to(c: &mut Ctx<'_>, key: &[u8], value: &[u8], shared: Option<Bytes>, expiry: Expiry) {
+/// Sets the key, argument 1, to argument `at` with this expiry, and tells everyone. One that is already over deletes the key.
+fn set_to(c: &mut Ctx<'_>, args: Args<'_>, at: usize, expiry: Expiry) {
+    let (key, value) = (args[1], args[at]);
     match expiry {
         Expiry::At(at) if is_past(c, at) => {
             if c.keys.exists(key) {
@@ -264,20 +265,21 @@ fn set_to(c: &mut Ctx<'_>, key: &[u8], value: &[u8], shared: Option<Bytes>, expi
         }
         _ => {}
     }
-    c.keys.set(key, value, shared, expiry);
+    c.keys.set(key, value, args.shared(at), expiry);
     c.keys.changed(key);
     match expiry {
-        Expiry::Clear => c.keys.replicate(&[b"SET", key, value]),
-        Expiry::Keep => c.keys.replicate(&[b"SET", key, value, b"KEEPTTL"]),
+        Expiry::Clear => c.keys.replicate_sharing(&[b"SET", key, value], args),
+        Expiry::Keep => c.keys.replicate_sharing(&[b"SET", key, value, b"KEEPTTL"], args),
         Expiry::At(at) => {
-            c.keys.replicate(&[b"SET", key, value, b"PXAT", itoa::Buffer::new().format(at).as_bytes()]);
+            let mut digits = itoa::Buffer::new();
+            c.keys.replicate_sharing(&[b"SET", key, value, b"PXAT", digits.format(at).as_bytes()], args);
         }
     }
 }
 
 fn set(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     if args.len() == 3 {
-        set_to(c, args[1], args[2], args.shared(2), Expiry::Clear);
+        set_to(c, args, 2, Expiry::Clear);
         c.out.ok();
         return Ok(());
     }
@@ -300,7 +302,7 @@ fn set_with(c: &mut Ctx<'_>, args: Args<'_>, options: SetOptions<'_>) -> Outcome
         Condition::NotEqual(want) => peek_string(c, key)?.is_none_or(|value| !value.is(want)),
     };
     if holds {
-        set_to(c, key, args[2], args.shared(2), expiry);
+        set_to(c, args, 2, expiry);
     }
     match (options.get, holds) {
         // The reply, the value before, is written.
@@ -329,7 +331,7 @@ fn psetex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 fn set_expiring(c: &mut Ctx<'_>, args: Args<'_>, timing: Timing, command: &'static str) -> Outcome {
     let at = parse_positive_deadline_ms(args[2], timing, c.now_ms(), command)?;
-    set_to(c, args[1], args[3], args.shared(3), Expiry::At(at));
+    set_to(c, args, 3, Expiry::At(at));
     c.out.ok();
     Ok(())
 }
@@ -337,7 +339,7 @@ fn set_expiring(c: &mut Ctx<'_>, args: Args<'_>, timing: Timing, command: &'stat
 fn setnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let missing = !c.keys.exists(args[1]);
     if missing {
-        set_to(c, args[1], args[2], args.shared(2), Expiry::Clear);
+        set_to(c, args, 2, Expiry::Clear);
     }
     c.out.int(i64::from(missing));
     Ok(())
@@ -345,7 +347,7 @@ fn setnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 fn getset(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     reply_string(c, args[1])?;
-    set_to(c, args[1], args[2], args.shared(2), Expiry::Clear);
+    set_to(c, args, 2, Expiry::Clear);
     Ok(())
 }
 
@@ -364,7 +366,7 @@ fn check_pairs(args: Args<'_>, command: &'static str) -> Outcome {
 fn mset(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     check_pairs(args, "mset")?;
     set_pairs(c, args, 1, args.len(), Expiry::Clear);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.ok();
     Ok(())
 }
@@ -374,18 +376,18 @@ fn msetnx(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let missing = args[1..].iter().step_by(2).all(|key| !c.keys.exists(key));
     if missing {
         set_pairs(c, args, 1, args.len(), Expiry::Clear);
-        replicate_mset(c, &args[1..]);
+        replicate_mset(c, args, &args[1..]);
     }
     c.out.int(i64::from(missing));
     Ok(())
 }
 
-fn replicate_mset(c: &mut Ctx<'_>, pairs: &[&[u8]]) {
+fn replicate_mset(c: &mut Ctx<'_>, args: Args<'_>, pairs: &[&[u8]]) {
     if c.keys.effects.enabled() {
         let mut command: Vec<&[u8]> = Vec::with_capacity(pairs.len() + 1);
         command.push(b"MSET");
         command.extend_from_slice(pairs);
-        c.keys.replicate(&command);
+        c.keys.replicate_sharing(&command, args);
     }
 }
 
@@ -418,7 +420,7 @@ fn set_pairs_expiring(c: &mut Ctx<'_>, args: Args<'_>, end: usize, expiry: Expir
     match expiry {
         Expiry::Clear => {
             set_pairs(c, args, 2, end, expiry);
-            replicate_mset(c, pairs);
+            replicate_mset(c, args, pairs);
         }
         Expiry::At(at) if is_past(c, at) => {
             let gone: Vec<&[u8]> =
@@ -443,7 +445,8 @@ fn set_pairs_expiring(c: &mut Ctx<'_>, args: Args<'_>, end: usize, expiry: Expir
             let db = c.keys.db;
             c.keys.effects.together(|effects| {
                 for pair in pairs.chunks_exact(2) {
-                    effects.push(db, &[&[b"SET", pair[0], pair[1]], option].concat());
+                    let set = [&[b"SET", pair[0], pair[1]], option].concat();
+                    effects.push_sharing(db, &set, args.all_shared());
                 }
             });
         }
@@ -470,7 +473,7 @@ fn append(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         tail.len()
     };
     c.keys.changed(key);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(len as i64);
     Ok(())
 }
@@ -509,7 +512,7 @@ fn setrange(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
         end
     };
     c.keys.changed(key);
-    c.keys.replicate(args.list());
+    c.keys.replicate_as_is(args);
     c.out.int(len as i64);
     Ok(())
 }

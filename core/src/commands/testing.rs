@@ -133,13 +133,13 @@ impl Node {
 
     /// The effects since last asked, one command a line, its arguments separated by blanks.
     pub fn effects(&mut self) -> String {
-        let commands = commands(&self.effects.take().bytes);
+        let commands = commands(&self.effect_bytes());
         commands.iter().map(|args| text(&args.join(&b' '))).collect::<Vec<_>>().join("\n")
     }
 
     /// The effects since last asked, as the bytes of the stream.
-    pub fn effect_bytes(&mut self) -> Bytes {
-        self.effects.take().bytes
+    pub fn effect_bytes(&mut self) -> Vec<u8> {
+        self.effects.take().pieces.concat()
     }
 
     /// Changes counted since the node was made.

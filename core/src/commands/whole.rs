@@ -181,7 +181,7 @@ mod tests {
                 replica: self.replica,
             };
             run(&mut ctx, Args::new(&args, &[])).unwrap();
-            let effects = commands(&effects.take().bytes);
+            let effects = commands(&effects.take().pieces.concat());
             let effects: Vec<String> =
                 effects.iter().map(|args| String::from_utf8(args.join(&b' ')).unwrap()).collect();
             (String::from_utf8(out.to_wire()).unwrap(), effects.join("\n"))

@@ -2,7 +2,7 @@
 
 use super::snapshot::preserve;
 use super::{Db, KeyEntry, Keyspace};
-use crate::command::{Effects, Error, Settings};
+use crate::command::{Args, Effects, Error, Settings};
 use crate::resp::Reply;
 use crate::resp::number::parse_i64;
 use crate::table::{EntryMut, EntryRef, Lookup, NewValue, OwnedValue, ValueMut, ValueRef};
@@ -105,6 +105,18 @@ impl Keys<'_> {
     #[inline]
     pub fn replicate(&mut self, args: &[&[u8]]) {
         self.effects.push(self.db, args);
+    }
+
+    /// Tells replicas the command under way, as it came.
+    #[inline]
+    pub fn replicate_as_is(&mut self, args: Args<'_>) {
+        self.replicate_sharing(args.list(), args);
+    }
+
+    /// As [`Keys::replicate`]. Long arguments that the command under way, `with`, has in buffers of their own are not copied.
+    #[inline]
+    pub fn replicate_sharing(&mut self, args: &[&[u8]], with: Args<'_>) {
+        self.effects.push_sharing(self.db, args, with.all_shared());
     }
 
     /// A key was changed, created or removed: counts it and tells who watches it.

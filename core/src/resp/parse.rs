@@ -10,6 +10,8 @@ pub const MAX_ARGS: i64 = i32::MAX as i64;
 /// A bulk at least this long that has not arrived whole is assembled in a buffer of its own, which then becomes the
 /// stored value without another copy.
 pub const BIG_BULK_LEN_BYTES: usize = 64 * 1024;
+/// Such a buffer has room for the whole bulk from the start, unless more than this was announced.
+const BUFFER_MAX_BYTES: usize = 512 << 20;
 /// Limits for a connection that has yet to authenticate, as Redis sets them.
 const UNAUTHENTICATED_MAX_ARGS: i64 = 10;
 const UNAUTHENTICATED_MAX_BULK_LEN_BYTES: i64 = 16384;
@@ -93,19 +95,11 @@ pub struct Parser {
     /// Inline arguments after unquoting, which need not appear in the input as they are.
     inline: Vec<u8>,
     is_inline: bool,
-    /// Every argument stays in the input, however long it is.
-    is_contiguous: bool,
 }
 
 impl Parser {
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// A parser for who needs the input to stay in one piece: it never answers [`Parsed::Assembling`]. The input must
-    /// stay below 4 GiB.
-    pub fn contiguous() -> Self {
-        Self { is_contiguous: true, ..Self::default() }
     }
 
     /// The arguments of the command last returned.
@@ -163,6 +157,11 @@ impl Parser {
         big.buffer.extend_from_slice(&input[..taken]);
         big.missing -= taken;
         taken
+    }
+
+    /// Gives up a big bulk under assembly, which will not be completed: what there is of it.
+    pub fn abandon_big(&mut self) -> Option<Bytes> {
+        self.big.take().map(|big| big.buffer.freeze())
     }
 
     /// Looks for one command at the start of `input`, which must begin with the same bytes as in the call before as
@@ -231,8 +230,8 @@ impl Parser {
             } else if input.len() >= self.pos + len + 2 {
                 self.args.push(Arg::Range { start: self.pos as u32, len: len as u32 });
                 self.pos += len + 2;
-            } else if len >= BIG_BULK_LEN_BYTES && !self.is_contiguous {
-                let mut buffer = BytesMut::with_capacity(len);
+            } else if len >= BIG_BULK_LEN_BYTES {
+                let mut buffer = BytesMut::with_capacity(len.min(BUFFER_MAX_BYTES));
                 let taken = (input.len() - self.pos).min(len);
                 buffer.extend_from_slice(&input[self.pos..self.pos + taken]);
                 self.big = Some(Box::new(Assembly { buffer, missing: len - taken }));

@@ -247,6 +247,8 @@ impl Front {
             if let Some(replica) = conn.session.replica.take() {
                 self.forget_replica(&replica);
             }
+            let unsent = conn.out.pieces.drain(..).map(|(_, piece)| piece);
+            unsent.chain(conn.parser.abandon_big()).for_each(|block| self.node.freeing.let_go(block));
             self.release(&mut conn);
         }
     }
@@ -323,6 +325,7 @@ impl Front {
     /// A send ended.
     pub fn sent(&mut self, token: Token, mut buffer: SendBuffer, succeeded: bool) {
         self.recycle(std::mem::take(&mut buffer.bytes));
+        buffer.take_shared().for_each(|piece| self.node.freeing.let_go(piece));
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
         if let Some(mut replica) = conn.session.replica.take() {

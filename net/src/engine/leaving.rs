@@ -24,8 +24,17 @@ pub struct Ending {
 pub struct Leaving {
     /// The end that is under way.
     pub(super) ending: Option<Ending>,
+    /// Nothing is waited for any more but the snapshot that is made for it.
+    is_saving: bool,
     /// Clients whose `SHUTDOWN` waits.
     askers: Vec<Asker>,
+}
+
+impl Leaving {
+    /// The end that waits for its snapshot. One that was begun before it is another's.
+    pub(super) fn awaits_snapshot(&self) -> Option<Ending> {
+        self.ending.filter(|_| self.is_saving)
+    }
 }
 
 impl Engine {
@@ -65,6 +74,7 @@ impl Engine {
             log_notice!("{in_step} of {replicas} replicas are in sync when shutting down.");
         }
         if ending.saves {
+            self.front.leaving.is_saving = true;
             self.save_before_end();
         } else {
             log_notice!("Shutting down without a snapshot.");
@@ -88,7 +98,7 @@ impl Engine {
     /// The process goes on.
     pub(super) fn give_up_ending(&mut self) {
         let leaving = &mut self.front.leaving;
-        leaving.ending = None;
+        (leaving.ending, leaving.is_saving) = (None, false);
         let node = &self.front.node;
         node.pause.end(PausePurpose::Shutdown);
         node.wake_all();

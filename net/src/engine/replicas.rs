@@ -115,6 +115,7 @@ impl Engine {
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
                 Action::EndParts { replica } => self.front.send_to_all(|| PartMsg::End { replica }),
+                Action::Unblock { waiter } => self.front.let_go(waiter),
                 Action::Leave(attendance) => self.leave(&attendance),
                 Action::Close { replica, why } => {
                     log_notice!("Closing the connection of replica {}: {why}", replica.0);
@@ -247,6 +248,7 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, is_busy: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
+        home.log().take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
         self.spill();
         let Some(home) = &mut self.home else { return };
         let may_wait = is_busy && self.now < self.next_feed;

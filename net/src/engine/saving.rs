@@ -157,7 +157,7 @@ impl Engine {
         self.front.node.persistence.cancel_save();
         let why = "the dataset was replaced meanwhile";
         self.answer_askers(&Err(why.to_owned()));
-        if let Some(ending) = self.front.leaving.ending {
+        if let Some(ending) = self.front.leaving.awaits_snapshot() {
             self.last_saved(ending, false, 0);
         }
     }
@@ -192,7 +192,7 @@ impl Engine {
             }
         }
         self.answer_askers(&outcome);
-        if let Some(ending) = self.front.leaving.ending {
+        if let Some(ending) = self.front.leaving.awaits_snapshot() {
             self.last_saved(ending, outcome.is_ok(), dirty);
         }
     }

@@ -9,7 +9,7 @@ use super::{Conn, Front};
 use crate::node::Node;
 use crate::session::clients::shard_of;
 use crate::session::control::Order;
-use braid_core::command::{Command, Flags};
+use braid_core::command::{Command, Flags, registry};
 use braid_replication::acks::{Level, Resolved, WaiterId};
 use braid_shards::{ConnId, Host};
 use std::any::Any;
@@ -54,11 +54,23 @@ pub struct Stream {
     waits: usize,
 }
 
+/// Whether a command tells where the stream is.
+fn shows_stream(command: &Command) -> bool {
+    matches!(command.name, "info" | "role" | "wait" | "waitaof" | "failover")
+}
+
 impl Front {
     /// Whether a command has to wait until the merge has caught up. Then it is parsed again.
     pub fn is_behind(&mut self, conn: &mut Conn, command: &Command) -> bool {
-        let shows_stream = matches!(command.name, "info" | "role" | "wait" | "waitaof" | "failover");
-        if !shows_stream || conn.session.multi.is_some() || std::mem::take(&mut conn.caught_up) {
+        let shows_stream = match &conn.session.multi {
+            None => shows_stream(command),
+            Some(multi) => {
+                let mut queued = multi.unit.commands();
+                command.name == "exec"
+                    && queued.any(|queued| shows_stream(registry().get(queued.id).resolve(queued.args())))
+            }
+        };
+        if !shows_stream || std::mem::take(&mut conn.caught_up) {
             return false;
         }
         let is_active = match &mut self.home {
@@ -204,6 +216,11 @@ impl Front {
             Ok(wait) => {
                 let Wait { conn, offset, replicas, timeout_ms, level } = *wait;
                 let home = self.home.as_mut().expect("sent home");
+                if home.is_replica() {
+                    // It has become one meanwhile.
+                    self.let_go(WaiterId(conn.0));
+                    return Ok(());
+                }
                 // The millisecond under way has begun already.
                 let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(timeout_ms + 1));
                 let answer = home.wait(WaiterId(conn.0), offset, replicas, deadline_ms, level);
@@ -244,6 +261,13 @@ impl Front {
             Level::Durable => format!("*2\r\n:0\r\n:{}\r\n", resolved.replicas),
         };
         self.answer_later(conn, bytes.into_bytes());
+    }
+
+    /// Tells a client that what it waits for will not come: this node became a replica.
+    pub(super) fn let_go(&mut self, waiter: WaiterId) {
+        const UNBLOCKED: &[u8] = b"-UNBLOCKED force unblock from blocking operation, instance state changed \
+                                   (master -> replica?)\r\n";
+        self.answer_later(ConnId(waiter.0), UNBLOCKED.to_vec());
     }
 
     /// Answers a connection of any shard.

@@ -86,3 +86,48 @@ fn a_step_of_the_wall_clock_is_no_time_that_passes() {
         assert!(from_now <= Duration::from_secs(1), "{from_now:?}");
     }
 }
+
+#[test]
+fn law7_what_a_transaction_tells_of_the_stream_waits_for_the_merge() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    engine.round().unwrap();
+    let front = &mut engine.front;
+    front.home.as_mut().expect("shard 0 has it").log().activate();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let token = front.admit(socket.into(), crate::session::Session::new(1, true));
+    let mut conn = front.take_conn(token).expect("just made");
+    let exec = registry().find(b"exec").expect("a command").1;
+    for (queued, is_behind) in [(&[b"GET".as_slice(), b"k"][..], false), (&[b"WAIT", b"1", b"0"], true)] {
+        let mut unit = braid_shards::Unit::default();
+        let id = registry().find(queued[0]).expect("a command").0;
+        unit.push(id, 0, Args::new(queued, &[]));
+        conn.session.multi = Some(Box::new(crate::session::Multi { unit, failed: false, db: 0 }));
+        assert!(!front.is_behind(&mut conn, registry().find(queued[0]).expect("a command").1));
+        assert_eq!(front.is_behind(&mut conn, exec), is_behind);
+    }
+    front.put_conn(conn);
+    front.catch_up();
+    let mut conn = front.take_conn(token).expect("it is there");
+    assert!(!front.is_behind(&mut conn, exec), "all that was written is merged");
+    front.put_conn(conn);
+}
+
+#[test]
+fn a_snapshot_that_ends_while_replicas_are_waited_for_does_not_end_the_process() {
+    let mut config = Config::default();
+    config.repl_diskless_sync_delay_s = 0;
+    let (mut engine, _others) = engine(config, 1);
+    engine.round().unwrap();
+    let now = engine.front.moment();
+    assert!(engine.front.node.persistence.begin_save(now));
+    engine.save(None);
+    engine.round().unwrap();
+    let now_ms = engine.front.now_ms();
+    let home = engine.front.home.as_mut().expect("shard 0 has it");
+    home.attach(Replica::default(), "10.0.0.1", Some(&[b"?", b"-1"]), now_ms).expect("it attaches");
+    engine.begin_ending(Ending { saves: true, force: false, now: false }, None);
+    engine.file_told(0, crate::disk::Told::Done(Err("no room".into())));
+    assert!(engine.front.leaving.ending.is_some(), "it was not the snapshot for the end");
+    assert!(engine.front.node.pause.is_set() && !engine.front.node.stopping.load(Ordering::Relaxed));
+    engine.front.close_files();
+}

@@ -213,7 +213,9 @@ fn pause(call: &mut Call<'_>) -> Result<(), Error> {
     let number = parse_i64(args[2]).ok_or(Error::text("ERR timeout is not an integer or out of range"))?;
     let timeout_ms = u64::try_from(number).map_err(|_| Error::text("ERR timeout is negative"))?;
     let now_ms = call.front.now_ms();
-    call.front.node.pause.begin(PausePurpose::Client, mode, now_ms.saturating_add(timeout_ms), now_ms);
+    // The millisecond under way does not count: a pause is never shorter than asked for.
+    let end_ms = now_ms.saturating_add(timeout_ms).saturating_add(u64::from(timeout_ms > 0));
+    call.front.node.pause.begin(PausePurpose::Client, mode, end_ms, now_ms);
     call.out.ok();
     Ok(())
 }

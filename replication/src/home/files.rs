@@ -261,6 +261,7 @@ impl Home {
         }
         self.log.reset(offset);
         self.log.activate();
+        self.merge.forget_idle();
         self.merge.forget_db();
     }
 }

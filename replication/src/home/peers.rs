@@ -43,9 +43,13 @@ impl Peer {
 
     /// By which it is known when it comes back.
     pub fn name(&self) -> String {
-        let (host, port) = self.handshake.address(&self.ip);
-        format!("{host}:{port}")
+        name(&self.handshake, &self.ip)
     }
+}
+
+fn name(handshake: &Replica, ip: &str) -> String {
+    let (host, port) = handshake.address(ip);
+    format!("{host}:{port}")
 }
 
 impl Home {
@@ -64,7 +68,7 @@ impl Home {
             log: &self.log,
             upstream: self.upstream(),
             is_failing_over: self.failover.is_under_way(),
-            is_protected: self.refuses_history_of(psync),
+            is_protected: self.refuses_history_of(&name(&handshake, ip), psync),
             has_pending_output: false,
         };
         let outcome = match psync {
@@ -171,7 +175,8 @@ impl Home {
 
     /// `REPLCONF` of an attached replica.
     pub fn replconf(&mut self, id: ReplicaId, args: &[&[u8]], now_ms: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // What comes of a connection that is to be closed may be about another history.
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return };
         if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
             peer.last_heard_ms = now_ms;
             if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
@@ -184,6 +189,7 @@ impl Home {
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
             if is_streaming {
                 self.end_parts(id);
+                self.know(|home| home.peers[&id].name());
             }
         }
     }

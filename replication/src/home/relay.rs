@@ -47,7 +47,11 @@ impl Home {
     pub(super) fn turned(&mut self, offset: u64) {
         let turn = self.turn.take().expect("a change of role is under way");
         match turn {
-            Turn::Follow => self.relay = Some(Relay { db: 0, is_up: false, is_doubtful: false }),
+            Turn::Follow => {
+                self.relay = Some(Relay { db: 0, is_up: false, is_doubtful: false });
+                let waiters = self.acks.let_all_go().into_iter();
+                self.actions.extend(waiters.map(|waiter| Action::Unblock { waiter }));
+            }
             Turn::Promote => {
                 self.relay = None;
                 // Whoever promotes it wants its dataset.
@@ -126,16 +130,18 @@ impl Home {
         }
     }
 
-    /// The stream goes on with these bytes, behind which the offset is `end_offset` and database `db` is selected. Trim the
+    /// The stream goes on with these pieces, behind which the offset is `end_offset` and database `db` is selected. Trim the
     /// log afterwards.
     ///
     /// # Panics
     /// If they do not follow what is in the log: a stream with a gap must not leave the node.
-    pub fn relay(&mut self, bytes: Bytes, end_offset: u64, db: u16) {
+    pub fn relay(&mut self, pieces: impl IntoIterator<Item = Bytes>, end_offset: u64, db: u16) {
         let relay = self.relay.as_mut().expect("only a replica relays");
-        assert_eq!(self.log.end_offset() + bytes.len() as u64, end_offset, "a gap in the stream");
         relay.db = db;
-        self.log.append(bytes);
+        for piece in pieces {
+            self.log.append(piece);
+        }
+        assert_eq!(self.log.end_offset(), end_offset, "a gap in the stream");
     }
 
     /// The master goes on with our history, under this id from the log's end on.
@@ -166,6 +172,7 @@ impl Home {
         self.confirm_dataset();
         self.ids.replace(id);
         self.log.reset(offset);
+        self.merge.forget_idle();
         self.log.activate();
         if let Some(relay) = &mut self.relay {
             relay.db = db;
@@ -192,6 +199,7 @@ impl Home {
     fn close_replicas(&mut self, why: &str) {
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {
             peer.is_closing = true;
+            self.acks.remove_replica(*id);
             self.sharing.cancel(*id);
             self.actions.push(Action::Close { replica: *id, why: why.into() });
         }

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 /// Histories of this process that are remembered.
 const OWN_IDS_MAX: usize = 64;
+/// Replicas that are remembered to have followed it.
+const KNOWN_MAX: usize = 1024;
 
 /// How long nobody has followed the stream.
 #[derive(Default)]
@@ -21,12 +23,15 @@ pub(super) struct Retention {
 ///
 /// A master that lost its dataset and starts empty would wipe every replica it had: they come, are told to synchronize,
 /// and drop what they hold. So it refuses whoever holds data of a history it did not begin itself, with the error after
-/// which stock replicas keep their data and ask again.
+/// which stock replicas keep their data and ask again. Who has followed it before held this dataset, and comes back from a
+/// history of its own, as after a promotion: it is served.
 #[derive(Default)]
 pub(super) struct Protection {
     /// The dataset is what it should be: it was loaded, came from a master, or an operator said so.
     is_confirmed: bool,
     own_ids: VecDeque<ReplId>,
+    /// Replicas that have acknowledged a history of this process, by [`super::peers::Peer::name`].
+    known: VecDeque<String>,
 }
 
 impl Protection {
@@ -36,6 +41,16 @@ impl Protection {
             self.own_ids.pop_front();
         }
         self.own_ids.push_back(id);
+    }
+
+    fn know(&mut self, name: String) {
+        if self.known.contains(&name) {
+            return;
+        }
+        if self.known.len() == KNOWN_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back(name);
     }
 }
 
@@ -53,10 +68,20 @@ impl Home {
 
     /// Whether who asks with these words is on a history that did not begin here, and has something of it. A stock server
     /// that never followed anybody asks for the first byte of its own history.
-    pub(super) fn refuses_history_of(&self, psync: Option<&[&[u8]]>) -> bool {
+    pub(super) fn refuses_history_of(&self, name: &str, psync: Option<&[&[u8]]>) -> bool {
         let Some([id, next_byte, ..]) = psync else { return false };
-        let is_own = |id: ReplId| self.ids.current() == id || self.protection.own_ids.contains(&id);
-        self.is_protected() && *next_byte != b"1" && !ReplId::parse(id).is_some_and(is_own)
+        let Protection { own_ids, known, .. } = &self.protection;
+        let is_own = |id: ReplId| self.ids.current() == id || own_ids.contains(&id);
+        let is_known = || known.iter().any(|known| known == name);
+        self.is_protected() && *next_byte != b"1" && !ReplId::parse(id).is_some_and(is_own) && !is_known()
+    }
+
+    /// A replica has our dataset.
+    pub(super) fn know(&mut self, name: impl FnOnce(&Self) -> String) {
+        if self.is_protected() {
+            let name = name(self);
+            self.protection.know(name);
+        }
     }
 
     /// A history begins. Its first bytes mean nothing, so that whoever has followed it, be it without a single write,

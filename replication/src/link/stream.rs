@@ -9,11 +9,12 @@ use braid_core::resp::parse::{Arg, BIG_BULK_LEN_BYTES, ParseLimits, Parsed, Pars
 use braid_shards::Unit;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use std::collections::VecDeque;
 
 /// An epoch is closed when it has so many commands, or bytes.
 pub const EPOCH_MAX_COMMANDS: u32 = 1024;
 pub const EPOCH_MAX_BYTES: usize = 256 << 10;
-/// A command is at most this long: positions in it have 32 bits.
+/// A command is at most this long, but for its long values, and each of those: positions in it have 32 bits.
 const COMMAND_MAX_BYTES: usize = u32::MAX as usize - 1;
 const LIMITS: ParseLimits = ParseLimits { max_bulk_len_bytes: COMMAND_MAX_BYTES as u64, authenticated: true };
 
@@ -39,8 +40,8 @@ pub enum EpochWork {
 /// A piece of the stream.
 #[derive(Clone)]
 pub struct Epoch {
-    /// As the master sent it.
-    pub bytes: Bytes,
+    /// As the master sent it; a long value is a piece of its own, which it shares with the dataset. None is empty.
+    pub pieces: SmallVec<[Bytes; 1]>,
     /// The stream's offset behind it.
     pub end_offset: u64,
     /// The database that is selected behind it.
@@ -50,6 +51,12 @@ pub struct Epoch {
     /// The master wants to know at once when this is applied (`REPLCONF GETACK`).
     pub asks_ack: bool,
     pub work: EpochWork,
+}
+
+impl Epoch {
+    pub fn len_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
 }
 
 /// Why the stream cannot be followed any further.
@@ -88,10 +95,17 @@ enum Meaning {
 /// See the module.
 pub struct Stream {
     parser: Parser,
-    /// Received and not part of an epoch yet.
+    /// Received and not part of an epoch yet, without `values`.
     input: BytesMut,
     /// Bytes at the front of `input` that are parsed already: those of an open block.
     parsed: usize,
+    /// Long values, which the parser put together, with the positions in `input` where they belong, ascending. Those of the
+    /// command that is being parsed are empty as yet.
+    values: VecDeque<(usize, Bytes)>,
+    /// Their lengths.
+    values_bytes: usize,
+    /// The parser has found a command, which is so long without its long values.
+    found: Option<usize>,
     block: Option<Block>,
     /// Offset before `input`.
     offset: u64,
@@ -109,9 +123,12 @@ impl Stream {
         let exists = u32::from(db) < databases;
         let failed = (!exists).then(|| StreamError { offset, text: no_such_database(databases) });
         Self {
-            parser: Parser::contiguous(),
+            parser: Parser::new(),
             input: BytesMut::new(),
             parsed: 0,
+            values: VecDeque::new(),
+            values_bytes: 0,
+            found: None,
             block: None,
             offset,
             db,
@@ -123,7 +140,8 @@ impl Stream {
 
     /// Takes bytes from the master.
     pub fn receive(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
+        let fed = self.parser.feed_big(bytes);
+        self.input.extend_from_slice(&bytes[fed..]);
         self.is_starved = false;
     }
 
@@ -139,12 +157,12 @@ impl Stream {
 
     /// Bytes received that are in no epoch yet.
     pub fn waiting_bytes(&self) -> usize {
-        self.input.len()
+        self.input.len() + self.values_bytes + self.parser.held_bytes()
     }
 
     /// The offset behind everything received (`slave_read_repl_offset`).
     pub fn read_offset(&self) -> u64 {
-        self.offset + self.input.len() as u64
+        self.offset + self.waiting_bytes() as u64
     }
 
     /// The offset behind the last epoch.
@@ -170,7 +188,10 @@ impl Stream {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(text) => {
-                    let error = StreamError { offset: self.offset + self.parsed as u64, text };
+                    // Those of the command in question are within it.
+                    let before = self.values.iter().filter(|(at, _)| *at < self.parsed);
+                    let before_bytes = self.parsed + before.map(|(_, value)| value.len()).sum::<usize>();
+                    let error = StreamError { offset: self.offset + before_bytes as u64, text };
                     self.failed = Some(error.clone());
                     if draft.end == 0 {
                         return Err(error);
@@ -184,12 +205,33 @@ impl Stream {
             return Ok(None);
         }
         let Draft { end, db, commands, asks_ack, alone } = draft;
-        let bytes = self.input.split_to(end).freeze();
-        self.parsed -= end;
-        self.offset += end as u64;
         self.db = db;
         let work = alone.map_or(EpochWork::Parts, EpochWork::Alone);
-        Ok(Some(Epoch { bytes, end_offset: self.offset, db, commands, asks_ack, work }))
+        let pieces = self.split_to(end);
+        let mut epoch = Epoch { pieces, end_offset: 0, db, commands, asks_ack, work };
+        self.offset += epoch.len_bytes();
+        epoch.end_offset = self.offset;
+        Ok(Some(epoch))
+    }
+
+    /// Takes the first `end` bytes of the input, with the long values among them.
+    fn split_to(&mut self, end: usize) -> SmallVec<[Bytes; 1]> {
+        let (mut pieces, mut at) = (SmallVec::new(), 0);
+        // A line end stands behind each.
+        while let Some((_, value)) = self.values.front_mut().filter(|(position, _)| *position < end) {
+            let value = std::mem::take(value);
+            let (position, _) = self.values.pop_front().expect("just seen");
+            pieces.push(self.input.split_to(position - at).freeze());
+            self.values_bytes -= value.len();
+            pieces.push(value);
+            at = position;
+        }
+        pieces.push(self.input.split_to(end - at).freeze());
+        for (position, _) in &mut self.values {
+            *position -= end;
+        }
+        self.parsed -= end;
+        pieces
     }
 
     /// Goes on by one command. False: the epoch ends here.
@@ -197,26 +239,50 @@ impl Stream {
         if self.block.as_ref().is_some_and(|block| block.is_complete) {
             return Ok(self.close_block(draft, parts));
         }
-        let input = &self.input[self.parsed..];
-        if input.len() > COMMAND_MAX_BYTES {
-            return Err("a command is longer than 4 GiB".into());
-        }
-        let len = match self.parser.parse(input, &LIMITS).map_err(|error| error.to_string())? {
-            Parsed::Incomplete => return Ok(false),
-            Parsed::Assembling { .. } => unreachable!("the parser is contiguous"),
-            Parsed::Command { len } => len,
-        };
-        let is_taken = self.take_command(len, draft, parts)?;
-        self.parser.reset();
-        if !is_taken {
-            // It begins the next epoch, and is parsed again then.
+        let Some(len) = self.find()? else { return Ok(false) };
+        if !self.take_command(len, draft, parts)? {
+            // It begins the next epoch.
+            self.found = Some(len);
             return Ok(false);
         }
+        self.parser.reset();
         self.parsed += len;
         if self.block.is_none() {
             draft.end = self.parsed;
         }
         Ok(true)
+    }
+
+    /// Finds the next command. Returns its length without its long values; None: it is not complete.
+    fn find(&mut self) -> Result<Option<usize>, String> {
+        if let Some(len) = self.found.take() {
+            return Ok(Some(len));
+        }
+        let input = &self.input[self.parsed..];
+        if input.len() > COMMAND_MAX_BYTES {
+            return Err("a command is longer than 4 GiB".into());
+        }
+        match self.parser.parse(input, &LIMITS).map_err(|error| error.to_string())? {
+            Parsed::Incomplete => Ok(None),
+            Parsed::Assembling { keep, taken } => {
+                assert_eq!(keep + taken, input.len(), "what was received ends within the value");
+                self.input.truncate(self.parsed + keep);
+                self.values.push_back((self.input.len(), Bytes::new()));
+                Ok(None)
+            }
+            Parsed::Command { len } => {
+                let found = self.parser.args().iter().filter_map(|arg| match arg {
+                    Arg::Big(value) => Some(value.clone()),
+                    Arg::Range { .. } => None,
+                });
+                let missing = self.values.iter_mut().filter(|(_, value)| value.is_empty());
+                for ((_, place), value) in missing.zip(found) {
+                    self.values_bytes += value.len();
+                    *place = value;
+                }
+                Ok(Some(len))
+            }
+        }
     }
 
     /// Takes the command that the parser found. False: it cannot be in this epoch.
@@ -298,12 +364,20 @@ fn arguments<'a>(parser: &'a Parser, command: &'a [u8]) -> Arguments<'a> {
     let base = parser.base(command);
     let (mut list, mut shared) = (SmallVec::new(), SmallVec::new());
     for arg in parser.args() {
-        let Arg::Range { start, len } = arg else { unreachable!("the parser is contiguous") };
-        let value = &base[*start as usize..][..*len as usize];
-        if value.len() >= BIG_BULK_LEN_BYTES {
-            shared.push((list.len() as u32, Bytes::copy_from_slice(value)));
+        match arg {
+            Arg::Big(value) => {
+                shared.push((list.len() as u32, value.clone()));
+                list.push(&value[..]);
+            }
+            Arg::Range { start, len } => {
+                let value = &base[*start as usize..][..*len as usize];
+                if value.len() >= BIG_BULK_LEN_BYTES {
+                    // It came whole, so it is no longer than what may wait.
+                    shared.push((list.len() as u32, Bytes::copy_from_slice(value)));
+                }
+                list.push(value);
+            }
         }
-        list.push(value);
     }
     (list, shared)
 }

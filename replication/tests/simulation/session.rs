@@ -2,7 +2,9 @@
 
 use crate::hub::{Abort, Hub};
 use crate::model::Words;
-use braid_core::command::{Args, Command, CommandId, Handler, Outcome, Segment, Time, registry};
+use braid_core::command::{
+    Args, Command, CommandId, Handler, Outcome, SHARED_ARG_LEN_BYTES, Segment, Time, registry,
+};
 use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
@@ -154,8 +156,18 @@ impl Thread {
 
     fn command(&mut self, index: usize, words: &Words, pipeline: &mut Pipeline) -> Flow {
         let Self { shard, front, .. } = self;
-        let list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-        let args = Args::new(&list, &[]);
+        // Long arguments come in buffers of their own.
+        let is_long = |(_, word): &(u32, &Vec<u8>)| word.len() >= SHARED_ARG_LEN_BYTES;
+        let shared: Vec<(u32, Bytes)> = (0..)
+            .zip(words)
+            .filter(is_long)
+            .map(|(index, word)| (index, Bytes::from(word.clone())))
+            .collect();
+        let mut list: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        for (index, value) in &shared {
+            list[*index as usize] = value;
+        }
+        let args = Args::new(&list, &shared);
         let (id, command) = registry().find(args[0]).expect("a known command");
         assert!(command.accepts(args.len()), "{}", command.name);
         let conn = &mut front.conns[index];

@@ -3,6 +3,7 @@
 
 use crate::DATABASES;
 use crate::model::Words;
+use braid_core::resp::parse::BIG_BULK_LEN_BYTES;
 use std::collections::BTreeMap;
 
 /// How a replica refuses to write.
@@ -363,6 +364,8 @@ fn plain(id: usize, keys: usize, rng: &mut fastrand::Rng, tags: &mut Tags) -> Wo
     let db = rng.usize(..DATABASES);
     let line = match rng.u8(..100) {
         0..15 => format!("GET {a}"),
+        // Long enough to go into the stream, and out of it, by reference.
+        15 if rng.u8(..16) == 0 => format!("SET {a} v{id}.{}", "x".repeat(BIG_BULK_LEN_BYTES)),
         15..32 => format!("SET {a} v{id}"),
         32..37 => format!("SET {a} v{id} PX {}", rng.u32(1..20)),
         37..40 => format!("GETSET {a} v{id}"),

@@ -333,6 +333,38 @@ fn appending_to_a_long_value_does_not_copy_it_each_time() {
     assert_eq!(node.run("STRLEN k"), ":200000\r\n");
 }
 
+/// The value that arrived is the key's and the stream's.
+#[test]
+fn law8_a_long_value_is_the_very_buffer_in_the_stream() {
+    for line in [
+        "SET k @",
+        "SET k @ KEEPTTL",
+        "SET k @ EX 100 GET",
+        "SETEX k 100 @",
+        "SETNX new @",
+        "GETSET k @",
+        "MSET k @ a b",
+        "MSETNX new @ new2 b",
+        "MSETEX 2 k @ a b EX 100",
+        "APPEND new @",
+        "SETRANGE k 1 @",
+        "LPUSH list @",
+        "HSET hash f @",
+    ] {
+        let mut node = Node::new();
+        let value = Bytes::from(vec![b'v'; 64 << 10]);
+        let words: Vec<&str> = line.split(' ').collect();
+        let at = words.iter().position(|word| *word == "@").expect("a value");
+        let mut args: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        args[at] = &value;
+        let reply = node.run_shared(&args, &[(at as u32, value.clone())]);
+        assert!(!reply.starts_with(b"-"), "{line}: {}", reply.escape_ascii());
+        let pieces = node.effects.take().pieces;
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == value.as_ptr()), "{line}");
+        assert!(pieces.concat().len() < value.len() + 200, "{line}");
+    }
+}
+
 /// Where nothing is different afterwards Redis says so all the same.
 #[test]
 fn watchers_hear_of_writes_that_leave_all_as_it_was() {

@@ -1,6 +1,7 @@
 //! Laws 6 and 7: what a node that follows a master passes on, and when it changes sides.
 
 use super::*;
+use crate::acks::{Level, WaiterId};
 use crate::home::relay::Turn;
 use crate::ids::ReplId;
 use crate::link::Position;
@@ -28,7 +29,7 @@ impl World {
 
     fn relay(&mut self, text: &str, db: u16) {
         let end_offset = self.home.end_offset() + text.len() as u64;
-        self.home.relay(Bytes::copy_from_slice(text.as_bytes()), end_offset, db);
+        self.home.relay([Bytes::copy_from_slice(text.as_bytes())], end_offset, db);
     }
 
     fn closed(&mut self) -> Vec<ReplicaId> {
@@ -258,5 +259,61 @@ fn law6_a_failover_cannot_begin_while_the_role_changes() {
 #[should_panic(expected = "a gap in the stream")]
 fn law6_a_gap_is_never_passed_on() {
     let mut world = World::replica();
-    world.home.relay(Bytes::from_static(b"x"), 502, 0);
+    world.home.relay([Bytes::from_static(b"x")], 502, 0);
+}
+
+/// A client that waits for one replica.
+fn wait(world: &mut World, offset: u64) -> Option<usize> {
+    world.home.wait(WaiterId(1), offset, 1, None, Level::Applied)
+}
+
+#[test]
+fn law7_a_waiting_client_is_let_go_when_its_master_becomes_a_replica() {
+    let mut world = World::new(2, rules());
+    world.online();
+    world.write("mine");
+    let written = world.home.written_offset();
+    assert_eq!(wait(&mut world, written), None);
+    world.home.begin_turn(Turn::Follow);
+    let ticket = world.take_ticket();
+    world.home.segment(ticket, Segment::default(), Some(Mark::Role));
+    assert!(world.home.take_actions().contains(&Action::Unblock { waiter: WaiterId(1) }));
+    // What is acknowledged from now on may be of a history without that write.
+    world.home.replace_history(id(b'b'), 5000, 0);
+    world.closed();
+    world.home.set_link(true);
+    let below = world.resume(id(b'b').as_str(), 5001);
+    world.take(below);
+    world.ack(below, 5000);
+    assert!(world.home.take_resolved().is_empty());
+}
+
+#[test]
+fn law7_what_was_acknowledged_of_another_history_is_not_counted() {
+    let mut world = World::replica();
+    let below = world.resume(id(b'a').as_str(), 501);
+    world.relay("twenty bytes of old s", 4);
+    world.take(below);
+    world.ack(below, 520);
+    world.home.replace_history(id(b'b'), 10, 0);
+    // It was on its way.
+    world.ack(below, 521);
+    world.turn(Turn::Promote);
+    world.write("own");
+    let written = world.home.written_offset();
+    assert_eq!(wait(&mut world, written), None, "it never had this write");
+}
+
+#[test]
+fn law7_signs_of_life_of_another_history_hide_no_writes() {
+    let mut world = World::new(2, rules());
+    world.online();
+    world.write("mine");
+    world.home.merge.get_ack(&mut world.home.log);
+    let end = world.home.end_offset();
+    world.turn(Turn::Follow);
+    world.home.replace_history(id(b'b'), end - 7, 0);
+    world.closed();
+    world.relay("effects", 0);
+    assert_eq!((world.home.end_offset(), world.home.written_offset()), (end, end));
 }

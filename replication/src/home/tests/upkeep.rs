@@ -103,9 +103,13 @@ fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     world.cut();
     world.home.take_actions();
     let words: [&[u8]; 2] = [foreign.as_bytes(), b"100"];
-    assert!(world.attach_as(CAPA, Some(&words)).is_err());
+    let stranger: &[&[u8]] = &[b"listening-port", b"7", b"capa", b"eof", b"capa", b"psync2"];
+    assert!(world.attach_as(stranger, Some(&words)).is_err());
+    // Nor is it when it has begun a history of its own meanwhile.
+    let id = world.attach_as(CAPA, Some(&words)).expect("it had this dataset before");
+    world.home.detach(id);
     world.home.confirm_dataset();
-    assert!(world.attach_as(CAPA, Some(&words)).is_ok());
+    assert!(world.attach_as(stranger, Some(&words)).is_ok());
     // Or it is switched off.
     let mut world = World::new(1, Rules { protects: true, ..rules() });
     world.home.set_rules(rules());

@@ -36,7 +36,7 @@ fn encode_all(lines: &[&str]) -> Vec<u8> {
 /// An epoch with its commands as text; `alone` ones in brackets.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
-    len: usize,
+    bytes: Vec<u8>,
     db: u16,
     commands: Vec<(u16, String)>,
     alone: bool,
@@ -50,7 +50,7 @@ fn take(stream: &mut Stream) -> Result<Option<Seen>, StreamError> {
         assert!(notes.list.is_empty(), "nothing is pushed without an epoch");
         return Ok(None);
     };
-    assert_eq!(epoch.end_offset, before + epoch.bytes.len() as u64);
+    assert_eq!(epoch.end_offset, before + epoch.len_bytes());
     assert_eq!(epoch.end_offset, stream.offset());
     let alone = match &epoch.work {
         EpochWork::Parts => false,
@@ -62,7 +62,8 @@ fn take(stream: &mut Stream) -> Result<Option<Seen>, StreamError> {
     };
     assert_eq!(epoch.commands as usize, notes.list.len());
     let (db, asks_ack) = (epoch.db, epoch.asks_ack);
-    Ok(Some(Seen { len: epoch.bytes.len(), db, commands: notes.list, alone, asks_ack }))
+    assert!(epoch.pieces.iter().all(|piece| !piece.is_empty()));
+    Ok(Some(Seen { bytes: epoch.pieces.concat(), db, commands: notes.list, alone, asks_ack }))
 }
 
 fn take_all(stream: &mut Stream) -> Vec<Seen> {
@@ -87,7 +88,7 @@ fn what_is_complete_is_one_epoch_and_the_rest_waits() {
     assert_eq!(
         seen,
         [Seen {
-            len: bytes.len() - last,
+            bytes: bytes[..bytes.len() - last].to_vec(),
             db: 3,
             commands: vec![(3, "SET a 1".into()), (3, "DEL b".into())],
             alone: false,
@@ -121,7 +122,7 @@ fn law3_a_transaction_is_never_split() {
         assert_eq!(commands(&first), expected, "cut at {cut}");
         stream.receive(&bytes[cut..]);
         let second = take_all(&mut stream);
-        assert_eq!(first.iter().chain(&second).map(|seen| seen.len).sum::<usize>(), bytes.len());
+        assert_eq!(first.iter().chain(&second).map(|seen| seen.bytes.len()).sum::<usize>(), bytes.len());
         assert_eq!(commands(&first).len() + commands(&second).len(), 4);
         assert_eq!(stream.offset(), 1000 + bytes.len() as u64);
     }
@@ -182,27 +183,59 @@ fn what_is_no_data_counts_as_bytes_and_is_passed_on() {
     stream.receive(&bytes);
     let seen = take_all(&mut stream);
     assert_eq!(seen.len(), 1);
-    assert_eq!((seen[0].len, seen[0].commands.len(), seen[0].asks_ack), (bytes.len(), 0, true));
+    assert_eq!((seen[0].bytes.len(), seen[0].commands.len(), seen[0].asks_ack), (bytes.len(), 0, true));
 }
 
 #[test]
-fn long_values_are_buffers_of_their_own() {
-    struct Shared(usize);
+fn law8_a_long_value_is_the_very_buffer_in_the_dataset_and_in_the_log() {
+    #[derive(Default)]
+    struct Shared(Vec<Bytes>);
     impl Parts for Shared {
         fn fits(&self, _id: CommandId, _args: Args<'_>) -> bool {
             true
         }
         fn push(&mut self, _id: CommandId, _db: u16, args: Args<'_>) {
-            self.0 = args.shared(2).expect("shared").len();
+            self.0.push(args.shared(2).expect("shared"));
         }
     }
+    let value = "v".repeat(BIG_BULK_LEN_BYTES);
+    let bytes = encode_all(&[&format!("SET k {value}"), "MULTI", &format!("MSET k {value} b c"), "EXEC"]);
     let mut stream = new_stream();
-    let bytes = encode(&format!("SET k {}", "v".repeat(BIG_BULK_LEN_BYTES)));
+    let mut parts = Shared::default();
+    let mut pieces = Vec::new();
     // In small pieces, as it arrives.
-    bytes.chunks(1000).for_each(|piece| stream.receive(piece));
-    let mut parts = Shared(0);
-    let epoch = stream.next_epoch(&mut parts).unwrap().unwrap();
-    assert_eq!((parts.0, epoch.bytes.len()), (BIG_BULK_LEN_BYTES, bytes.len()));
+    for piece in bytes.chunks(1000) {
+        stream.receive(piece);
+        pieces.extend(stream.next_epoch(&mut parts).unwrap().into_iter().flat_map(|epoch| epoch.pieces));
+    }
+    assert_eq!(pieces.concat(), bytes);
+    assert_eq!(parts.0.len(), 2);
+    for value in &parts.0 {
+        assert_eq!(value.len(), BIG_BULK_LEN_BYTES);
+        assert!(pieces.iter().any(|piece| piece.as_ptr() == value.as_ptr()));
+    }
+    // One that came whole is copied.
+    let mut parts = Shared::default();
+    stream.receive(&encode(&format!("SET k {value}")));
+    assert_eq!(stream.next_epoch(&mut parts).unwrap().unwrap().pieces.len(), 1);
+    assert_eq!(parts.0[0].len(), BIG_BULK_LEN_BYTES);
+}
+
+#[test]
+fn an_error_behind_a_long_value_has_its_offset() {
+    let value = "v".repeat(BIG_BULK_LEN_BYTES);
+    let good = encode_all(&["MULTI", &format!("SET k {value}")]);
+    let mut stream = new_stream();
+    for piece in [&good[..100], &good[100..], &encode(&format!("NOSUCH {value}"))] {
+        stream.receive(piece);
+        assert_eq!(stream.read_offset(), stream.offset() + stream.waiting_bytes() as u64);
+        let outcome = take(&mut stream);
+        assert_eq!(outcome.is_err(), piece.len() > 200 && piece.starts_with(b"*2"), "{outcome:?}");
+        if let Err(error) = outcome {
+            assert_eq!(error.offset, 1000 + good.len() as u64);
+        }
+    }
+    assert!(take(&mut stream).is_err());
 }
 
 #[test]
@@ -223,7 +256,7 @@ fn what_cannot_be_applied_is_an_error_with_its_offset_behind_what_can() {
         let good = encode("SET a 1");
         stream.receive(&good);
         stream.receive(&bad);
-        assert_eq!(take(&mut stream).unwrap().unwrap().len, good.len());
+        assert_eq!(take(&mut stream).unwrap().unwrap().bytes.len(), good.len());
         let error = take(&mut stream).unwrap_err();
         let within = if why.starts_with("MULTI") { encode("MULTI").len() } else { 0 };
         assert_eq!(error, StreamError { offset: 1000 + (good.len() + within) as u64, text: why.into() });
@@ -258,23 +291,31 @@ fn law2_any_split_of_the_bytes_gives_the_same_commands_at_the_same_offsets() {
                     bytes.extend(encode(&format!("RENAME a {n}")));
                     model.push((db, format!("RENAME a {n}")));
                 }
-                _ => {
-                    let line = format!("SET k {}", "v".repeat(rng.usize(1..200)));
+                kind => {
+                    // Some are long enough to be buffers of their own.
+                    let is_long = kind == 5 && rng.u8(..4) == 0;
+                    let len_bytes =
+                        if is_long { BIG_BULK_LEN_BYTES - 50 + rng.usize(..100) } else { rng.usize(1..200) };
+                    let line = format!("SET k {}", "v".repeat(len_bytes));
                     bytes.extend(encode(&line));
                     model.push((db, line));
                 }
             }
         }
         let (mut stream, mut seen, mut at) = (new_stream(), Vec::new(), 0);
+        let most_bytes = [300, 30_000, 200_000][rng.usize(..3)];
         while at < bytes.len() {
-            let to = (at + rng.usize(1..300)).min(bytes.len());
+            let to = (at + rng.usize(1..most_bytes)).min(bytes.len());
             stream.receive(&bytes[at..to]);
             at = to;
+            assert_eq!(stream.read_offset(), 1000 + at as u64);
             if rng.bool() {
                 seen.extend(take_all(&mut stream));
             }
         }
         seen.extend(take_all(&mut stream));
+        let relayed: Vec<&[u8]> = seen.iter().map(|seen| &seen.bytes[..]).collect();
+        assert!(relayed.concat() == bytes, "the very bytes are passed on");
         let flat: Vec<(u16, String)> = seen.into_iter().flat_map(|seen| seen.commands).collect();
         assert_eq!(flat, model);
         assert_eq!(stream.offset(), 1000 + bytes.len() as u64);
