@@ -58,7 +58,7 @@ impl SnapshotFile {
         let (commands, received) = unbounded();
         let is_given_up = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&is_given_up);
-        let thread = std::thread::Builder::new().name("braid-snapshot".into()).spawn(move || {
+        let thread = crate::background::spawn("braid-snapshot", move || {
             let mut placed = false;
             let outcome = work(&temporary, target.as_deref(), &received, &seen, &tell, &mut placed);
             if let Err(error) = outcome {
@@ -249,7 +249,7 @@ impl FileReader {
         };
         let len_bytes = file.metadata()?.len();
         let (sender, chunks) = bounded(AHEAD_CHUNKS);
-        std::thread::Builder::new().name("braid-load".into()).spawn(move || {
+        crate::background::spawn("braid-load", move || {
             loop {
                 let mut chunk = Vec::with_capacity(CHUNK_BYTES);
                 let outcome = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);

@@ -27,7 +27,7 @@ fn start() -> Option<Sender<Bytes>> {
             }
         }
     };
-    std::thread::Builder::new().name("braid-free".into()).spawn(work).ok().map(|_| queue)
+    crate::background::spawn("braid-free", work).ok().map(|_| queue)
 }
 
 impl Freeing {

@@ -1,6 +1,7 @@
 //! The network ring, connections, configuration and the server binary.
 
 pub mod allocator;
+pub mod background;
 pub mod clock;
 pub mod config;
 pub mod disk;

@@ -56,6 +56,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     let signals = startup::signals::block_stops().map_err(|error| format!("can't block signals: {error}"))?;
     let allowed =
         startup::cpus::allowed().map_err(|error| format!("can't read the CPU affinity: {error}"))?;
+    braid_net::background::allow(allowed.clone());
     let placement = startup::cpus::place(config.shards, &allowed, startup::cpus::quota())?;
     let shards = placement.cpus.len();
     startup::kernel::check()?;

@@ -250,6 +250,11 @@ impl Follower {
         self.applying.is_none() && self.whole.is_none() && self.restore.is_none()
     }
 
+    /// Something of the master's stream is being applied.
+    pub fn is_applying(&self) -> bool {
+        self.applying.is_some()
+    }
+
     /// Whether [`Follower::go_on`] can have anything to do.
     pub fn is_involved(&self) -> bool {
         let is_asked = !self.requests.is_empty() || self.wanted_cut.is_some() || self.wants_stop;

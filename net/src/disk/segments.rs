@@ -25,9 +25,7 @@ impl Segments {
     /// No thread could be started.
     pub fn start(folder: PathBuf, tell: impl Fn(Told) + Send + 'static) -> io::Result<Self> {
         let (steps, received) = unbounded();
-        std::thread::Builder::new()
-            .name("braid-stream".into())
-            .spawn(move || work(&folder, &received, &tell))?;
+        crate::background::spawn("braid-stream", move || work(&folder, &received, &tell))?;
         Ok(Self { steps })
     }
 

@@ -148,7 +148,7 @@ impl Engine {
             let found = found.and_then(|mut all| all.next().ok_or_else(|| "no such host".to_owned()));
             node.order(shard, Order::LookedUp { lookup, found });
         };
-        if let Err(error) = std::thread::Builder::new().name("braid-resolve".into()).spawn(look_up) {
+        if let Err(error) = crate::background::spawn("braid-resolve", look_up) {
             self.link_closed(&error.to_string());
         }
     }

@@ -163,7 +163,7 @@ fn rewrite(call: &mut Call<'_>) -> Result<(), Error> {
         }
         node.order(shard, Order::Answer(conn, out.buf));
     };
-    let spawned = std::thread::Builder::new().name("braid-rewrite".into()).spawn(work);
+    let spawned = crate::background::spawn("braid-rewrite", work);
     spawned.map_err(|error| Error::owned(format!("ERR Rewriting config file: {error}")))?;
     call.conn.waiting = true;
     Ok(())

@@ -19,6 +19,25 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     Ok((0..limit).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
+/// Lets the calling thread run on these processors only.
+///
+/// # Errors
+/// What the system says, as when none of them is allowed.
+pub fn run_on(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: `cpu_set_t` is an array of integers, for which all zeros are valid.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let limit = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    for cpu in cpus.iter().filter(|cpu| **cpu < limit) {
+        // SAFETY: the number is below CPU_SETSIZE, so inside the set.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
+    }
+    // SAFETY: the pointer is to a live set of exactly the size given; 0 is the calling thread.
+    match unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The share of processors a control group allows, from its `cpu.max` (`200000 100000` is two); `None` is no limit.
 pub fn parse_quota(cpu_max: &str) -> Option<f64> {
     let (quota, period) = cpu_max.trim().split_once(' ')?;
@@ -78,6 +97,24 @@ pub fn place(wanted: u16, allowed: &[usize], quota: Option<f64>) -> Result<Place
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_runs_where_it_is_told_to() {
+        let all = allowed().unwrap();
+        let one = [*all.last().unwrap()];
+        // A thread of its own: others would be left where it was sent.
+        let then = std::thread::spawn(move || {
+            run_on(&one).unwrap();
+            let pinned = allowed().unwrap();
+            assert_eq!(pinned, one);
+            let inherited = std::thread::spawn(|| allowed().unwrap()).join().unwrap();
+            assert_eq!(inherited, pinned);
+            run_on(&all).unwrap();
+            assert_eq!(allowed().unwrap(), all);
+        });
+        then.join().unwrap();
+        assert!(run_on(&[]).is_err());
+    }
 
     #[test]
     fn quotas() {

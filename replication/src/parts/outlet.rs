@@ -99,9 +99,9 @@ impl Outlet {
         is_end.then_some(self.len_bytes)
     }
 
-    /// So much waits that the shards should hand in no more for now.
+    /// So much waits that the shards should hand in no more for now. Who has handed in everything holds nobody up.
     pub fn is_full(&self) -> bool {
-        self.queue.len_bytes() > self.window_bytes
+        self.feeders_left > 0 && self.queue.len_bytes() > self.window_bytes
     }
 
     /// Since when the send under way has not been completed.

@@ -275,6 +275,7 @@ pub fn check_replies(env: &Env, witness: &Witness, era: &Era) {
             continue;
         }
         let op = &ops[index];
+        assert!(!op.is_refused() || op.may_be_replicas(), "law 4: a master refuses {}", show_op(op));
         // What its process said it had applied, too.
         let floor = if op.is_replicas() { witness.index_at(op.floor) } else { 0 };
         let lower = last_point[op.client].max(bounds[index]).max(floor);

@@ -24,6 +24,8 @@ const HEAL_STEPS_MAX: usize = 2_000_000;
 const LOOK_STEPS: usize = 64;
 /// Bytes that arrive at once.
 const ARRIVE_MAX_BYTES: usize = 600;
+/// Steps for which something is being applied before its node is made a master: long, and a transaction is in its way.
+const AMBUSH_STEPS_MAX: u32 = 60;
 
 /// A connection from a replica's link to its master.
 struct Conn {
@@ -44,6 +46,13 @@ struct Node {
     follower_rules: FollowerRules,
 }
 
+/// A node that is to be made a master when it has been applying something for so many steps.
+struct Ambush {
+    node: usize,
+    steps: u32,
+    steps_so_far: u32,
+}
+
 /// What happened in a run.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Happened {
@@ -53,6 +62,8 @@ pub struct Happened {
     pub restores: u64,
     pub failovers: u64,
     pub role_changes: u64,
+    /// Asked for while something of the old master's was being applied.
+    pub promotions_in_epochs: u64,
 }
 
 impl std::ops::AddAssign for Happened {
@@ -63,14 +74,25 @@ impl std::ops::AddAssign for Happened {
         self.restores += other.restores;
         self.failovers += other.failovers;
         self.role_changes += other.role_changes;
+        self.promotions_in_epochs += other.promotions_in_epochs;
     }
 }
 
 impl Happened {
     /// Enough for a run of many seeds to mean something.
     pub fn is_plenty(&self) -> bool {
-        let Self { full_syncs, partial_syncs, kills, restores, failovers, role_changes } = *self;
-        [full_syncs, partial_syncs, kills, failovers, role_changes].iter().all(|count| *count > 300)
+        let Self {
+            full_syncs,
+            partial_syncs,
+            kills,
+            restores,
+            failovers,
+            role_changes,
+            promotions_in_epochs,
+        } = *self;
+        [full_syncs, partial_syncs, kills, failovers, role_changes, promotions_in_epochs]
+            .iter()
+            .all(|count| *count > 300)
             && restores > 50
     }
 }
@@ -81,6 +103,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     conns: Vec<Conn>,
     conns_made: usize,
+    ambush: Option<Ambush>,
     /// One in so many blows strikes.
     calm: u32,
     incarnations: usize,
@@ -96,9 +119,10 @@ fn address(node: usize) -> Target {
 impl Cluster {
     pub fn new(seed: u64, is_loud: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let scenario = match rng.u8(..8) {
+        let scenario = match rng.u8(..12) {
             0..5 => Scenario::Mixed,
             5..7 => Scenario::AllOrNothing,
+            7..11 => Scenario::Crowded,
             _ => Scenario::Litmus { is_ordered: true },
         };
         let nodes = rng.usize(2..5);
@@ -112,12 +136,14 @@ impl Cluster {
             nodes: Vec::new(),
             conns: Vec::new(),
             conns_made: 0,
+            ambush: None,
             calm,
             incarnations: 0,
             histories: Histories::default(),
             happened: Happened::default(),
         };
-        cluster.env.lull = cluster.env.rng.u32(1..40);
+        let lull_max = if scenario == Scenario::Crowded { 10 } else { 40 };
+        cluster.env.lull = cluster.env.rng.u32(1..lull_max);
         for node in 0..nodes {
             let is_diskless = cluster.env.rng.u8(..4) > 0;
             let rules = Rules {
@@ -171,6 +197,7 @@ impl Cluster {
                     let now_ms = self.env.now_ms();
                     self.nodes[node].process.hub().home.request_save(now_ms);
                 }
+                90..94 => self.lie_in_wait(node),
                 28..60 => self.nodes[node].process.hub().wait(&self.env),
                 60..90 => self.env.now_us += self.env.rng.u64(..300_000),
                 _ => self.step(node),
@@ -192,6 +219,34 @@ impl Cluster {
         }
         let request = RoleRequest { master: target.map(address), answer: None };
         self.nodes[node].process.hub().follower.request(request);
+        self.nodes[node].process.hurry();
+    }
+
+    /// A replica is to be made a master in the middle of an epoch; there is always one again.
+    fn lie_in_wait(&mut self, node: usize) {
+        if self.nodes[node].process.hub().home.is_replica() {
+            let rng = &mut self.env.rng;
+            let max = rng.u32(1..AMBUSH_STEPS_MAX);
+            self.ambush = Some(Ambush { node, steps: rng.u32(..max), steps_so_far: 0 });
+        } else {
+            self.change_role(node);
+        }
+    }
+
+    /// A node may be made a master in the middle of an epoch.
+    fn spring(&mut self, node: usize) {
+        let Some(ambush) = self.ambush.as_mut().filter(|ambush| ambush.node == node) else { return };
+        if !self.nodes[node].process.has_epoch() {
+            ambush.steps_so_far = 0;
+            return;
+        }
+        ambush.steps_so_far += 1;
+        if ambush.steps_so_far <= ambush.steps {
+            return;
+        }
+        self.ambush = None;
+        self.happened.promotions_in_epochs += 1;
+        self.ask(node, None);
     }
 
     /// A master is asked to hand over to one of its replicas.
@@ -266,6 +321,7 @@ impl Cluster {
         } else {
             self.nodes[node].process.step(&mut self.env);
             self.look_at(node);
+            self.spring(node);
         }
     }
 
@@ -360,6 +416,7 @@ impl Cluster {
     pub fn heal(&mut self) {
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         self.env.rng.shuffle(&mut order);
+        self.ambush = None;
         let mut above = vec![None; order.len()];
         for at in 1..order.len() {
             above[order[at]] = Some(order[self.env.rng.usize(..at)]);

@@ -1,11 +1,12 @@
 //! What the home shard of a process has beside its slice: the stream's home, the replica role, and their connections and
 //! files, without a network and a disk.
 
+mod peers;
+
 use crate::env::Env;
 use crate::model::State;
 use crate::stock::{FullSync, StockLink, dump};
 use braid_core::command::Segment;
-use braid_core::resp::parse::{Arg, ParseLimits, Parsed, Parser};
 use braid_replication::acks::{Level, ReplicaId, WaiterId};
 use braid_replication::failover::Step;
 use braid_replication::follower::{
@@ -14,9 +15,10 @@ use braid_replication::follower::{
 use braid_replication::home::{Action, FileStep, Home, Piece, Rules};
 use braid_replication::ids::ReplId;
 use braid_replication::link::Target;
-use braid_replication::psync::{Replconf, Replica};
-use braid_shards::{ConnId, Everything, Mark, Shard};
+use braid_replication::psync::Replica;
+use braid_shards::{Everything, Mark, Shard};
 use bytes::Bytes;
+use peers::Peer;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -61,16 +63,6 @@ pub enum Errand {
     CloseLink,
     ToPeer(usize, Vec<u8>),
     ClosePeer(usize),
-}
-
-/// A connection that a replica made.
-#[derive(Default)]
-struct Peer {
-    input: Vec<u8>,
-    handshake: Replica,
-    replica: Option<ReplicaId>,
-    /// Its `PSYNC` is answered when this node is a master.
-    is_heir: bool,
 }
 
 /// Snapshot files, and what their thread has to tell.
@@ -265,16 +257,8 @@ impl Hub {
                 }
                 // Of a connection that was given up.
                 Input::LinkUp(_) | Input::LinkBytes(..) | Input::LinkClosed(_) => {}
-                Input::PeerBytes(conn, bytes) => {
-                    self.peers.entry(conn).or_default().input.extend(bytes);
-                    self.serve(conn, now_ms);
-                }
-                Input::PeerClosed(conn) => {
-                    if let Some(replica) = self.peers.remove(&conn).and_then(|peer| peer.replica) {
-                        self.sending.remove(&replica);
-                        self.home.detach(replica);
-                    }
-                }
+                Input::PeerBytes(conn, bytes) => self.peer_sent(conn, bytes, now_ms),
+                Input::PeerClosed(conn) => self.peer_closed(conn),
             }
         }
         for _ in 0..env.rng.usize(..4) {
@@ -288,65 +272,6 @@ impl Hub {
                     }
                 }
                 Some(Told::Read(replica, bytes)) => self.home.file_read(replica, Ok(bytes)),
-            }
-        }
-    }
-
-    /// Handles what a replica's connection has sent.
-    fn serve(&mut self, conn: usize, now_ms: u64) {
-        let limits = ParseLimits { max_bulk_len_bytes: 1 << 20, authenticated: true };
-        loop {
-            let peer = self.peers.get_mut(&conn).expect("it sent something");
-            let mut parser = Parser::new();
-            let parsed = parser.parse(&peer.input, &limits).expect("valid requests");
-            let Parsed::Command { len } = parsed else { return };
-            if peer.is_heir {
-                return;
-            }
-            let base = parser.base(&peer.input[..len]);
-            let words: Vec<Vec<u8>> = parser
-                .args()
-                .iter()
-                .map(|arg| match arg {
-                    Arg::Range { start, len } => base[*start as usize..][..*len as usize].to_vec(),
-                    Arg::Big(value) => value.to_vec(),
-                })
-                .collect();
-            peer.input.drain(..len);
-            let args: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-            let mut reply = |text: &[u8]| self.outbox.push(Errand::ToPeer(conn, text.to_vec()));
-            match (args.first().copied(), peer.replica) {
-                (None, Some(id)) => self.home.heard(id, now_ms),
-                (None, None) => {}
-                (Some(_), Some(id)) => {
-                    self.home.heard(id, now_ms);
-                    self.home.replconf(id, &args[1..], now_ms);
-                }
-                (Some(b"PING"), None) => reply(b"+PONG\r\n"),
-                (Some(b"REPLCONF"), None) => match peer.handshake.replconf(&args[1..]) {
-                    Replconf::Ok => reply(b"+OK\r\n"),
-                    other => panic!("{other:?}"),
-                },
-                (Some(b"PSYNC"), None) if self.follower.is_restoring() => {
-                    reply(b"-LOADING Redis is loading the dataset in memory\r\n");
-                }
-                (Some(b"PSYNC"), None) if self.home.is_asked_to_take_over(&args[1..]) => {
-                    peer.is_heir = true;
-                    let answer = Some(Asker::Heir(ConnId(conn as u64), words[1..3].to_vec()));
-                    self.follower.request(RoleRequest { master: None, answer });
-                }
-                (Some(b"PSYNC"), None) => self.attach(conn, &args[1..], now_ms),
-                (Some(other), None) => panic!("{}", other.escape_ascii()),
-            }
-        }
-    }
-
-    fn attach(&mut self, conn: usize, words: &[&[u8]], now_ms: u64) {
-        let Some(peer) = self.peers.get_mut(&conn) else { return };
-        match self.home.attach(peer.handshake.clone(), "ip", Some(words), now_ms) {
-            Ok(id) => peer.replica = Some(id),
-            Err(error) => {
-                self.outbox.push(Errand::ToPeer(conn, format!("-{error}\r\n").into_bytes()));
             }
         }
     }
@@ -434,19 +359,6 @@ impl Hub {
         }
     }
 
-    fn close_peer(&mut self, env: &Env, replica: ReplicaId, why: &str) {
-        if env.is_loud {
-            eprintln!("replica {replica:?} is to go: {why}");
-        }
-        match self.peers.iter().find(|(_, peer)| peer.replica == Some(replica)) {
-            Some((conn, _)) => self.outbox.push(Errand::ClosePeer(*conn)),
-            None => {
-                let is_stock = self.links.iter().any(|link| link.id == replica);
-                assert!(!is_stock, "a link is to be closed: {why}");
-            }
-        }
-    }
-
     fn failover_step(&mut self, step: Step) {
         match step {
             Step::PauseWrites => self.is_paused = true,
@@ -503,13 +415,7 @@ impl Hub {
                     self.outbox.push(Errand::CloseLink);
                 }
                 FollowerAction::Answer(RoleRequest { answer: Some(Asker::Heir(conn, words)), .. }) => {
-                    let conn = conn.0 as usize;
-                    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-                    self.attach(conn, &words, env.now_ms());
-                    if let Some(peer) = self.peers.get_mut(&conn) {
-                        peer.is_heir = false;
-                        self.serve(conn, env.now_ms());
-                    }
+                    self.serve_heir(conn.0 as usize, &words, env.now_ms());
                 }
                 FollowerAction::Notice(text) | FollowerAction::Warning(text) if env.is_loud => {
                     eprintln!("{text}");
@@ -624,18 +530,7 @@ impl Hub {
         if self.activated.is_none() && self.links.first().is_some_and(|link| link.received.contains(&b'+')) {
             self.activated = Some(env.clock);
         }
-        for (conn, peer) in &self.peers {
-            let Some(id) = peer.replica.filter(|_| env.rng.bool()) else { continue };
-            if self.sending.remove(&id) {
-                self.home.sent(id, now_ms);
-                continue;
-            }
-            let mut pieces = Vec::new();
-            if self.home.next_send(id, &mut pieces) {
-                self.outbox.push(Errand::ToPeer(*conn, pieces.concat()));
-                self.sending.insert(id);
-            }
-        }
+        self.feed_peers(env);
     }
 
     /// Whether every stock replica has had everything.

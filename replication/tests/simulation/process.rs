@@ -30,6 +30,11 @@ const HASH_SEEDS: u64 = 64;
 /// How deep a step may be interrupted by others.
 const DEPTH_MAX: usize = 2;
 
+/// One in so many times a slow shard hears what it could hear.
+const SLOWNESS: u8 = 8;
+/// Times that clients send all they can, around a change of role.
+const HURRY: u32 = 40;
+
 /// What a process is made of.
 pub struct Plan {
     /// Its name for the others, of this run of it.
@@ -59,6 +64,10 @@ pub struct Process {
     ring_len: usize,
     /// How often each shard gets its turn, relative to the others.
     weights: Vec<u32>,
+    /// What this shard hears from the home comes late: what it lent for a change of role, for one.
+    slow: Option<usize>,
+    /// So many times clients send whatever they can.
+    hurry: u32,
     home: usize,
     clients: Vec<Client>,
     awaited: Vec<VecDeque<Awaited>>,
@@ -67,6 +76,8 @@ pub struct Process {
     keys: Rc<[Cell<usize>]>,
     /// As of the home shard's last step: whether it is a replica and how often that changed, and what is applied.
     role: (bool, u32),
+    /// A master's dataset may be about to become a replica's.
+    is_turning: bool,
     applied_offset: u64,
     /// What was answered up to this moment was seen in the log; if it is killed now, the rest may not be.
     pub merged_until: u64,
@@ -79,6 +90,7 @@ impl Process {
         let rng = &mut env.rng;
         let shards = match env.scenario {
             Scenario::Litmus { .. } => rng.usize(2..=8),
+            Scenario::Crowded => rng.usize(3..=8),
             _ => rng.usize(1..=8),
         };
         let home = rng.usize(..shards);
@@ -142,6 +154,8 @@ impl Process {
             rings: (0..shards * shards).map(|_| VecDeque::new()).collect(),
             ring_len: rng.usize(1..6),
             weights: (0..shards).map(|id| rng.u32(1..8) + if id == home { 4 } else { 0 }).collect(),
+            slow: (rng.bool()).then(|| rng.usize(..shards)),
+            hurry: 0,
             home,
             awaited: clients.iter().map(|_| VecDeque::new()).collect(),
             clients,
@@ -149,6 +163,7 @@ impl Process {
             counters,
             keys,
             role: (master.is_some(), 0),
+            is_turning: false,
             applied_offset: 0,
             merged_until: env.clock,
             is_closed,
@@ -170,6 +185,17 @@ impl Process {
     /// All clients have sent what they had to send.
     pub fn is_done(&self) -> bool {
         self.clients.iter().all(Client::is_done)
+    }
+
+    /// The clients send all they can for a while.
+    pub fn hurry(&mut self) {
+        self.hurry = HURRY;
+    }
+
+    /// Whether something of the master's stream is being applied.
+    pub fn has_epoch(&mut self) -> bool {
+        let hub = self.hub();
+        hub.home.is_replica() && hub.follower.is_applying()
     }
 
     /// The clients send nothing more.
@@ -211,7 +237,9 @@ impl Process {
 
     /// A client sends its next operation.
     fn send(&mut self, env: &mut Env) {
-        if self.clients.is_empty() || env.rng.u32(..env.lull) > 0 {
+        let is_hurried = self.hurry > 0;
+        self.hurry = self.hurry.saturating_sub(1);
+        if self.clients.is_empty() || !is_hurried && env.rng.u32(..env.lull) > 0 {
             return;
         }
         let index = env.rng.usize(..self.clients.len());
@@ -291,6 +319,9 @@ impl Process {
         let shards = self.threads.len();
         for _ in 0..env.rng.usize(..2 * shards + 2) {
             let from = env.rng.usize(..shards);
+            if from == self.home && self.slow == Some(id) && env.rng.u8(..SLOWNESS) > 0 {
+                continue;
+            }
             if let Some(parcel) = self.rings[from * shards + id].pop_front() {
                 thread.shard.receive(from as ShardId, parcel, &mut thread.front);
             }
@@ -366,6 +397,7 @@ impl Process {
         if is_replica != self.role.0 {
             self.role = (is_replica, self.role.1 + 1);
         }
+        self.is_turning = !is_replica && !hub.follower.is_idle();
         self.applied_offset = hub.follower.applied_offset();
         self.is_closed = hub.follower.is_restoring() || hub.is_paused;
     }
@@ -391,7 +423,8 @@ impl Process {
                     op.replied = Some(replied);
                     op.replied_ms = env.now_us / 1000;
                     op.reply = reply.to_vec();
-                    op.replied_role = self.role;
+                    // One that is changing may be the other already.
+                    op.replied_role = (self.role.0, self.role.1 + u32::from(self.is_turning));
                     awaited.pop_front();
                 } else {
                     assert!(matches!(reply, b"+OK\r\n" | b"+QUEUED\r\n"), "{}", reply.escape_ascii());

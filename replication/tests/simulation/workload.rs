@@ -18,6 +18,8 @@ pub enum Scenario {
     AllOrNothing,
     /// All count up the same counters by `WATCH`, `GET`, `MULTI`, `SET`, `EXEC`.
     Counters,
+    /// Transactions over several shards, and hardly anything else, on the same few keys everywhere.
+    Crowded,
     /// Writers set objects and then name them in a queue; readers read the queue and then the object.
     Litmus { is_ordered: bool },
 }
@@ -175,11 +177,12 @@ impl Client {
             Scenario::Mixed => self.mixed(id, keys, rng, tags),
             Scenario::AllOrNothing => self.all_or_nothing(id, keys, rng),
             Scenario::Counters => self.count_up(id, keys, rng, ops),
+            Scenario::Crowded => self.crowded(id, keys, rng, tags),
             Scenario::Litmus { .. } => self.litmus(id),
         };
         let waits = match scenario {
             Scenario::Counters => true,
-            Scenario::Litmus { .. } => rng.u8(..8) == 0,
+            Scenario::Litmus { .. } | Scenario::Crowded => rng.u8(..8) == 0,
             _ => rng.u8(..4) == 0,
         };
         if waits {
@@ -246,6 +249,41 @@ impl Client {
             }
             _ => (Kind::Plain, vec![plain(id, keys, rng, tags)]),
         }
+    }
+
+    /// On a replica the writes are refused, but only when they have what they lock.
+    fn crowded(
+        &mut self,
+        id: usize,
+        keys: usize,
+        rng: &mut fastrand::Rng,
+        tags: &mut Tags,
+    ) -> (Kind, Vec<Words>) {
+        let mut names: Vec<String> = (0..keys).map(key).collect();
+        rng.shuffle(&mut names);
+        names.truncate(rng.usize(2..5));
+        let pairs: Vec<String> = names.iter().map(|name| format!("{name} v{id}")).collect();
+        let each =
+            |verb: &str, rest: &[String]| rest.iter().map(|rest| words(&format!("{verb} {rest}"))).collect();
+        let mut block: Vec<Words> = match rng.u8(..16) {
+            0..4 => return (Kind::Plain, vec![words(&format!("MGET {}", names.join(" ")))]),
+            4..7 => return (Kind::Plain, vec![words(&format!("MSET {}", pairs.join(" ")))]),
+            7..9 => {
+                let verb = ["RENAME", "COPY"][rng.usize(..2)];
+                let line = format!("{verb} {} {}", names[0], names[1]);
+                let line = tags.tag(id, &line).unwrap_or_else(|| words(&format!("GET {}", names[0])));
+                return (Kind::Plain, vec![line]);
+            }
+            9..10 => return (Kind::Plain, vec![words(&format!("MSETNX {}", pairs.join(" ")))]),
+            10..12 => each("GET", &names),
+            12..14 => each("SET", &pairs),
+            _ => each("RPUSH", &pairs),
+        };
+        // A session's command makes it a transaction of several steps, though its keys may be one shard's.
+        if rng.u8(..4) == 0 {
+            block.push(words(&format!("SELECT {}", self.db)));
+        }
+        (Kind::Exec, framed(block))
     }
 
     fn all_or_nothing(&mut self, id: usize, keys: usize, rng: &mut fastrand::Rng) -> (Kind, Vec<Words>) {
