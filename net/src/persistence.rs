@@ -1,7 +1,8 @@
 //! What all shards know of snapshots on disk: whether one is being written or loaded, and how the last ones ended. What
 //! `INFO persistence`, `LASTSAVE` and the refusal of commands meanwhile are told from.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::config::values::SavePoint;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A point in time: the date to be shown, and the node's own clock, which nobody sets, to tell what has passed since.
@@ -34,6 +35,41 @@ pub struct Saves {
     pub keys_loaded: u64,
 }
 
+/// After a snapshot failed, none is tried by itself for so long.
+const RETRY_DELAY_S: u64 = 5;
+
+/// When the next snapshot is to be begun by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// For this `save` point.
+    Now(SavePoint),
+    /// If nothing else changes until then.
+    InS(u64),
+    /// Not as long as nothing changes.
+    Never,
+}
+
+impl Saves {
+    /// What the `save` points ask for. `dirty`: all changes to the dataset so far.
+    pub fn due(&self, points: &[SavePoint], dirty: u64, now: Moment) -> Due {
+        let changes = dirty.saturating_sub(self.saved_dirty);
+        if changes == 0 || self.running_since.is_some() {
+            return Due::Never;
+        }
+        let retry_s = if self.is_last_ok { 0 } else { self.last_try.uptime_s + RETRY_DELAY_S + 1 };
+        let reached = points.iter().filter(|point| changes >= point.changes);
+        // As in Redis, a point's seconds must be over, and the clock counts whole ones.
+        let first = reached
+            .map(|point| ((self.last.uptime_s + point.seconds + 1).max(retry_s), *point))
+            .min_by_key(|(at_s, _)| *at_s);
+        match first {
+            Some((at_s, point)) if at_s <= now.uptime_s => Due::Now(point),
+            Some((at_s, _)) => Due::InS(at_s - now.uptime_s),
+            None => Due::Never,
+        }
+    }
+}
+
 /// How far loading at the start is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -45,6 +81,8 @@ pub struct Progress {
 /// See the module.
 pub struct Persistence {
     saves: Mutex<Saves>,
+    /// The home shard has looked at the `save` points, and looks again when something changes.
+    rests: AtomicBool,
     /// The dataset is being loaded and there is no other, so that commands on keys are refused.
     is_loading: AtomicBool,
     since_unix_s: AtomicU64,
@@ -75,6 +113,7 @@ impl Persistence {
         };
         Self {
             saves: Mutex::new(saves),
+            rests: AtomicBool::new(false),
             is_loading: AtomicBool::new(true),
             since_unix_s: AtomicU64::new(unix_s),
             since_uptime_s: AtomicU64::new(0),
@@ -114,12 +153,34 @@ impl Persistence {
             saves.count += 1;
             saves.saved_dirty = dirty;
         }
+        self.end_rest();
         self.is_broken.store(saved_dirty.is_none(), Ordering::Relaxed);
     }
 
     /// A snapshot was given up because its dataset was replaced: that says nothing of the disk.
     pub fn cancel_save(&self) {
         self.saves().running_since = None;
+        self.end_rest();
+    }
+
+    /// The home shard is about to look at the `save` points; what changes after this has it look again.
+    pub fn begin_rest(&self) {
+        self.rests.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether nothing has changed since [`Persistence::begin_rest`]: one load.
+    #[inline]
+    pub fn rests(&self) -> bool {
+        self.rests.load(Ordering::SeqCst)
+    }
+
+    /// Something that the `save` points depend on has changed, and others can see that. True: the home shard is to be woken.
+    #[inline]
+    pub fn end_rest(&self) -> bool {
+        // Either the home sees the change when it looks, or it began to rest before and is found resting here.
+        fence(Ordering::SeqCst);
+        self.rests.load(Ordering::Relaxed) && self.rests.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the last snapshot failed: one load.
@@ -226,6 +287,37 @@ mod tests {
         assert_eq!((saves.last, saves.last_try, saves.last_took_s), (end, at(20), Some(1)));
         assert_eq!((saves.saved_dirty, saves.count), (33, 1));
         assert!(!persistence.is_broken());
+    }
+
+    #[test]
+    fn save_points_say_when_to_look_again() {
+        let points = [(60, 1000), (3600, 1)].map(|(seconds, changes)| SavePoint { seconds, changes });
+        let persistence = Persistence::new(1_000_000);
+        let due = |dirty, now_s| persistence.saves().due(&points, dirty, at(now_s));
+        assert_eq!(due(0, 100_000), Due::Never);
+        assert_eq!(due(1, 0), Due::InS(3601));
+        assert_eq!(due(999, 3600), Due::InS(1));
+        assert_eq!(due(999, 3601), Due::Now(points[1]));
+        assert_eq!(due(1000, 60), Due::InS(1));
+        assert_eq!(due(1000, 61), Due::Now(points[0]));
+        assert!(persistence.begin_save(at(61)));
+        assert_eq!(due(5000, 10_000), Due::Never, "one at a time");
+        persistence.end_save(None, at(62));
+        assert_eq!(due(5000, 63), Due::InS(4), "not at once after a failure");
+        assert_eq!(due(5000, 67), Due::Now(points[0]));
+        persistence.end_save(Some(5000), at(70));
+        assert_eq!(due(5000, 100_000), Due::Never);
+        assert_eq!(due(6000, 100), Due::InS(31));
+    }
+
+    #[test]
+    fn who_rests_is_woken_by_the_first_change() {
+        let persistence = Persistence::new(0);
+        assert!(!persistence.end_rest() && !persistence.rests());
+        persistence.begin_rest();
+        assert!(persistence.rests());
+        assert!(persistence.end_rest());
+        assert!(!persistence.end_rest() && !persistence.rests());
     }
 
     #[test]

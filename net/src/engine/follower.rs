@@ -202,7 +202,7 @@ impl Front {
         node.wake_all();
         // Whoever hears of it must not find the numbers of before.
         self.next_report_ms = 0;
-        self.publish_replication();
+        self.publish_replication(true);
         match answer {
             None | Some(Asker::Failover { .. }) => {}
             Some(Asker::Client(shard, conn)) => {

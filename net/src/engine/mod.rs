@@ -136,6 +136,7 @@ impl Engine {
                 std::hint::spin_loop();
                 continue;
             }
+            let rests = self.front.home.is_some() && self.front.node.persistence.rests();
             let deadline = self.sleep_deadline();
             let (mailboxes, Front { ring, node, id, held_back, stream, watch, .. }) =
                 (&self.mailboxes, &mut self.front);
@@ -147,6 +148,7 @@ impl Engine {
                     || Front::may_walk_on(node, *id, *held_back)
                     || Front::may_catch_up(node, stream)
                     || Front::may_resume(&node.pause, watch)
+                    || (rests && !node.persistence.rests())
             };
             ring.wait(deadline, has_work)?;
         }
@@ -157,8 +159,8 @@ impl Engine {
 
     /// One tick. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
-        let mut worked = self.front.ring.poll()?;
-        worked |= self.tick(Instant::now(), Time { us: unix_us() });
+        self.front.ring.poll()?;
+        let mut worked = self.tick(Instant::now(), Time { us: unix_us() });
         // The tickets are taken: what these ticks did may be seen now.
         self.front.flush();
         self.front.feed_replicas(worked);
@@ -179,6 +181,7 @@ impl Engine {
         self.refresh_config();
         worked |= self.carry_out_orders();
         while let Some(event) = self.front.ring.next() {
+            worked = true;
             self.handle(event);
         }
         // Messages between shards are worth several ticks for one visit to the sockets: a pipeline crosses between shards
@@ -265,7 +268,10 @@ impl Engine {
     fn publish(&mut self) {
         let front = &mut self.front;
         let public = &front.node.statistics.shards[usize::from(front.id)];
-        public.publish(&self.shard, &mut front.published);
+        let has_changed = public.publish(&self.shard, &mut front.published);
+        if has_changed && front.node.persistence.end_rest() {
+            front.node.wake(HOME);
+        }
         public.counters.ticks.add(1);
         front.node.statistics.sample(front.now_ms());
         front.count_memory();
@@ -284,6 +290,7 @@ impl Engine {
             self.front.refresh_thresholds();
             if let Some(home) = &mut self.front.home {
                 home.set_rules(replicas::rules(&self.front.config));
+                self.front.node.persistence.end_rest();
             }
         }
     }

@@ -77,7 +77,7 @@ pub fn rules(config: &Config) -> Rules {
 
 impl Engine {
     /// Does what the home asks for, and this shard's part of a snapshot. Called in every round before the tick ends.
-    /// Returns whether there is more to do at once.
+    /// Returns whether that was anything.
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
         let now_ms = self.front.now_ms();
@@ -90,7 +90,8 @@ impl Engine {
             }
         }
         let Some(home) = &mut self.front.home else { return more };
-        if self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms) {
+        let is_due = self.front.next_home_tick_ms.is_some_and(|at| at <= now_ms);
+        if is_due {
             home.tick(now_ms);
         }
         home.poll_failover(now_ms);
@@ -126,7 +127,7 @@ impl Engine {
             }
         }
         self.shard.settle(&mut self.front);
-        more
+        more || is_due
     }
 
     fn abort_snapshot(&mut self, snapshot: u64) {
@@ -243,15 +244,15 @@ impl Front {
         self.put_conn(conn);
     }
 
-    /// Feeds every replica that has nothing in flight. Called after the tick has ended. `is_busy`: more is about to be
-    /// written, so that little things may wait for it.
-    pub(super) fn feed_replicas(&mut self, is_busy: bool) {
+    /// Feeds every replica that has nothing in flight. Called after the tick has ended. `worked`: that tick did something,
+    /// so that more is likely to be written at once, for which little things may wait.
+    pub(super) fn feed_replicas(&mut self, worked: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
         home.log().take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
         self.spill();
         let Some(home) = &mut self.home else { return };
-        let may_wait = is_busy && self.now < self.next_feed;
+        let may_wait = worked && self.now < self.next_feed;
         let is_due = |id: &ReplicaId| !may_wait || home.is_pressing(*id);
         let due: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().filter(is_due).collect();
         if !may_wait {
@@ -276,7 +277,7 @@ impl Front {
             }
             self.put_conn(conn);
         }
-        self.publish_replication();
+        self.publish_replication(worked);
     }
 
     /// Whether the walk for a snapshot, which this tick left alone, may go on. To be looked at before going to sleep: who
@@ -308,8 +309,9 @@ impl Front {
         }
     }
 
-    /// Lets the other shards see where the stream is.
-    pub(super) fn publish_replication(&mut self) {
+    /// Lets the other shards see where the stream is, and replication's other numbers if they `may_differ` from those
+    /// published last.
+    pub(super) fn publish_replication(&mut self, may_differ: bool) {
         /// How old the published numbers but the offset may be.
         const PERIOD_MS: u64 = 100;
         let now_ms = self.now_ms();
@@ -326,7 +328,7 @@ impl Front {
             *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
                 home.report(now_ms);
             self.stale_report_ms = None;
-        } else {
+        } else if may_differ {
             self.stale_report_ms = Some(self.next_report_ms);
         }
     }

@@ -6,6 +6,7 @@ use super::leaving::Ending;
 use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::{SnapshotFile, Told};
+use crate::persistence::Due;
 use crate::session::control::{Order, PauseMode, PausePurpose};
 use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
@@ -20,10 +21,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the `save` points are looked at.
+/// How often the `save` points are looked at while something changes.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// After a snapshot failed, none is tried by itself for so long.
-const RETRY_DELAY_S: u64 = 5;
 /// Snapshots that are made at the end until one holds everything that was answered.
 const LAST_SAVES_MAX: u32 = 5;
 /// Longest pause of writes for the snapshot at the end.
@@ -42,6 +41,9 @@ pub struct Saving {
     /// Clients whose `SAVE` waits.
     askers: Vec<Asker>,
     last_saves: u32,
+    /// When the `save` points were looked at last.
+    last_look: Option<Instant>,
+    /// When they are looked at next though nothing changes.
     next_look: Option<Instant>,
     /// Of the snapshot to be kept, once it is cut: its number, and all changes of the dataset before it.
     dirty_at_cut: Rc<Cell<(u64, u64)>>,
@@ -63,26 +65,26 @@ impl Engine {
     /// One round's work for snapshots on disk.
     pub(super) fn look_after_saves(&mut self) {
         let front = &mut self.front;
-        if front.home.is_none() || front.saving.next_look.is_some_and(|at| front.now < at) {
+        if front.saves_deadline().is_none_or(|at| front.now < at) {
             return;
         }
-        front.saving.next_look = Some(front.now + LOOK_PERIOD);
-        if front.node.persistence.is_loading() {
+        let (now, persistence) = (front.moment(), &front.node.persistence);
+        front.saving.last_look = Some(front.now);
+        front.saving.next_look = None;
+        if persistence.is_loading() {
+            persistence.end_rest();
             return;
         }
-        let now = front.moment();
-        let saves = front.node.persistence.saves().clone();
-        let dirty = front.node.statistics.dirty().saturating_sub(saves.saved_dirty);
-        let may_try =
-            saves.is_last_ok || now.uptime_s.saturating_sub(saves.last_try.uptime_s) > RETRY_DELAY_S;
-        let due = front.config.save.0.iter().find(|point| {
-            dirty >= point.changes && now.uptime_s.saturating_sub(saves.last.uptime_s) > point.seconds
-        });
-        if let Some(point) = due.filter(|_| may_try && dirty > 0)
-            && front.node.persistence.begin_save(now)
-        {
-            log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
-            self.save(None);
+        persistence.begin_rest();
+        let due = persistence.saves().due(&front.config.save.0, front.node.statistics.dirty(), now);
+        match due {
+            Due::Never => {}
+            Due::InS(in_s) => front.saving.next_look = Some(front.now + Duration::from_secs(in_s)),
+            Due::Now(point) => {
+                assert!(persistence.begin_save(now), "none is running");
+                log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
+                self.save(None);
+            }
         }
     }
 
@@ -253,9 +255,14 @@ impl Front {
         }
     }
 
-    /// When the `save` points are looked at next; None: there are none.
+    /// When the `save` points are looked at next; None: when something changes, if there are any.
     pub(super) fn saves_deadline(&self) -> Option<Instant> {
-        let looks = self.home.is_some() && !self.config.save.0.is_empty();
-        looks.then_some(self.saving.next_look).flatten()
+        if self.home.is_none() || self.config.save.0.is_empty() {
+            return None;
+        }
+        let Saving { last_look, next_look, .. } = self.saving;
+        let soon = last_look.map_or(self.now, |last| last + LOOK_PERIOD);
+        let has_changed = !self.node.persistence.rests();
+        has_changed.then_some(soon).into_iter().chain(next_look).min()
     }
 }

@@ -50,6 +50,20 @@ fn snapshots_that_are_given_up_in_the_same_round_are_all_given_up() {
 }
 
 #[test]
+fn an_idle_server_falls_asleep_for_good() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    // What the beginning left to do is done soon, by timers or not.
+    for _ in 0..10 {
+        if engine.round().unwrap() {
+            continue;
+        }
+        let Some(deadline) = engine.sleep_deadline() else { return };
+        engine.front.ring.wait(Some(deadline), || false).unwrap();
+    }
+    panic!("something keeps waking it");
+}
+
+#[test]
 fn a_step_of_the_wall_clock_is_no_time_that_passes() {
     const DAY_US: i64 = 86_400_000_000;
     let mut config = Config::default();

@@ -300,15 +300,14 @@ impl Ring {
     }
 
     /// Submits what is queued and collects what has completed, without waiting. Enters the kernel only if there is
-    /// something to submit or the kernel has work to finish. Returns whether [`next`](Self::next) has
-    /// something to look at.
+    /// something to submit or the kernel has work to finish.
     ///
     /// # Errors
     /// Those of the ring as a whole; none is expected, and none is recoverable.
-    pub fn poll(&mut self) -> io::Result<bool> {
+    pub fn poll(&mut self) -> io::Result<()> {
         self.flush()?;
         self.collect();
-        Ok(self.has_events())
+        Ok(())
     }
 
     /// The next event, in the order of completion. Call it until it returns None, after every [`poll`](Self::poll).

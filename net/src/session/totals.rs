@@ -91,16 +91,18 @@ impl ShardPublic {
         Self { dbs: (0..databases).map(|_| Default::default()).collect(), ..Self::default() }
     }
 
-    /// Publishes what a tick changed. Costs a comparison when nothing did.
+    /// Publishes what a tick changed; returns whether that was anything of the dataset. Costs a comparison when nothing
+    /// did.
     #[inline]
-    pub fn publish(&self, shard: &Shard, last: &mut Published) {
-        let Some(keyspace) = shard.keyspace() else { return };
+    pub fn publish(&self, shard: &Shard, last: &mut Published) -> bool {
+        let Some(keyspace) = shard.keyspace() else { return false };
         let trash = usize::from(keyspace.has_trash());
         let is_replaced = keyspace.replacements != last.replacements;
         if keyspace.stats == last.stats && trash == last.trash && !is_replaced {
-            return;
+            return false;
         }
-        if keyspace.stats.dirty != last.stats.dirty || trash != last.trash || is_replaced {
+        let has_changed = keyspace.stats.dirty != last.stats.dirty;
+        if has_changed || trash != last.trash || is_replaced {
             self.publish_sizes(keyspace);
         }
         last.replacements = keyspace.replacements;
@@ -116,6 +118,7 @@ impl ShardPublic {
         counters.dirty.set(dirty);
         counters.lazyfreed.set(lazyfreed_objects);
         counters.expire_cycle_us.set(expire_cycle_us);
+        has_changed
     }
 
     fn publish_sizes(&self, keyspace: &Keyspace) {
