@@ -1,5 +1,6 @@
 //! Threads beside the shards, for what blocks: files, names, freeing.
 
+use crate::niceness;
 use crate::startup::cpus;
 use std::io;
 use std::sync::OnceLock;
@@ -26,6 +27,8 @@ pub fn spawn<T: Send + 'static>(
             // It works on one processor as well.
             let _ = cpus::run_on(cpus);
         }
+        // Who started it may have stepped back.
+        niceness::come_back();
         work()
     })
 }

@@ -10,6 +10,7 @@ pub mod freeing;
 pub mod holds;
 pub mod log;
 pub mod memory;
+pub mod niceness;
 pub mod node;
 pub mod persistence;
 pub mod ring;

@@ -57,6 +57,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     let allowed =
         startup::cpus::allowed().map_err(|error| format!("can't read the CPU affinity: {error}"))?;
     braid_net::background::allow(allowed.clone());
+    braid_net::niceness::learn();
     let placement = startup::cpus::place(config.shards, &allowed, startup::cpus::quota())?;
     let shards = placement.cpus.len();
     startup::kernel::check()?;

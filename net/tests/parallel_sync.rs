@@ -16,7 +16,8 @@ use common::{braid, call, connect, field, start, wait_until};
 use load::{Load, State};
 use proxy::Proxy;
 use replicas::{assert_equal, enough, follow, is_linked, number};
-use std::thread;
+use std::os::unix::fs::MetadataExt;
+use std::{fs, thread};
 
 /// Shards of the key set that the load's transactions touch.
 const SPREAD: usize = 5;
@@ -65,6 +66,18 @@ fn data_connections(client: &mut Client) -> Vec<String> {
     let list = list.text();
     let flags = list.split_whitespace().filter_map(|word| word.strip_prefix("flags="));
     flags.filter(|flags| flags.contains('D')).map(str::to_owned).collect()
+}
+
+/// How much each thread of a node insists on its processor.
+fn niceness(peer: &Peer) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", peer.pid().expect("it runs"))).expect("it runs");
+    // A thread may end meanwhile.
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let nice = stats.map(|stat| {
+        let behind_name = stat.rsplit(')').next().expect("a line");
+        behind_name.split_whitespace().nth(16).expect("as in proc(5)").parse().expect("a number")
+    });
+    nice.collect()
 }
 
 /// Replicas of 1, 2, 3 and 5 shards attach to a master of so many while it is written, and end equal.
@@ -379,4 +392,23 @@ fn a_snapshot_that_goes_into_a_file_comes_on_one_connection() {
     wait_until("the replica is linked", || is_linked(&replica));
     assert_equal(&master, &replica);
     assert_syncs(&master, 2, 1);
+}
+
+#[test]
+fn who_loads_steps_back_and_comes_back() {
+    let master = start(node(2));
+    fill(&master, 300_000, 0);
+    let replica = replica(2, 0);
+    let usual = niceness(&replica)[0];
+    assert!(niceness(&replica).iter().all(|nice| *nice == usual));
+    follow(&replica, master.port());
+    let mut most = usual;
+    wait_until("the replica is linked", || {
+        most = most.max(niceness(&replica).into_iter().max().expect("threads"));
+        is_linked(&replica)
+    });
+    // Only where it is allowed to come back; a privileged user is.
+    let is_root = fs::metadata("/proc/self").expect("is there").uid() == 0;
+    assert!(most > usual || !is_root, "{most}");
+    wait_until("all have come back", || niceness(&replica).iter().all(|nice| *nice == usual));
 }

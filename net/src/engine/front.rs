@@ -77,6 +77,10 @@ pub struct Front {
     /// Until when replicas may wait for more.
     pub(super) next_feed: Instant,
     pub(super) stream: Stream,
+    /// A snapshot is being made, and there is more of it to do at once.
+    pub(super) is_walking: bool,
+    /// This thread insists less on its processor than others, see [`crate::niceness`].
+    pub(super) has_stepped_back: bool,
     pub(super) next_report_ms: u64,
     /// The published numbers may be old, and are to be published anew at this time.
     pub(super) stale_report_ms: Option<u64>,
@@ -121,6 +125,8 @@ impl Front {
             held_back: false,
             next_feed: Instant::now(),
             stream: Stream::default(),
+            is_walking: false,
+            has_stepped_back: false,
             next_report_ms: 0,
             stale_report_ms: None,
             reported_replicas: 0,

@@ -28,6 +28,7 @@ pub use saving::Asker;
 
 use crate::config::values::LogLevel;
 use crate::log_verbose;
+use crate::niceness;
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Token};
 use crate::session::Flow;
@@ -166,11 +167,21 @@ impl Engine {
         self.front.feed_replicas(worked);
         self.front.feed_parts();
         worked |= self.front.catch_up();
-        if self.shard.is_loading() {
-            // Where cores are shared, the master among others waits for this one. Loading has time.
+        self.give_way();
+        Ok(worked)
+    }
+
+    /// Where cores are shared, others wait for this one to answer clients: a full sync has time, at both its ends.
+    fn give_way(&mut self) {
+        let is_loading = self.shard.is_loading();
+        // Before there is a dataset, nothing else is to be done than to load it.
+        let steps_back = is_loading && !self.front.node.persistence.is_loading();
+        if steps_back != std::mem::replace(&mut self.front.has_stepped_back, steps_back) {
+            if steps_back { niceness::step_back() } else { niceness::come_back() }
+        }
+        if is_loading || self.front.is_walking {
             std::thread::yield_now();
         }
-        Ok(worked)
     }
 
     /// Everything of a tick between the sockets, at a time.

@@ -23,8 +23,8 @@ use std::time::Duration;
 pub const HOME: ShardId = 0;
 /// A shard hands in its part of a snapshot in pieces of about this size.
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes of values that one slice of the walk serializes: some 50 us of work.
-const WALK_SLICE_BYTES: usize = 16 << 10;
+/// Bytes of values that one slice of the walk serializes: some 25 us of work.
+const WALK_SLICE_BYTES: usize = 8 << 10;
 
 /// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
 const FEED_PERIOD: Duration = Duration::from_micros(500);
@@ -80,6 +80,7 @@ impl Engine {
     /// Returns whether that was anything.
     pub(super) fn replicate(&mut self) -> bool {
         let more = self.walk_for_snapshot();
+        self.front.is_walking = more;
         let now_ms = self.front.now_ms();
         for message in self.front.take_messages_home() {
             if self.front.home.is_none() {
