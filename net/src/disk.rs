@@ -39,36 +39,54 @@ enum Command {
 /// A snapshot file in the making. What is asked for is done in order. It ends with [`SnapshotFile::give_up`]
 /// or [`SnapshotFile::close`]: a file that is not in its place is then removed.
 pub struct SnapshotFile {
+    temporary: PathBuf,
     commands: Sender<Command>,
     is_given_up: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<()>,
+    /// None: it could not even be begun, which was told.
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl SnapshotFile {
     /// Begins a file at `temporary`; when it is complete it is renamed to `target`, or, without one, stays to be read from
-    /// until it is dropped.
-    ///
-    /// # Errors
-    /// No thread could be started.
+    /// until it is dropped. Both are where they are now though the process may change its directory. Whatever fails is
+    /// told.
     pub fn create(
         temporary: PathBuf,
         target: Option<PathBuf>,
-        tell: impl Fn(Told) + Send + 'static,
-    ) -> io::Result<Self> {
+        tell: impl Fn(Told) + Send + Sync + 'static,
+    ) -> Self {
         let (commands, received) = unbounded();
         let is_given_up = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&is_given_up);
-        let thread = crate::background::spawn("braid-snapshot", move || {
-            let mut placed = false;
-            let outcome = work(&temporary, target.as_deref(), &received, &seen, &tell, &mut placed);
-            if let Err(error) = outcome {
+        let tell = Arc::new(tell);
+        let begin = || {
+            let temporary = std::path::absolute(&temporary)?;
+            let target = target.map(std::path::absolute).transpose()?;
+            let (path, seen, tell) = (temporary.clone(), Arc::clone(&is_given_up), Arc::clone(&tell));
+            let thread = crate::background::spawn("braid-snapshot", move || {
+                let mut placed = false;
+                let outcome = work(&path, target.as_deref(), &received, &seen, &*tell, &mut placed);
+                if let Err(error) = outcome {
+                    tell(Told::Done(Err(error.to_string())));
+                }
+                if !placed {
+                    let _ = std::fs::remove_file(&path);
+                }
+            })?;
+            Ok((temporary, thread))
+        };
+        match begin() {
+            Ok((temporary, thread)) => Self { temporary, commands, is_given_up, thread: Some(thread) },
+            Err(error) => {
+                let error: io::Error = error;
                 tell(Told::Done(Err(error.to_string())));
+                Self { temporary, commands, is_given_up, thread: None }
             }
-            if !placed {
-                let _ = std::fs::remove_file(&temporary);
-            }
-        })?;
-        Ok(Self { commands, is_given_up, thread })
+        }
+    }
+
+    /// Where it is until it is in its place.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
     }
 
     pub fn write(&self, bytes: Bytes) {
@@ -92,11 +110,11 @@ impl SnapshotFile {
 
     /// Gives the file up and waits until it is removed. Before the process ends, and never while a shard serves.
     pub fn close(self) {
-        let Self { commands, is_given_up, thread } = self;
+        let Self { commands, is_given_up, thread, .. } = self;
         is_given_up.store(true, Ordering::Relaxed);
         drop(commands);
         // It has told what went wrong, if anything did.
-        let _ = thread.join();
+        let _ = thread.map(std::thread::JoinHandle::join);
     }
 
     fn ask(&self, command: Command) {
@@ -276,7 +294,7 @@ impl FileReader {
 mod tests {
     use super::*;
 
-    fn told(file: impl FnOnce(Box<dyn Fn(Told) + Send>) -> SnapshotFile) -> (SnapshotFile, Receiver<Told>) {
+    fn told(file: impl FnOnce(Box<dyn Fn(Told) + Send + Sync>) -> SnapshotFile) -> (SnapshotFile, Receiver<Told>) {
         let (sender, receiver) = unbounded();
         let file = file(Box::new(move |told| drop(sender.send(told))));
         (file, receiver)
@@ -300,7 +318,7 @@ mod tests {
         for len_max in [1, 5000, 300_000] {
             let temporary = folder.path().join("temp.rdb");
             let (file, receiver) =
-                told(|tell| SnapshotFile::create(temporary.clone(), Some(target.clone()), tell).unwrap());
+                told(|tell| SnapshotFile::create(temporary.clone(), Some(target.clone()), tell));
             let mut all = Vec::new();
             for _ in 0..rng.usize(0..30) {
                 let piece: Vec<u8> = (0..rng.usize(0..len_max)).map(|_| rng.u8(..)).collect();
@@ -336,7 +354,7 @@ mod tests {
         let target = folder.path().join("dump.rdb");
         std::fs::write(&target, b"old").unwrap();
         let (file, receiver) = told(|tell| {
-            SnapshotFile::create(folder.path().join("temp"), Some(target.clone()), tell).unwrap()
+            SnapshotFile::create(folder.path().join("temp"), Some(target.clone()), tell)
         });
         file.write(Bytes::from_static(&[7; 100_000]));
         file.give_up();
@@ -350,7 +368,7 @@ mod tests {
     fn a_file_without_a_place_is_read_from_and_goes_when_it_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let temporary = folder.path().join("temp");
-        let (file, receiver) = told(|tell| SnapshotFile::create(temporary.clone(), None, tell).unwrap());
+        let (file, receiver) = told(|tell| SnapshotFile::create(temporary.clone(), None, tell));
         file.write(Bytes::from_static(b"0123456789"));
         file.finish();
         assert_eq!(done(&receiver), Ok(10));
@@ -366,7 +384,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_file, receiver) = told(|tell| {
             SnapshotFile::create(folder.path().join("none/temp"), Some(folder.path().join("x")), tell)
-                .unwrap()
         });
         assert!(done(&receiver).unwrap_err().contains("No such file"));
         assert!(FileReader::open(&folder.path().join("none"), || {}).unwrap().is_none());

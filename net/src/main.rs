@@ -2,7 +2,7 @@
 
 use braid_net::config::{self, Config};
 use braid_net::engine::mailbox;
-use braid_net::engine::{Ending, Engine, HOME};
+use braid_net::engine::{Engine, HOME};
 use braid_net::node::Node;
 use braid_net::ring::{Ring, RingConfig, Waker};
 use braid_net::session::control::Order;
@@ -126,18 +126,8 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
     std::thread::Builder::new()
         .name("braid-signals".into())
         .spawn(move || {
-            if let Ok(stop) = signals.wait() {
-                log_warning!("Received {stop:?} scheduling shutdown...");
-                if watcher.persistence.is_loading() {
-                    return watcher.stop();
-                }
-                let saves = !watcher.config.snapshot().save.0.is_empty();
-                watcher.order(HOME, Order::End(Ending { saves, force: false, now: false }, None));
-            }
-            // A second one waits neither for replicas nor for the snapshot.
-            if signals.wait().is_ok() {
-                log_warning!("You insist... exiting now.");
-                watcher.stop();
+            while let Ok(stop) = signals.wait() {
+                watcher.order(HOME, Order::Signalled(stop));
             }
         })
         .map_err(|error| format!("can't start the thread for signals: {error}"))?;

@@ -26,6 +26,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// The version of Redis whose behaviour clients may expect (`redis_version` in `INFO` and `HELLO`).
 pub const REDIS_VERSION: &str = "8.2.0";
 
+/// How far the stream is; see the fields of [`Node`].
+pub struct StreamNow {
+    pub is_active: bool,
+    pub end_offset: u64,
+    pub written_offset: u64,
+    pub next_ticket: u64,
+    pub good_replicas: usize,
+}
+
 /// A replica's view of its master.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -36,7 +45,22 @@ pub struct Upstream {
     pub has_refused: bool,
 }
 
-/// Shared by all shards; see the module.
+/// A number that changes all the time, on a cache line of its own: what other shards read for every command must not share
+/// one with it.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct OwnLine(AtomicU64);
+
+impl std::ops::Deref for OwnLine {
+    type Target = AtomicU64;
+
+    fn deref(&self) -> &AtomicU64 {
+        &self.0
+    }
+}
+
+/// Shared by all shards; see the module. Most fields are read often and change seldom; who writes one of those writes only
+/// what differs, for a write takes the line from all who read it.
 pub struct Node {
     pub config: config::Shared,
     /// Where `CONFIG REWRITE` writes.
@@ -67,7 +91,7 @@ pub struct Node {
     /// Memory in use before the first client came.
     pub startup_memory_bytes: AtomicU64,
     /// As last measured.
-    pub used_memory_bytes: AtomicU64,
+    pub used_memory_bytes: OwnLine,
     /// `INFO replication` and `ROLE`, as the home shard last published them.
     pub replication: Mutex<Report>,
     /// The link to the master as last published; None on a master.
@@ -76,15 +100,15 @@ pub struct Node {
     pub replica: AtomicBool,
     pub is_link_up: AtomicBool,
     /// Offsets behind what a replica received and what it applied.
-    pub read_offset: AtomicU64,
-    pub applied_offset: AtomicU64,
-    end_offset: AtomicU64,
+    pub read_offset: OwnLine,
+    pub applied_offset: OwnLine,
+    end_offset: OwnLine,
     /// Behind the last effect before `end_offset`.
-    written_offset: AtomicU64,
+    written_offset: OwnLine,
     /// The stream is being collected.
     pub has_stream: AtomicBool,
     /// The ticket that is merged next: `end_offset` has all before it.
-    pub next_ticket: AtomicU64,
+    pub next_ticket: OwnLine,
     /// Connections of all shards that wait for the merge.
     pub behind: AtomicUsize,
     /// Replicas in step (`min-replicas-max-lag`).
@@ -131,17 +155,17 @@ impl Node {
             run_id: (0..40).map(|_| char::from_digit(rng.u32(..16), 16).expect("a hex digit")).collect(),
             next_client: AtomicU64::new(1),
             connected_clients: AtomicUsize::new(0),
-            used_memory_bytes: AtomicU64::new(0),
+            used_memory_bytes: OwnLine::default(),
             replication: Mutex::default(),
             upstream: Mutex::default(),
             replica: AtomicBool::new(is_replica),
             is_link_up: AtomicBool::new(false),
-            read_offset: AtomicU64::new(0),
-            applied_offset: AtomicU64::new(0),
-            end_offset: AtomicU64::new(0),
-            written_offset: AtomicU64::new(0),
+            read_offset: OwnLine::default(),
+            applied_offset: OwnLine::default(),
+            end_offset: OwnLine::default(),
+            written_offset: OwnLine::default(),
             has_stream: AtomicBool::new(false),
-            next_ticket: AtomicU64::new(0),
+            next_ticket: OwnLine::default(),
             behind: AtomicUsize::new(0),
             good_replicas: AtomicUsize::new(0),
             snapshot_paused: AtomicBool::new(false),
@@ -175,9 +199,36 @@ impl Node {
         self.written_offset.load(Ordering::Relaxed)
     }
 
-    pub fn set_offsets(&self, end: u64, written: u64) {
-        self.end_offset.store(end, Ordering::Relaxed);
-        self.written_offset.store(written, Ordering::Relaxed);
+    /// Publishes the stream as the home shard, which alone writes these, has it. True: the merge went on.
+    pub fn publish_stream(&self, stream: &StreamNow) -> bool {
+        if self.has_stream.load(Ordering::Relaxed) != stream.is_active {
+            self.has_stream.store(stream.is_active, Ordering::SeqCst);
+        }
+        if self.good_replicas.load(Ordering::Relaxed) != stream.good_replicas {
+            self.good_replicas.store(stream.good_replicas, Ordering::Relaxed);
+        }
+        for (shown, now) in
+            [(&self.end_offset, stream.end_offset), (&self.written_offset, stream.written_offset)]
+        {
+            if shown.load(Ordering::Relaxed) != now {
+                shown.store(now, Ordering::Relaxed);
+            }
+        }
+        // Behind the offset: who sees the ticket sees that, too.
+        let has_merged = self.next_ticket.load(Ordering::Relaxed) != stream.next_ticket;
+        if has_merged {
+            self.next_ticket.store(stream.next_ticket, Ordering::SeqCst);
+        }
+        has_merged
+    }
+
+    /// Has the shards' walks for a snapshot wait, or not; for the home shard alone. True: they may go on from now on.
+    pub fn pause_walks(&self, paused: bool) -> bool {
+        let was_paused = self.snapshot_paused.load(Ordering::Relaxed);
+        if was_paused != paused {
+            self.snapshot_paused.store(paused, Ordering::SeqCst);
+        }
+        was_paused && !paused
     }
 
     /// Measures memory in use.

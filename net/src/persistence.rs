@@ -60,7 +60,7 @@ impl Saves {
         let reached = points.iter().filter(|point| changes >= point.changes);
         // As in Redis, a point's seconds must be over, and the clock counts whole ones.
         let first = reached
-            .map(|point| ((self.last.uptime_s + point.seconds + 1).max(retry_s), *point))
+            .map(|point| ((self.last.uptime_s + u64::from(point.seconds) + 1).max(retry_s), *point))
             .min_by_key(|(at_s, _)| *at_s);
         match first {
             Some((at_s, point)) if at_s <= now.uptime_s => Due::Now(point),
@@ -220,7 +220,7 @@ impl Persistence {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
-    /// The dataset is there; `dirty` changes of the counters came from loading.
+    /// The dataset is there, with so many keys.
     pub fn end_loading(&self, keys: u64) {
         self.saves().keys_loaded = keys;
         self.is_loading.store(false, Ordering::SeqCst);

@@ -341,7 +341,7 @@ impl Keyspace {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.dbs.iter().all(|db| db.table.is_empty())
     }
 
     /// Some key has an expiry.

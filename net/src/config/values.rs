@@ -93,7 +93,7 @@ pub trait Special: Clone + PartialEq {
 /// One `save` pair: snapshot after `seconds` if at least `changes` writes happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavePoint {
-    pub seconds: u64,
+    pub seconds: u32,
     pub changes: u64,
 }
 
@@ -101,7 +101,7 @@ pub struct SavePoint {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SavePoints(pub Vec<SavePoint>);
 
-/// More pairs than this are surely a mistake; the server looks at all of them several times a second.
+/// More pairs than this are surely a mistake; the server looks at all of them up to once a second.
 const MAX_SAVE_POINTS: usize = 64;
 
 impl Special for SavePoints {
@@ -121,7 +121,7 @@ impl Special for SavePoints {
         }
         for pair in words.chunks_exact(2) {
             let seconds =
-                parse_integer(&pair[0]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
+                parse_integer(&pair[0]).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(invalid)?;
             let changes =
                 parse_integer(&pair[1]).ok().and_then(|n| u64::try_from(n).ok()).ok_or_else(invalid)?;
             if seconds == 0 || self.0.len() == MAX_SAVE_POINTS {

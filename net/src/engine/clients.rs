@@ -363,6 +363,7 @@ impl Engine {
                 },
                 Order::Save(asker) => self.save(asker),
                 Order::End(ending, asker) => self.begin_ending(ending, asker),
+                Order::Signalled(stop) => self.signalled(stop),
                 Order::AbortEnd(asker) => self.abort_ending(asker),
                 Order::File(snapshot, told) => self.file_told(snapshot, told),
                 Order::Spooled(number, told) => self.spooled(number, told),

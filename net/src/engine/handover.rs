@@ -3,7 +3,7 @@
 use super::follower::request_role;
 use super::{Conn, Engine, Front};
 use crate::log_notice;
-use crate::session::control::{PauseMode, PausePurpose};
+use crate::session::control::{PauseMode, PausePurpose, UNTIL_ENDED_MS};
 use braid_replication::failover::{Request, Step};
 use braid_replication::follower::{Asker, RoleRequest};
 use braid_replication::link::Target;
@@ -39,7 +39,7 @@ impl Engine {
         match step {
             Step::PauseWrites => {
                 let now_ms = self.front.now_ms();
-                node.pause.begin(PausePurpose::Failover, PauseMode::Write, u64::MAX, now_ms);
+                node.pause.begin(PausePurpose::Failover, PauseMode::Write, UNTIL_ENDED_MS, now_ms);
             }
             Step::ResumeWrites => {
                 node.pause.end(PausePurpose::Failover);

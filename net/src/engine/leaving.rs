@@ -2,8 +2,9 @@
 //! (`braid_replication::home::farewell`), then the snapshot is made if there is to be one ([`super::saving`]).
 
 use super::{Asker, Engine};
-use crate::log_notice;
-use crate::session::control::{Order, PauseMode, PausePurpose};
+use crate::session::control::{Order, PauseMode, PausePurpose, UNTIL_ENDED_MS};
+use crate::startup::signals::Stop;
+use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::home::Attendance;
 use std::sync::Arc;
@@ -38,6 +39,18 @@ impl Leaving {
 }
 
 impl Engine {
+    /// A signal to end. As in Redis only another one from the terminal, while the end is under way, waits for nothing: what
+    /// repeats SIGTERM is most often a script, and it would cost the snapshot.
+    pub(super) fn signalled(&mut self, stop: Stop) {
+        if self.front.leaving.ending.is_some() && stop == Stop::Interrupt {
+            log_warning!("You insist... exiting now.");
+            return self.front.node.stop();
+        }
+        log_warning!("Received {stop:?} scheduling shutdown...");
+        let saves = !self.front.config.save.0.is_empty();
+        self.begin_ending(Ending { saves, force: false, now: false }, None);
+    }
+
     /// Begins to end the process.
     pub(super) fn begin_ending(&mut self, ending: Ending, asker: Option<Asker>) {
         let now_ms = self.front.now_ms();
@@ -57,7 +70,7 @@ impl Engine {
         if is_first {
             leaving.ending = Some(ending);
             if !ending.now && timeout_ms > 0 && home.begin_farewell(now_ms + timeout_ms, now_ms) {
-                node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, u64::MAX, now_ms);
+                node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, UNTIL_ENDED_MS, now_ms);
                 return log_notice!("Waiting for replicas before shutting down.");
             }
         } else if !(ending.now && home.cancel_farewell()) {

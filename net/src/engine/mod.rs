@@ -1,8 +1,10 @@
 //! One shard's thread: its ring, its connections, its mailboxes, and the loop that drives them.
 //!
-//! A round of the loop is a tick: take what arrived from sockets and from other shards, run it, end the shard's tick
-//! (which takes its ticket), and only then let replies and messages go. See [`Engine::run`].
+//! A round of the loop: take what arrived from sockets and from other shards, run it, end the shard's tick (which takes its
+//! ticket), and only then let replies and messages go. While other shards keep sending a round has several ticks, up to
+//! [`TICKS_PER_ROUND`]. See [`Engine::run`].
 
+mod accepting;
 mod clients;
 mod conn;
 pub mod follower;
@@ -26,6 +28,7 @@ pub use leaving::Ending;
 pub use replicas::HOME;
 pub use saving::Asker;
 
+use accepting::Accepting;
 use crate::config::values::LogLevel;
 use crate::log_verbose;
 use crate::niceness;
@@ -71,6 +74,7 @@ pub struct Engine {
     next_sweep: Instant,
     /// Of the listening sockets, those of TCP.
     tcp_listeners: Vec<Token>,
+    accepting: Accepting,
 }
 
 impl Engine {
@@ -100,6 +104,7 @@ impl Engine {
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
             tcp_listeners: Vec::new(),
+            accepting: Accepting::default(),
         };
         engine.begin_role();
         engine
@@ -158,7 +163,7 @@ impl Engine {
         Ok(())
     }
 
-    /// One tick. Returns whether there was anything to do.
+    /// One visit to the sockets, and the ticks between. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
         self.front.ring.poll()?;
         let mut worked = self.tick(Instant::now(), Time { us: unix_us() });
@@ -184,13 +189,16 @@ impl Engine {
         }
     }
 
-    /// Everything of a tick between the sockets, at a time.
+    /// Everything of a round between the sockets, at a time.
     fn tick(&mut self, now: Instant, time: Time) -> bool {
         let mut worked = false;
         self.shard.set_time(time);
         self.front.begin_tick(now, time.ms());
         self.refresh_config();
         worked |= self.carry_out_orders();
+        for listener in self.accepting.due(now) {
+            self.front.ring.start_accept(listener);
+        }
         while let Some(event) = self.front.ring.next() {
             worked = true;
             self.handle(event);
@@ -272,7 +280,8 @@ impl Engine {
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
         let saves = self.front.saves_deadline();
-        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).chain(saves).min()
+        let sweep = expires.then_some(self.next_sweep);
+        [sweep, tick, clients, saves, self.accepting.deadline()].into_iter().flatten().min()
     }
 
     /// Lets the others see what this tick changed.
@@ -310,11 +319,12 @@ impl Engine {
         let Some(event) = self.link_event(event).and_then(|event| self.part_event(event)) else { return };
         match event {
             Event::Accepted { socket, .. } => {
+                self.accepting.succeeded();
                 if let Some((to, socket)) = self.front.place(socket) {
                     self.shard.send_upper(to, Box::new(front::Adopt(socket)));
                 }
             }
-            Event::AcceptError { listener, .. } => self.front.ring.start_accept(listener),
+            Event::AcceptError { listener, error } => self.accepting.failed(listener, &error, self.front.now),
             Event::Received { token, data } => self.received(token, &data),
             Event::Eof { token } => self.end_of_input(token),
             Event::RecvError { token, error } => {

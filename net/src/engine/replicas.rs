@@ -319,7 +319,7 @@ impl Front {
         self.publish_stream();
         let Some(home) = &self.home else { return };
         let paused = home.is_snapshot_paused();
-        if self.node.snapshot_paused.swap(paused, Ordering::Relaxed) && !paused {
+        if self.node.pause_walks(paused) {
             self.node.wake_all();
         }
         let replicas = home.replicas();

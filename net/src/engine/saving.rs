@@ -7,7 +7,7 @@ use super::replicas::HOME;
 use super::{Engine, Front};
 use crate::disk::{SnapshotFile, Told};
 use crate::persistence::Due;
-use crate::session::control::{Order, PauseMode, PausePurpose};
+use crate::session::control::{Order, PauseMode, PausePurpose, UNTIL_ENDED_MS};
 use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
@@ -25,8 +25,6 @@ use std::time::{Duration, Instant};
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// Snapshots that are made at the end until one holds everything that was answered.
 const LAST_SAVES_MAX: u32 = 5;
-/// Longest pause of writes for the snapshot at the end.
-const LAST_SAVE_PAUSE_MS: u64 = 1 << 40;
 
 /// Who waits for an answer: the shard and its connection.
 pub type Asker = (ShardId, ConnId);
@@ -101,7 +99,7 @@ impl Engine {
         let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
         log_notice!("Saving the final RDB snapshot before exiting.");
-        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, now_ms + LAST_SAVE_PAUSE_MS, now_ms);
+        node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, UNTIL_ENDED_MS, now_ms);
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
@@ -203,7 +201,8 @@ impl Engine {
     fn last_saved(&mut self, ending: Ending, is_ok: bool, dirty: u64) {
         let node = Arc::clone(&self.front.node);
         self.front.saving.last_saves += 1;
-        let is_complete = node.statistics.dirty() <= dirty;
+        // What a replica's file lacks its master has.
+        let is_complete = node.is_replica() || node.statistics.dirty() <= dirty;
         if is_ok && !is_complete && self.front.saving.last_saves < LAST_SAVES_MAX {
             // Writes that were on their way when the pause began were answered after the cut.
             node.persistence.begin_save(self.front.moment());
@@ -227,13 +226,7 @@ impl Front {
             self.saving.kept = Some((snapshot, self.now));
             self.node.persistence.saves().is_scheduled = false;
         }
-        match SnapshotFile::create(temporary, target, tell) {
-            Ok(file) => drop(self.saving.files.insert(snapshot, file)),
-            Err(error) => {
-                // Told as the thread would have: in a later round.
-                self.node.order(HOME, Order::File(snapshot, Told::Done(Err(error.to_string()))));
-            }
-        }
+        self.saving.files.insert(snapshot, SnapshotFile::create(temporary, target, tell));
     }
 
     /// Lets go of a file. One that is in its place stays there.

@@ -20,7 +20,7 @@ pub struct Spooling {
     loading: Option<Box<Restoring>>,
 }
 
-/// Where a snapshot is kept until it is loaded, in `dir`.
+/// Where a snapshot is kept until it is loaded, in `dir` as it is when that begins.
 fn path(number: u64) -> PathBuf {
     PathBuf::from(format!("temp-{}-sync-{number}.rdb", std::process::id()))
 }
@@ -50,7 +50,9 @@ impl Engine {
     }
 
     fn begin_spool_load(&mut self, number: u64) {
-        let (path, waker) = (path(number), Arc::clone(&self.front.node));
+        let file = self.front.spooling.file.as_ref().filter(|(own, _)| *own == number);
+        let path = file.expect("it was just completed").1.temporary().to_owned();
+        let waker = Arc::clone(&self.front.node);
         match FileReader::open(&path, move || waker.order(HOME, Order::Look)) {
             Ok(Some(reader)) => {
                 log_notice!("Loading {}, {} bytes", path.display(), reader.len_bytes);
@@ -97,11 +99,7 @@ impl Front {
     fn create_spool(&mut self, number: u64) {
         let node = Arc::clone(&self.node);
         let tell = move |told| node.order(HOME, Order::Spooled(number, told));
-        match SnapshotFile::create(path(number), None, tell) {
-            Ok(file) => self.spooling.file = Some((number, file)),
-            // Told as the thread would have: in a later round.
-            Err(error) => self.node.order(HOME, Order::Spooled(number, Told::Done(Err(error.to_string())))),
-        }
+        self.spooling.file = Some((number, SnapshotFile::create(path(number), None, tell)));
     }
 
     fn with_spool(&mut self, number: u64, work: impl FnOnce(&SnapshotFile)) {

@@ -6,7 +6,7 @@
 
 use super::handover::FailoverRequest;
 use super::{Conn, Front};
-use crate::node::Node;
+use crate::node::{Node, StreamNow};
 use crate::session::clients::shard_of;
 use crate::session::control::Order;
 use braid_core::command::{Command, Flags, registry};
@@ -122,18 +122,18 @@ impl Front {
     /// Lets the other shards see how far the merge is; on the home shard, at the end of a round.
     pub(super) fn publish_stream(&mut self) {
         let now_ms = self.now_ms();
+        let max_lag_s = u64::from(self.config.min_replicas_max_lag_s);
         let Some(home) = &mut self.home else { return };
-        self.node.has_stream.store(home.log().is_active(), Ordering::SeqCst);
-        self.node.set_offsets(home.end_offset(), home.written_offset());
-        // Behind the offset: who sees the ticket sees that, too.
-        let next_ticket = home.next_ticket();
-        if self.node.next_ticket.swap(next_ticket, Ordering::SeqCst) != next_ticket
-            && self.node.behind.load(Ordering::SeqCst) > 0
-        {
+        let now = StreamNow {
+            is_active: home.log().is_active(),
+            end_offset: home.end_offset(),
+            written_offset: home.written_offset(),
+            next_ticket: home.next_ticket(),
+            good_replicas: home.good_replicas(max_lag_s, now_ms),
+        };
+        if self.node.publish_stream(&now) && self.node.behind.load(Ordering::SeqCst) > 0 {
             self.node.wake_all();
         }
-        let max_lag_s = u64::from(self.config.min_replicas_max_lag_s);
-        self.node.good_replicas.store(home.good_replicas(max_lag_s, now_ms), Ordering::Relaxed);
     }
 
     /// A connection became a replica's.

@@ -2,6 +2,7 @@
 
 use crate::disk::Told;
 use crate::engine::{Asker, Ending};
+use crate::startup::signals::Stop;
 use braid_replication::follower::RoleRequest;
 use braid_shards::ConnId;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub enum Order {
     Save(Option<Asker>),
     /// Home: end the process, and answer who asks if it does not.
     End(Ending, Option<Asker>),
+    /// Home: the process was sent a signal to end.
+    Signalled(Stop),
     /// Home: `SHUTDOWN ABORT`.
     AbortEnd(Asker),
     /// Home: a snapshot's file has something to tell.
@@ -79,6 +82,9 @@ pub enum PauseMode {
     Write,
     All,
 }
+
+/// The end of a pause that lasts until [`Pause::end`].
+pub const UNTIL_ENDED_MS: u64 = u64::MAX;
 
 /// Who pauses clients. The pauses of one end nobody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! From a parsed command to the shard that runs it, in program order (law 2).
 //!
-//! The rule itself is in [`braid_shards::pipeline`]. ARCHITECTURE.md tells what was measured against dispatching a
-//! whole pipeline at once.
+//! The rule itself is in [`braid_shards::pipeline`]: a pipeline's commands go to their shards at once. ARCHITECTURE.md tells
+//! what that was measured against.
 
 use super::table::{Call, implementation};
 use super::{Multi, ReplyMode, Session, Steps, watcher};

@@ -87,11 +87,7 @@ fn parse_shutdown(args: Args<'_>) -> Result<Shutdown, Error> {
 pub fn shutdown(call: &mut Call<'_>) -> Result<(), Error> {
     let told = parse_shutdown(call.args)?;
     let node = &call.front.node;
-    // Within a transaction there is no later.
     let asker = (call.front.id, call.conn.id);
-    if call.conn.in_exec && !told.now {
-        return Err(Error::text("ERR SHUTDOWN without NOW or ABORT isn't allowed for DENY BLOCKING client"));
-    }
     if told.abort {
         node.order(HOME, Order::AbortEnd(asker));
         call.conn.waiting = true;
@@ -99,11 +95,6 @@ pub fn shutdown(call: &mut Call<'_>) -> Result<(), Error> {
     }
     let saves = told.save.unwrap_or(!call.front.config.save.0.is_empty());
     let ending = Ending { saves, force: told.force, now: told.now };
-    if call.conn.in_exec {
-        node.order(HOME, Order::End(ending, None));
-        call.out.ok();
-        return Ok(());
-    }
     node.order(HOME, Order::End(ending, Some(asker)));
     call.conn.waiting = true;
     Ok(())

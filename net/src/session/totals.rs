@@ -5,7 +5,7 @@ use braid_core::keyspace::{Keyspace, KeyspaceStats};
 use braid_shards::Shard;
 use braid_shards::stats::{CommandStats, CommandTotals, Counter};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 macro_rules! totals {
@@ -68,6 +68,8 @@ pub struct ShardPublic {
     pub orders: Orders,
     /// (keys, keys with an expiry) of each database.
     dbs: Box<[(Counter, Counter)]>,
+    /// Any database, published or not, has a key.
+    has_keys: AtomicBool,
     pub lazyfree_pending: Counter,
     /// Connections whose commands wait.
     pub blocked_clients: Counter,
@@ -126,16 +128,12 @@ impl ShardPublic {
         let (_, watched) = keyspace.watches.counts();
         self.watched_keys.set(watched as u64);
         self.own_expiries.set(keyspace.own_expiries_len() as u64);
+        self.has_keys.store(!keyspace.is_empty(), Ordering::Relaxed);
         for (db, (keys, expires)) in self.dbs.iter().enumerate().take(DBS_AT_ONCE) {
             let db = keyspace.db(db as u16);
             keys.set(db.table.len() as u64);
             expires.set(db.expires as u64);
         }
-    }
-
-    /// Whether it holds keys, as far as databases are published.
-    fn has_keys(&self) -> bool {
-        self.dbs.iter().any(|(keys, _)| keys.get() > 0)
     }
 
     /// (keys, keys with an expiry) of a database, as of the shard's last tick that changed something.
@@ -163,7 +161,7 @@ pub struct Statistics {
 impl Statistics {
     /// Whether any shard has published that it holds keys.
     pub fn has_keys(&self) -> bool {
-        self.shards.iter().any(ShardPublic::has_keys)
+        self.shards.iter().any(|shard| shard.has_keys.load(Ordering::Relaxed))
     }
 
     pub fn new(shards: usize, databases: usize) -> Self {
