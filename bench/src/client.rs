@@ -262,14 +262,6 @@ impl Client {
         }
     }
 
-    /// The next value of any kind straight from the connection.
-    ///
-    /// # Errors
-    /// Only of the connection.
-    pub fn receive_any(&mut self) -> io::Result<Value> {
-        self.decoder.value()
-    }
-
     /// The next push message: the oldest one kept, or the next to arrive.
     ///
     /// # Errors

@@ -467,8 +467,26 @@ impl Peer {
     /// # Errors
     /// When it is not running, or does not end within `timeout`.
     pub fn terminate(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
-        sys::send_signal(self.running()?, Signal::Term)?;
+        self.signal(Signal::Term)?;
         self.wait_exit(timeout)
+    }
+
+    /// Sends a signal, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        sys::send_signal(self.running()?, signal)
+    }
+
+    /// From now on it may open so many files more than it has open.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn limit_files(&self, more: u64) -> io::Result<()> {
+        let pid = self.running()?;
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+        sys::limit_files(pid, open + more)
     }
 
     /// Waits for the process to end by itself.
@@ -495,7 +513,7 @@ impl Peer {
     /// # Errors
     /// When it is not running.
     pub fn stop(&self) -> io::Result<()> {
-        sys::send_signal(self.running()?, Signal::Stop)
+        self.signal(Signal::Stop)
     }
 
     /// SIGCONT.
@@ -503,7 +521,7 @@ impl Peer {
     /// # Errors
     /// When it is not running.
     pub fn cont(&self) -> io::Result<()> {
-        sys::send_signal(self.running()?, Signal::Cont)
+        self.signal(Signal::Cont)
     }
 
     fn running(&self) -> io::Result<u32> {

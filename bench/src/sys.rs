@@ -11,6 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Term,
+    Int,
     Kill,
     Stop,
     Cont,
@@ -23,6 +24,7 @@ pub enum Signal {
 pub fn send_signal(pid: u32, signal: Signal) -> io::Result<()> {
     let number = match signal {
         Signal::Term => libc::SIGTERM,
+        Signal::Int => libc::SIGINT,
         Signal::Kill => libc::SIGKILL,
         Signal::Stop => libc::SIGSTOP,
         Signal::Cont => libc::SIGCONT,
@@ -32,6 +34,21 @@ pub fn send_signal(pid: u32, signal: Signal) -> io::Result<()> {
     let pid = pid.ok_or_else(|| io::Error::other("not a process id"))?;
     // SAFETY: kill takes no pointers.
     check(unsafe { libc::kill(pid, number) }).map(|_| ())
+}
+
+/// Limits how many files the process `pid` may have open from now on.
+///
+/// # Errors
+/// When there is no such process, or it is not ours.
+pub fn limit_files(pid: u32, files: u64) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the former limit is written to a live struct; no other is given.
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) })?;
+    limit.rlim_cur = files;
+    // SAFETY: the new limit is read from a live struct; the former one is not asked for.
+    check(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) })
+        .map(|_| ())
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

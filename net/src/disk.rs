@@ -294,7 +294,9 @@ impl FileReader {
 mod tests {
     use super::*;
 
-    fn told(file: impl FnOnce(Box<dyn Fn(Told) + Send + Sync>) -> SnapshotFile) -> (SnapshotFile, Receiver<Told>) {
+    fn told(
+        file: impl FnOnce(Box<dyn Fn(Told) + Send + Sync>) -> SnapshotFile,
+    ) -> (SnapshotFile, Receiver<Told>) {
         let (sender, receiver) = unbounded();
         let file = file(Box::new(move |told| drop(sender.send(told))));
         (file, receiver)
@@ -353,9 +355,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("dump.rdb");
         std::fs::write(&target, b"old").unwrap();
-        let (file, receiver) = told(|tell| {
-            SnapshotFile::create(folder.path().join("temp"), Some(target.clone()), tell)
-        });
+        let (file, receiver) =
+            told(|tell| SnapshotFile::create(folder.path().join("temp"), Some(target.clone()), tell));
         file.write(Bytes::from_static(&[7; 100_000]));
         file.give_up();
         // The thread is gone when nobody can tell anything any more.

@@ -1,9 +1,7 @@
-//! Values of many megabytes in the stream (law 8): they pass masters and replicas by reference, and links break within them.
+//! Values of many megabytes in the stream: they pass masters and replicas by reference (law 8), and links break within them
+//! (laws 4 and 5).
 
 mod common;
-#[path = "replication/load.rs"]
-#[expect(dead_code, reason = "the writes here are few and huge")]
-mod load;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/replicas.rs"]
@@ -11,8 +9,8 @@ mod replicas;
 
 use braid_bench::client::Client;
 use braid_bench::cmd;
-use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid, braid_builder, call, connect, key_per_shard, start, wait_until};
+use braid_bench::peers::{Builder, Kind};
+use common::{braid, call, connect, key_per_shard, start, wait_until};
 use proxy::Proxy;
 use replicas::{assert_clients_equal, follow, is_linked, number};
 
@@ -20,11 +18,7 @@ const VALUE_BYTES: usize = 64 << 20;
 const SHARDS: usize = 2;
 
 fn node(kind: &Kind) -> Builder {
-    let builder = match kind {
-        Kind::Braid(_) => braid_builder(SHARDS).args(["--repl-diskless-sync-delay", "0"]),
-        _ => Peer::builder(kind.clone()),
-    };
-    builder.args(["--save", "", "--client-output-buffer-limit", "replica 0 0 0"])
+    replicas::node(kind, SHARDS).args(["--repl-backlog-size", "1gb"])
 }
 
 fn random(seed: u64) -> Vec<u8> {
@@ -49,7 +43,7 @@ fn write(client: &mut Client, keys: &[String]) {
 
 /// A replica gets huge values through the stream, and after its link was cut in the midst of them.
 fn follow_huge_values(master_kind: &Kind, replica_kind: &Kind) {
-    let master = start(node(master_kind).args(["--repl-backlog-size", "1gb"]));
+    let master = start(node(master_kind));
     let replica = start(node(replica_kind));
     let proxy = Proxy::start(master.addr()).expect("a proxy");
     let keys = key_per_shard("huge", SHARDS);
@@ -73,25 +67,25 @@ fn follow_huge_values(master_kind: &Kind, replica_kind: &Kind) {
 }
 
 #[test]
-fn law8_redis_8_follows_braid_through_huge_values() {
+fn law4_and_5_redis_8_follows_braid_through_huge_values() {
     follow_huge_values(&braid(), &Kind::Redis8);
 }
 
 #[test]
-fn law8_braid_follows_redis_8_through_huge_values() {
+fn law4_and_5_braid_follows_redis_8_through_huge_values() {
     follow_huge_values(&Kind::Redis8, &braid());
 }
 
 #[test]
-fn law8_braid_follows_braid_through_huge_values() {
+fn law4_and_5_braid_follows_braid_through_huge_values() {
     follow_huge_values(&braid(), &braid());
 }
 
 /// What the stream keeps of a value beside the key is no copy of it, at the master and at the replica.
 #[test]
 fn law8_the_stream_costs_no_second_copy() {
-    let master = start(node(&braid()).args(["--repl-backlog-size", "1gb"]));
-    let replica = start(node(&braid()).args(["--repl-backlog-size", "1gb"]));
+    let master = start(node(&braid()));
+    let replica = start(node(&braid()));
     follow(&replica, master.port());
     wait_until("the replica is linked", || is_linked(&replica));
     let (mut client, mut copy) = (connect(&master), connect(&replica));

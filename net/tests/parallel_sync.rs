@@ -1,6 +1,8 @@
 //! Full syncs between two Braids over several connections: whole under load whatever the numbers of shards and connections,
 //! and nothing of them when one of the connections is lost (laws 5 and 9).
 
+#[path = "replication/attach.rs"]
+mod attach;
 mod common;
 #[path = "replication/load.rs"]
 mod load;
@@ -9,13 +11,14 @@ mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;
 
+use attach::attach_under_load;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
 use common::{braid, call, connect, field, start, wait_until};
-use load::{Load, State};
+use load::{Load, State, enough};
 use proxy::Proxy;
-use replicas::{assert_equal, enough, follow, is_linked, number};
+use replicas::{assert_equal, follow, is_linked, number};
 use std::os::unix::fs::MetadataExt;
 use std::{fs, thread};
 
@@ -86,32 +89,12 @@ fn follow_under_load(master_shards: usize) {
     fill(&master, 5000, 0);
     let replicas =
         [(1, 3), (2, 0), (3, 16), (5, 2)].map(|(shards, connections)| replica(shards, connections));
-    // What a replica had before is gone after its full sync.
-    call(&mut connect(&replicas[1]), &["SET", "stale", "1"]);
-    let state = State::default();
-    thread::scope(|scope| {
-        let load = Load::start(scope, &master, SPREAD, &state);
-        state.pass(enough() / 5);
-        for replica in &replicas {
-            follow(replica, master.port());
-            state.pass(enough() / 5);
-        }
-        for replica in &replicas {
-            wait_until("the replica is linked", || is_linked(replica));
-        }
-        state.pass(enough() / 2);
-        load.stop();
-    });
-    for replica in &replicas {
-        assert_equal(&master, replica);
-        let mut client = connect(replica);
-        assert_eq!(number(&mut client, "replication", "slave_failed_commands"), 0);
-        assert_eq!(call(&mut client, &["EXISTS", "stale"]), 0);
+    attach_under_load(&master, &replicas, SPREAD);
+    assert_syncs(&master, 4, 4);
+    for peer in replicas.iter().chain([&master]) {
+        let mut client = connect(peer);
         wait_until("no data connection is left", || data_connections(&mut client).is_empty());
     }
-    assert_syncs(&master, 4, 4);
-    let mut client = connect(&master);
-    wait_until("no data connection is left", || data_connections(&mut client).is_empty());
 }
 
 #[test]
@@ -305,9 +288,11 @@ fn a_killed_data_connection_leaves_the_first_or_is_made_again() {
     let list = call(&mut client, &["CLIENT", "LIST"]).text();
     let line = list.lines().find(|line| line.contains("flags=SD")).expect("a data connection");
     let id = line.split(' ').find_map(|word| word.strip_prefix("id=")).expect("an id");
-    call(&mut client, &["CLIENT", "KILL", "ID", id]);
+    assert_eq!(call(&mut client, &["CLIENT", "KILL", "ID", id]), 1);
     wait_until("the replica is linked", || is_linked(&replica));
     assert_equal(&master, &replica);
+    let mut stat = |name| number(&mut client, "stats", name);
+    println!("{} full, {} in parts", stat("sync_full"), stat("sync_full_in_parts"));
     wait_until("no data connection is left", || data_connections(&mut client).is_empty());
 }
 
@@ -349,26 +334,29 @@ fn what_is_no_data_connection_is_refused() {
     assert_eq!(call(&mut client, &["PING"]), "PONG");
 }
 
-/// All connections break at once, again and again, at whatever moment that is.
+/// All connections break at once, again and again, each time when so much of the snapshot has come.
 #[test]
 fn law9_a_replica_whose_connections_all_break_keeps_its_dataset_until_one_attempt_is_whole() {
+    const BREAKS: u64 = 5;
     let master = start(node(3));
     fill(&master, 20_000, 100_000);
     let proxy = Proxy::start(master.addr()).expect("the proxy starts");
     let replica = replica(2, 4);
     let mut client = connect(&replica);
     call(&mut client, &["SET", "kept", "yes"]);
+    let held = |n: u64| proxy.hold_after(20_000 + n * 400_000);
+    held(0);
     follow(&replica, proxy.port());
-    for _ in 0..5 {
-        let in_progress = || field(&mut connect(&replica), "replication", "master_sync_in_progress") == "1";
-        wait_until("a full sync begins", || in_progress() || is_linked(&replica));
-        if is_linked(&replica) {
-            break;
-        }
+    for n in 1..=BREAKS {
+        wait_until("a full sync is under way", || proxy.holds());
+        assert_eq!(field(&mut client, "replication", "master_sync_in_progress"), "1");
         assert_eq!(call(&mut client, &["GET", "kept"]), "yes");
         proxy.break_all();
+        // The next ones have waited for this.
+        if n < BREAKS { held(n) } else { proxy.hold_after(u64::MAX) }
     }
     wait_until("the replica is linked", || is_linked(&replica));
+    assert_syncs(&master, BREAKS + 1, BREAKS + 1);
     assert_equal(&master, &replica);
     assert_eq!(call(&mut connect(&master), &["EXISTS", "kept"]), 0);
 }

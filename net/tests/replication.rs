@@ -2,6 +2,8 @@
 //!
 //! `BRAID_REPLICATION_COMMANDS=n` sets how many commands the load runs at least while replicas come and go.
 
+#[path = "replication/attach.rs"]
+mod attach;
 mod common;
 #[path = "replication/fake.rs"]
 mod fake;
@@ -12,88 +14,73 @@ mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;
 
+use attach::attach_under_load;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::probe::Probe;
-use common::{
-    braid_builder, call, connect, field, fill, is_closed, key_per_shard, number_from_env, start, wait_until,
-};
+use common::{call, connect, field, fill, is_closed, key_per_shard, start, wait_until};
 use fake::{Fake, Item};
-use load::{Load, State};
+use load::{Load, State, enough};
 use proxy::Proxy;
-use replicas::{assert_clients_equal, assert_equal, enough, first_replica, follow, is_linked, number};
+use replicas::{assert_clients_equal, assert_equal, first_replica, follow, is_linked, number};
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 const KINDS: [Kind; 3] = [Kind::Redis7, Kind::Redis8, Kind::Valkey];
 
-/// Braid that makes a replica wait for no other.
 fn master(shards: usize) -> Builder {
-    braid_builder(shards).args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "64mb"])
+    replicas::master(shards).args(["--repl-backlog-size", "64mb"])
 }
 
-/// Ends a probe and prints what it saw.
-fn report(phase: &str, probe: Probe) {
+/// Asks once a millisecond.
+fn probe(braid: &Peer) -> Probe {
+    Probe::start(connect(braid), cmd!["GET", "here"], Duration::from_millis(1)).expect("a probe")
+}
+
+/// Ends a probe, which must have been served all the time. Where many share the machine, and are not always given it, milliseconds
+/// mean little; what waits for a replica, or does all of something at once, takes longer than this.
+fn assert_no_stall(phase: &str, probe: Probe) {
     let latencies_ns = probe.stop().expect("the probe is served");
     let at_us = |quantile| latencies_ns.value_at_quantile(quantile) / 1000;
-    println!("{phase}: probe p50 {} us, p99 {} us, worst {} us", at_us(0.5), at_us(0.99), at_us(1.0));
+    let told =
+        format!("{phase}: probe p50 {} us, p99 {} us, worst {} us", at_us(0.5), at_us(0.99), at_us(1.0));
+    println!("{told}");
+    assert!(!latencies_ns.is_empty() && at_us(0.99) < 100_000 && at_us(1.0) < 2_000_000, "{told}");
 }
 
-/// All kinds attach while it is written, one after the other, and end equal.
-fn attach_under_load(shards: usize, with_big_values: bool) {
+/// All kinds attach while it is written, one after the other.
+fn attach_all(shards: usize, with_big_values: bool) {
     let braid = start(master(shards));
     if with_big_values {
         fill(&braid, 10 << 20);
     }
     let replicas = KINDS.map(|kind| kind.start().expect("the peer starts"));
-    let state = State::default();
-    let probe =
-        Probe::start(connect(&braid), cmd!["GET", "here"], Duration::from_millis(1)).expect("a probe");
-    thread::scope(|scope| {
-        let load = Load::start(scope, &braid, shards, &state);
-        state.pass(enough() / 5);
-        for replica in &replicas {
-            follow(replica, braid.port());
-            state.pass(enough() / 5);
-        }
-        for replica in &replicas {
-            wait_until("the replica is linked", || is_linked(replica));
-        }
-        state.pass(enough() / 2);
-        load.stop();
-    });
-    println!("{shards} shards, {} commands", state.commands.load(Ordering::Relaxed));
-    report("snapshots", probe);
-    for replica in &replicas {
-        assert_equal(&braid, replica);
-    }
-    let mut client = connect(&braid);
-    assert_eq!(number(&mut client, "stats", "sync_full"), 3);
-    assert_eq!(number(&mut client, "replication", "connected_slaves"), 3);
+    let probe = probe(&braid);
+    attach_under_load(&braid, &replicas, shards);
+    assert_no_stall("snapshots", probe);
 }
 
 #[test]
 fn law5_stock_replicas_attach_under_load_to_one_shard() {
-    attach_under_load(1, false);
+    attach_all(1, false);
 }
 
 #[test]
 fn law5_stock_replicas_attach_under_load_to_two_shards() {
-    attach_under_load(2, false);
+    attach_all(2, false);
 }
 
 #[test]
 fn law5_stock_replicas_attach_under_load_to_three_shards_with_big_values() {
-    attach_under_load(3, true);
+    attach_all(3, true);
 }
 
 #[test]
 fn law5_stock_replicas_attach_under_load_to_seven_shards() {
-    attach_under_load(7, false);
+    attach_all(7, false);
 }
 
 #[test]
@@ -181,52 +168,6 @@ fn law3_and_4_transactions_are_one_block_each_and_offsets_are_exact() {
     }
 }
 
-/// Redis 8.2 forgets its master, whoever that is, if the link breaks while much is on its way. See
-/// [`a_quiet_link_that_breaks_is_resumed`] for it.
-const RESUMING: [Kind; 2] = [Kind::Redis7, Kind::Valkey];
-
-#[test]
-fn law4_a_link_cut_at_any_byte_is_resumed_without_loss_or_repetition() {
-    let shards = 3;
-    let braid = start(master(shards));
-    let mut rng = fastrand::Rng::with_seed(number_from_env("BRAID_REPLICATION_SEED", 1));
-    let replicas = RESUMING.map(|kind| kind.start().expect("the peer starts"));
-    let proxies = [(); RESUMING.len()].map(|()| Proxy::start(braid.addr()).expect("a proxy"));
-    let state = State::default();
-    thread::scope(|scope| {
-        let load = Load::start(scope, &braid, shards, &state);
-        for (replica, proxy) in replicas.iter().zip(&proxies) {
-            follow(replica, proxy.port());
-        }
-        for replica in &replicas {
-            wait_until("the replica is linked", || is_linked(replica));
-        }
-        for proxy in &proxies {
-            // Some within the handshake, the others somewhere in the stream.
-            let budgets = (0..12).map(|n| if n == 5 { rng.u64(1..60) } else { rng.u64(100..60_000) });
-            proxy.break_after(budgets.collect::<Vec<_>>());
-            proxy.break_all();
-        }
-        wait_until("all links were cut", || proxies.iter().all(|proxy| proxy.broken() >= 12));
-        state.pass(1000);
-        load.stop();
-    });
-    for replica in &replicas {
-        wait_until("the replica is linked", || is_linked(replica));
-        assert_equal(&braid, replica);
-    }
-    let mut client = connect(&braid);
-    let partial = number(&mut client, "stats", "sync_partial_ok");
-    println!("{partial} partial resyncs");
-    assert_eq!(
-        number(&mut client, "stats", "sync_full"),
-        RESUMING.len() as u64,
-        "no cut may cost a full sync"
-    );
-    assert_eq!(number(&mut client, "stats", "sync_partial_err"), RESUMING.len() as u64, "the first attempts");
-    assert!(partial >= 8 * RESUMING.len() as u64, "{partial} partial resyncs");
-}
-
 #[test]
 fn a_quiet_link_that_breaks_is_resumed() {
     let braid = start(master(2));
@@ -246,6 +187,7 @@ fn a_quiet_link_that_breaks_is_resumed() {
         assert_eq!(number(&mut client, "stats", "sync_partial_ok"), 3 * round);
     }
     assert_eq!(number(&mut client, "stats", "sync_full"), 3);
+    assert_eq!(number(&mut client, "stats", "sync_partial_err"), 3, "the first attempts");
 }
 
 #[test]
@@ -275,11 +217,8 @@ fn law4_a_fake_replica_that_resumes_anywhere_reads_the_same_bytes() {
 
 #[test]
 fn a_replica_that_was_away_for_longer_than_the_backlog_gets_a_full_sync() {
-    let braid = start(
-        braid_builder(2)
-            .args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "16kb"])
-            .args(["--repl-backlog-disk-size", "0"]),
-    );
+    let braid =
+        start(replicas::master(2).args(["--repl-backlog-size", "16kb", "--repl-backlog-disk-size", "0"]));
     let replica = Kind::Valkey.start().expect("the peer starts");
     let proxy = Proxy::start(braid.addr()).expect("a proxy");
     follow(&replica, proxy.port());
@@ -408,24 +347,22 @@ fn law8_a_replica_frozen_in_the_midst_of_its_snapshot_costs_no_memory_and_stalls
     }
     let replica = Kind::Redis8.start().expect("the peer starts");
     let before_bytes = braid.usage().expect("it runs").rss_bytes;
-    let probe =
-        || Probe::start(connect(&braid), cmd!["GET", "here"], Duration::from_millis(1)).expect("a probe");
-    let attaching = probe();
+    let attaching = probe(&braid);
     follow(&replica, braid.port());
     wait_until("the snapshot is on its way", || first_replica(&mut client).contains("send_bulk"));
     replica.stop().expect("is stopped");
-    report("attaching", attaching);
-    let frozen = probe();
+    assert_no_stall("attaching", attaching);
+    let frozen = probe(&braid);
     for n in 0..2000 {
         call(&mut client, &cmd!["SET", format!("small:{}", n % 100), n]);
     }
     let grown_bytes = braid.usage().expect("it runs").rss_bytes.saturating_sub(before_bytes);
     assert!(first_replica(&mut client).contains("send_bulk"), "frozen in the midst");
-    report("frozen", frozen);
-    let thawed = probe();
+    assert_no_stall("frozen", frozen);
+    let thawed = probe(&braid);
     replica.cont().expect("goes on");
     wait_until("the replica is linked", || is_linked(&replica));
-    report("thawed", thawed);
+    assert_no_stall("thawed", thawed);
     assert_equal(&braid, &replica);
     println!("{} MB grown while frozen", grown_bytes >> 20);
     assert!(grown_bytes < 60 << 20, "{grown_bytes} bytes for a dataset of 120 MB");

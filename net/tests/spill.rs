@@ -1,11 +1,7 @@
 //! A replica that falls behind what memory keeps is served from disk: it costs the master no memory, and no full sync.
 
 mod common;
-#[path = "replication/load.rs"]
-#[expect(dead_code, reason = "the writes here are few and large")]
-mod load;
 #[path = "common/proxy.rs"]
-#[expect(dead_code, reason = "connections break at a moment, not at a byte")]
 mod proxy;
 #[path = "common/replicas.rs"]
 mod replicas;
@@ -13,25 +9,22 @@ mod replicas;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid_builder, call, connect, start, wait_until};
+use common::{call, connect, start, wait_until};
 use proxy::Proxy;
-use replicas::{assert_equal, follow, is_linked, number};
+use replicas::{assert_equal, number, temporary_files};
 
 const VALUE_BYTES: usize = 100_000;
 const KEYS: usize = 100;
 
 fn master(disk_size: &str) -> Builder {
-    braid_builder(2)
-        .args(["--repl-diskless-sync-delay", "0", "--repl-backlog-size", "1mb", "--save", ""])
+    replicas::master(2)
+        .args(["--repl-backlog-size", "1mb", "--save", ""])
         .args(["--repl-backlog-disk-size", disk_size])
         .args(["--client-output-buffer-limit", "replica 32mb 16mb 1"])
 }
 
 fn replica_of(port: u16) -> Peer {
-    let replica = Kind::Redis8.start().expect("the peer starts");
-    follow(&replica, port);
-    wait_until("the replica is linked", || is_linked(&replica));
-    replica
+    replicas::replica_of(Peer::builder(Kind::Redis8), port)
 }
 
 /// Writes so many megabytes over the same keys. Returns the most memory that was in use.
@@ -80,9 +73,7 @@ fn a_frozen_replica_costs_no_memory_and_goes_on_from_disk() {
     assert!(histlen_bytes > 100 << 20, "all of it can be resumed from: {histlen_bytes}");
     // Who is in step is served from memory meanwhile.
     assert_equal(&braid, &awake);
-    let names = std::fs::read_dir(braid.dir()).expect("the folder is there").flatten();
-    let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    assert!(!names.iter().any(|name| name.starts_with("temp-")), "nothing is left to outlive it: {names:?}");
+    assert_eq!(temporary_files(&braid), Vec::<std::path::PathBuf>::new(), "nothing is left to outlive it");
     frozen.cont().expect("goes on");
     // It reads from one end of the segments while the other grows.
     write(&mut client, 30);

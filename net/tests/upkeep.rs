@@ -2,9 +2,6 @@
 //! what it cannot read.
 
 mod common;
-#[path = "replication/load.rs"]
-#[allow(dead_code)]
-mod load;
 #[path = "common/proxy.rs"]
 mod proxy;
 #[path = "common/replicas.rs"]
@@ -12,23 +9,16 @@ mod replicas;
 
 use braid_bench::client::{Client, Value};
 use braid_bench::peers::{Builder, Kind, Peer};
+use braid_bench::sys::Signal;
 use common::{braid_builder, call, connect, field, start, wait_until};
 use proxy::Proxy;
-use replicas::{assert_equal, follow, is_linked, number};
+use replicas::{assert_equal, follow, is_linked, number, replica_of, temporary_files};
 use std::time::Duration;
 
 const SHARDS: usize = 2;
 
 fn master() -> Builder {
-    braid_builder(SHARDS).args(["--repl-diskless-sync-delay", "0"])
-}
-
-/// A replica of `port`, in step.
-fn replica_of(builder: Builder, port: u16) -> Peer {
-    let replica = start(builder);
-    follow(&replica, port);
-    wait_until("the replica is in step", || is_linked(&replica));
-    replica
+    replicas::master(SHARDS)
 }
 
 fn blocked(client: &mut Client) -> u64 {
@@ -197,7 +187,8 @@ fn a_save_within_a_transaction_is_scheduled_as_in_redis() {
 
 /// A replica with so many keys of its own, which takes snapshots in as told.
 fn intake(way: &str, keys: usize) -> Peer {
-    let replica = start(braid_builder(SHARDS).args(["--repl-diskless-load", way]));
+    let args = ["--repl-diskless-load", way, "--enable-protected-configs", "yes"];
+    let replica = start(braid_builder(SHARDS).args(args));
     let mut client = connect(&replica);
     for n in 0..keys {
         call(&mut client, &["SET", &format!("mine:{n}"), "value"]);
@@ -211,12 +202,6 @@ fn populated(keys: usize) -> Peer {
     let master = start(Peer::builder(Kind::Redis8).args(args));
     call(&mut connect(&master), &["DEBUG", "POPULATE", &keys.to_string()]);
     master
-}
-
-fn temporary_files(peer: &Peer) -> usize {
-    let names =
-        std::fs::read_dir(peer.dir()).expect("a directory").map(|entry| entry.expect("an entry").file_name());
-    names.filter(|name| name.to_string_lossy().starts_with("temp-")).count()
 }
 
 #[test]
@@ -234,12 +219,28 @@ fn no_loss_a_dataset_goes_for_a_file_only_when_that_is_whole() {
     });
     assert_equal(&master, &replica);
     assert_eq!(replica.log().matches(FLUSHED).count(), 1);
-    assert_eq!(temporary_files(&replica), 0);
+    assert!(temporary_files(&replica).is_empty());
     // What was taken in is as good as any: links go on, and it can be saved.
     proxy.break_all();
     assert_equal(&master, &replica);
     assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 4);
     call(&mut client, &["SAVE"]);
+}
+
+#[test]
+fn no_loss_a_dataset_goes_for_a_file_though_its_folder_is_no_longer_the_one() {
+    let (master, replica) = (populated(1000), intake("disabled", 10));
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let mut client = connect(&replica);
+    call(&mut connect(&master), &["CONFIG", "SET", "rdb-key-save-delay", "1000"]);
+    follow(&replica, master.port());
+    wait_until("it is being received", || !temporary_files(&replica).is_empty());
+    call(&mut client, &["CONFIG", "SET", "dir", elsewhere.path().to_str().expect("is text")]);
+    assert!(!temporary_files(&replica).is_empty(), "in the midst of it");
+    assert_equal(&master, &replica);
+    assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 1);
+    assert!(temporary_files(&replica).is_empty());
+    assert_eq!(std::fs::read_dir(elsewhere.path()).expect("a folder").count(), 0);
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn a_snapshot_that_is_being_received_leaves_no_file_when_the_replica_ends() {
     let mut client = connect(&replica);
     wait_until("it syncs", || field(&mut client, "replication", "master_sync_in_progress") == "1");
     replica.terminate(Duration::from_secs(20)).expect("it ends");
-    assert_eq!(temporary_files(&replica), 0);
+    assert!(temporary_files(&replica).is_empty());
 }
 
 #[test]
@@ -415,4 +416,60 @@ fn an_end_that_waits_can_be_aborted() {
     assert_eq!(writer.receive().expect("a reply"), Value::Simple("OK".into()));
     none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
     replica.cont().expect("a signal");
+}
+
+/// What insists is a second SIGINT while the end waits; nothing else.
+#[test]
+fn no_loss_a_signal_saves_and_waits_also_after_an_end_that_was_given_up() {
+    const WAITS: &str = "Waiting for replicas before shutting down.";
+    let (mut braid, replica, mut client) = lagging(&["--save", "3600 1"]);
+    let waits = |braid: &Peer, times| wait_until("it waits", || braid.log().matches(WAITS).count() == times);
+    for times in 1..=2 {
+        braid.signal(Signal::Term).expect("a signal");
+        waits(&braid, times);
+        // The process is asked again, which changes nothing.
+        braid.signal(Signal::Term).expect("a signal");
+        wait_until("it is heard", || braid.log().matches("Received Terminate").count() == 2 * times);
+        assert_eq!(call(&mut client, &["SHUTDOWN", "ABORT"]), Value::Simple("OK".into()));
+    }
+    braid.signal(Signal::Int).expect("a signal");
+    waits(&braid, 3);
+    replica.cont().expect("a signal");
+    assert!(braid.wait_exit(Duration::from_secs(20)).expect("it ends").success());
+    assert!(braid.log().contains("1 of 1 replicas are in sync when shutting down."));
+    braid.restart().expect("it starts again");
+    assert_eq!(call(&mut connect(&braid), &["GET", "key"]), "value");
+}
+
+#[test]
+fn who_insists_from_the_terminal_waits_for_nothing() {
+    let (mut braid, replica, _client) = lagging(&["--save", "3600 1"]);
+    braid.signal(Signal::Int).expect("a signal");
+    wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+    braid.signal(Signal::Int).expect("a signal");
+    assert!(braid.wait_exit(Duration::from_secs(8)).expect("it ends").success());
+    assert!(braid.log().contains("You insist... exiting now."));
+    assert!(!braid.dir().join("dump.rdb").exists());
+    replica.cont().expect("a signal");
+}
+
+/// Connections that cannot be accepted wait, and so does the server.
+#[test]
+fn without_descriptors_nobody_is_busy_and_later_all_are_served() {
+    let braid = start(braid_builder(1));
+    let mut client = connect(&braid);
+    braid.limit_files(0).expect("is limited");
+    let mut refused = connect(&braid);
+    refused.send(&["PING"]).expect("is sent");
+    wait_until("it is told", || braid.log().contains("Accepting client connection: Too many open files"));
+    let rounds = |client: &mut Client| number(client, "stats", "eventloop_cycles");
+    let before = rounds(&mut client);
+    // Half a second passes.
+    assert_eq!(call(&mut client, &["WAIT", "1", "500"]), Value::Int(0));
+    let passed = rounds(&mut client) - before;
+    assert!(passed < 200, "{passed} rounds while nothing could be done");
+    braid.limit_files(100).expect("is limited");
+    assert_eq!(refused.receive().expect("is served"), Value::Simple("PONG".into()));
+    drop(connect(&braid));
+    assert_eq!(braid.log().matches("Accepting client connection").count(), 1);
 }

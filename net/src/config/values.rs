@@ -558,7 +558,7 @@ mod tests {
         assert_eq!(save.show(), "7 8");
         save.accept(&[String::new()], false).unwrap();
         assert_eq!(save.show(), "");
-        for text in ["1", "a b", "0 1", "1 -1", "1 2 3"] {
+        for text in ["1", "a b", "0 1", "1 -1", "1 2 3", "4294967296 1", "9223372036854775807 1"] {
             assert_eq!(
                 save.clone().accept(&words(text), true),
                 Err("Invalid save parameters".to_owned()),

@@ -28,7 +28,6 @@ pub use leaving::Ending;
 pub use replicas::HOME;
 pub use saving::Asker;
 
-use accepting::Accepting;
 use crate::config::values::LogLevel;
 use crate::log_verbose;
 use crate::niceness;
@@ -36,6 +35,7 @@ use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Token};
 use crate::session::Flow;
 use crate::session::latency::Event as Slow;
+use accepting::Accepting;
 use braid_core::command::{Args, Time};
 use braid_core::resp::Batch;
 use braid_core::resp::batch::BATCH_MAX_COMMANDS;

@@ -71,12 +71,15 @@ mod tests {
     #[test]
     fn now_and_then_it_looks_for_long() {
         let mut patience = Patience::default();
-        let idle = MAX - Duration::from_nanos(1);
-        // Each look either lasts that long or is in vain.
-        let long = (0..10 * TRIES).filter(|_| patience.lasts(idle)).count();
-        assert!(long > 0);
-        assert!(!patience.lasts(MAX));
-        let until_long = (1..=TRIES).find(|_| patience.lasts(idle));
-        assert!(until_long.is_some_and(|looks| looks > 2), "{until_long:?}");
+        let mut look_in_vain = || {
+            let idle = (0..).map(Duration::from_micros).take_while(|idle| patience.lasts(*idle));
+            Duration::from_micros(idle.count() as u64)
+        };
+        let looks: Vec<Duration> = (0..10 * TRIES).map(|_| look_in_vain()).collect();
+        for (number, look) in looks.iter().enumerate() {
+            assert_eq!(*look == MAX, (number as u32).is_multiple_of(TRIES), "{number}: {look:?}");
+        }
+        // Most are as short as they may be.
+        assert!(looks.iter().filter(|look| **look == MIN).count() > looks.len() / 2, "{looks:?}");
     }
 }

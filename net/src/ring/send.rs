@@ -11,7 +11,7 @@ const MAX_PIECES: usize = 1024;
 /// One operation's result is an `i32`; staying far below keeps sums simple. The rest follows as a continuation.
 const MAX_OPERATION_LEN_BYTES: usize = 1 << 30;
 
-/// Bytes to send, in order: own bytes, with shared pieces inserted where [`push_shared`](Self::push_shared) was called.
+/// Bytes to send, in order: own bytes, with shared pieces inserted among them.
 ///
 /// Small replies are written into [`bytes`](Self::bytes) and leave with a plain `send`. Large values and slices of the
 /// replication log are inserted by reference count and leave together with the rest in one `sendmsg`, uncopied.
@@ -25,12 +25,6 @@ pub struct SendBuffer {
 }
 
 impl SendBuffer {
-    /// An empty buffer; allocates nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Own bytes with pieces to insert: each piece with the number of own bytes before it, ascending.
     #[must_use]
     pub fn with_pieces(bytes: Vec<u8>, shared: Vec<(usize, Bytes)>) -> Self {
@@ -40,7 +34,8 @@ impl SendBuffer {
     }
 
     /// Inserts `piece` after everything appended so far.
-    pub fn push_shared(&mut self, piece: Bytes) {
+    #[cfg(test)]
+    pub(super) fn push_shared(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.shared_len_bytes += piece.len();
             self.shared.push((self.bytes.len(), piece));
@@ -187,7 +182,7 @@ mod tests {
 
     #[test]
     fn shared_pieces_stand_where_they_were_inserted() {
-        let mut buffer = SendBuffer::new();
+        let mut buffer = SendBuffer::default();
         buffer.push_shared(Bytes::from_static(b"first"));
         buffer.bytes.extend_from_slice(b"-own-");
         buffer.push_shared(Bytes::from_static(b"second"));
@@ -205,7 +200,7 @@ mod tests {
     fn any_sequence_of_short_sends_covers_every_byte_once() {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200 {
-            let mut buffer = SendBuffer::new();
+            let mut buffer = SendBuffer::default();
             for _ in 0..random.usize(1..3000) {
                 let piece = vec![random.u8(..); random.usize(0..40)];
                 if random.bool() {

@@ -175,7 +175,7 @@ fn echo_over_a_unix_socket() {
 #[test]
 fn a_gathered_send_of_thousands_of_pieces_arrives_whole_and_comes_back() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let mut buffer = SendBuffer::new();
+    let mut buffer = SendBuffer::default();
     let mut expected = Vec::new();
     for index in 0..5000_usize {
         let piece = pattern(index % 900, index as u64);

@@ -102,6 +102,14 @@ pub fn connect(peer: &Peer) -> Client {
     peer.client().expect("the server accepts connections")
 }
 
+/// A count that a key holds; 0 if there is none yet.
+pub fn count(value: &Value) -> u64 {
+    match value {
+        Value::Null => 0,
+        other => other.text().parse().unwrap_or_else(|_| panic!("{other:?} is no count")),
+    }
+}
+
 /// Runs a command that must not fail.
 pub fn call<A: AsRef<[u8]>>(client: &mut Client, args: &[A]) -> Value {
     client.call(args).expect("the command succeeds")

@@ -3,14 +3,13 @@
 // Every test binary uses its own part of this.
 #![allow(dead_code)]
 
-use super::common::{TIMEOUT, braid_builder, call, connect, field, number_from_env, wait_until};
-use super::load::State;
+use super::common::{TIMEOUT, braid_builder, call, connect, field, start, wait_until};
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::dataset::{self, Dataset};
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::wait;
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A server of this kind, ready to be anybody's master; Braid with so many shards.
@@ -22,6 +21,27 @@ pub fn node(kind: &Kind, shards: usize) -> Builder {
     // On a machine that is short of time a replica may fall far behind, and full syncs are counted.
     let patient = ["--repl-backlog-size", "512mb", "--client-output-buffer-limit", "replica 0 0 0"];
     builder.args(patient)
+}
+
+/// A master of so many shards that has a replica wait for no other.
+pub fn master(shards: usize) -> Builder {
+    braid_builder(shards).args(["--repl-diskless-sync-delay", "0"])
+}
+
+/// A replica of `port`, in step.
+pub fn replica_of(builder: Builder, port: u16) -> Peer {
+    let replica = start(builder);
+    follow(&replica, port);
+    wait_until("the replica is in step", || is_linked(&replica));
+    replica
+}
+
+/// Files that a server has not brought to their place, and has to remove when it does not need them.
+pub fn temporary_files(peer: &Peer) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(peer.dir()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let is_temporary =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("temp-"));
+    files.filter(is_temporary).collect()
 }
 
 pub fn follow(replica: &Peer, port: u16) {
@@ -73,21 +93,5 @@ pub fn assert_clients_equal(master: &mut Client, replica: &mut Client) {
     });
     if equal.is_err() {
         dataset::assert_same(master, replica).expect("both hold the same");
-    }
-}
-
-/// How many commands the load runs before something ends.
-pub fn enough() -> u64 {
-    number_from_env("BRAID_REPLICATION_COMMANDS", 5_000)
-}
-
-impl State {
-    /// Waits until so many commands more were run.
-    pub fn pass(&self, commands: u64) {
-        let end = self.commands.load(Ordering::Relaxed) + commands;
-        wait_until("the load has run", || {
-            assert!(!self.has_failed.load(Ordering::Relaxed), "the load failed");
-            self.commands.load(Ordering::Relaxed) >= end
-        });
     }
 }

@@ -1,6 +1,9 @@
 //! A write load over all families of commands, until it is told to stop.
 
-use super::common::{TIMEOUT, call, key_per_shard};
+// Every test binary uses its own part of this.
+#![allow(dead_code)]
+
+use super::common::{TIMEOUT, call, key_per_shard, number_from_env, wait_until};
 use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::peers::Peer;
@@ -36,6 +39,22 @@ pub struct State {
     pub may_die: AtomicBool,
     pub has_failed: AtomicBool,
     pub commands: AtomicU64,
+}
+
+/// How many commands the load runs before something ends.
+pub fn enough() -> u64 {
+    number_from_env("BRAID_REPLICATION_COMMANDS", 5_000)
+}
+
+impl State {
+    /// Waits until so many commands more were run.
+    pub fn pass(&self, commands: u64) {
+        let end = self.commands.load(Ordering::Relaxed) + commands;
+        wait_until("the load has run", || {
+            assert!(!self.has_failed.load(Ordering::Relaxed), "the load failed");
+            self.commands.load(Ordering::Relaxed) >= end
+        });
+    }
 }
 
 impl<'scope> Load<'scope> {
