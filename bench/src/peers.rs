@@ -479,7 +479,7 @@ impl Peer {
         sys::send_signal(self.running()?, signal)
     }
 
-    /// From now on it may open so many files more than it has open.
+    /// From now on it may open at least so many files more than it has open, and not many more than that.
     ///
     /// # Errors
     /// When it is not running.

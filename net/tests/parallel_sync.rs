@@ -281,18 +281,20 @@ fn a_replica_that_freezes_holds_nobody_up_for_ever() {
 }
 
 #[test]
-fn a_killed_data_connection_leaves_the_first_or_is_made_again() {
+fn a_replica_whose_data_connection_is_killed_before_the_snapshot_has_it_on_the_first() {
     let master = waiting();
-    let replica = syncing(&master);
     let mut client = connect(&master);
+    call(&mut client, &["CONFIG", "SET", "repl-diskless-sync-delay", "30"]);
+    let replica = syncing(&master);
     let list = call(&mut client, &["CLIENT", "LIST"]).text();
     let line = list.lines().find(|line| line.contains("flags=SD")).expect("a data connection");
     let id = line.split(' ').find_map(|word| word.strip_prefix("id=")).expect("an id");
     assert_eq!(call(&mut client, &["CLIENT", "KILL", "ID", id]), 1);
+    wait_until("it is gone", || data_connections(&mut client).len() < CONNECTIONS);
+    call(&mut client, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     wait_until("the replica is linked", || is_linked(&replica));
     assert_equal(&master, &replica);
-    let mut stat = |name| number(&mut client, "stats", name);
-    println!("{} full, {} in parts", stat("sync_full"), stat("sync_full_in_parts"));
+    assert_syncs(&master, 1, 0);
     wait_until("no data connection is left", || data_connections(&mut client).is_empty());
 }
 
@@ -349,7 +351,9 @@ fn law9_a_replica_whose_connections_all_break_keeps_its_dataset_until_one_attemp
     follow(&replica, proxy.port());
     for n in 1..=BREAKS {
         wait_until("a full sync is under way", || proxy.holds());
-        assert_eq!(field(&mut client, "replication", "master_sync_in_progress"), "1");
+        wait_until("the replica shows it", || {
+            field(&mut client, "replication", "master_sync_in_progress") == "1"
+        });
         assert_eq!(call(&mut client, &["GET", "kept"]), "yes");
         proxy.break_all();
         // The next ones have waited for this.
