@@ -37,6 +37,7 @@ pub use farewell::Attendance;
 pub use files::FileStep;
 pub use parts::PartsPlan;
 pub use report::{ReplicaLine, Report};
+pub use sending::Unsent;
 pub use snapshots::{Piece, RDB_VERSION};
 
 /// Between two looks at the time while there are replicas.
