@@ -134,6 +134,8 @@ pub struct Home {
     /// This node follows a master.
     relay: Option<Relay>,
     turn: Option<Turn>,
+    /// Long pieces of snapshots that were sent.
+    dropped: Vec<Bytes>,
 }
 impl Home {
     pub fn new(shards: usize, rules: Rules, seed: u64) -> Self {
@@ -173,6 +175,7 @@ impl Home {
             syncs_in_parts: 0,
             relay: None,
             turn: None,
+            dropped: Vec::new(),
         }
     }
 
@@ -226,9 +229,22 @@ impl Home {
         }
     }
 
-    /// Lets go of what nobody needs; call it after a batch of segments.
+    /// Lets go of what nobody needs; call it after a batch of segments, and as long as [`Home::is_freeing`].
     pub fn trim(&mut self) {
         self.log.trim();
+    }
+
+    /// Whether [`Home::trim`] has more to free at once.
+    pub fn is_freeing(&self) -> bool {
+        self.log.is_freeing()
+    }
+
+    /// Long pieces that nobody here needs any more: where nobody else does, they are to be freed elsewhere. To be asked for
+    /// whenever it was trimmed.
+    pub fn take_dropped(&mut self) -> Vec<Bytes> {
+        let mut dropped = self.log.take_dropped();
+        dropped.append(&mut self.dropped);
+        dropped
     }
 
     /// Time passes. To be called at least every second while there are replicas.
@@ -300,6 +316,7 @@ impl Home {
         let others = [
             save,
             self.retry_cut_ms,
+            self.log.next_tick_ms(),
             self.acks.next_deadline_ms(),
             self.next_retention_ms(),
             self.failover.next_deadline_ms(),

@@ -179,6 +179,11 @@ impl Replica {
         self.version.as_deref()
     }
 
+    /// Whether it ever says what it has applied, and asks for the rest when it comes back.
+    pub fn knows_psync(&self) -> bool {
+        !self.is_pre_psync
+    }
+
     /// Whether the stream may be sent.
     pub fn is_streaming(&self) -> bool {
         self.state == State::Online && !self.starts_on_ack && !self.is_rdb_only

@@ -3,7 +3,8 @@
 use super::files::FileSend;
 use super::{Action, Home};
 use crate::acks::ReplicaId;
-use crate::log::ReaderId;
+use crate::ids::ReplId;
+use crate::log::{Log, ReaderId};
 use crate::parts::rendezvous::Rendezvous;
 use crate::psync::{self, Replconf, Replica, Sync};
 use crate::queue::SendQueue;
@@ -39,6 +40,17 @@ pub(super) struct Peer {
 impl Peer {
     pub fn push(&mut self, bytes: Bytes) {
         self.queue.push(bytes);
+    }
+
+    /// Its snapshot is cut at `offset` of this history: from there on it is to have the stream.
+    pub fn cut(&mut self, id: ReplId, offset: u64, log: &mut Log) {
+        let reply = self.handshake.cut(id, offset);
+        self.push(reply);
+        if !self.handshake.is_rdb_only() {
+            let is_silent = !self.handshake.knows_psync();
+            self.reader =
+                Some(if is_silent { log.add_silent_reader(offset) } else { log.add_reader(offset) });
+        }
     }
 
     /// By which it is known when it comes back.
@@ -109,12 +121,12 @@ impl Home {
                     needs: peer.handshake.needs(),
                     can_eof: peer.handshake.capabilities().eof,
                 };
-                match self.sharing.request(request, now_ms) {
+                let log = &self.log;
+                // Those it would join keep the log from the cut on, unless they could not be kept up with.
+                let is_kept = |offset| peer.handshake.is_rdb_only() || log.can_continue_with(offset + 1);
+                match self.sharing.request(request, is_kept, now_ms) {
                     Placement::Joins { offset } => {
-                        // Those it joins keep the log from this offset on: none of them was sent anything yet.
-                        let reply = peer.handshake.cut(self.ids.current(), offset);
-                        peer.push(reply);
-                        peer.reader = Some(self.log.add_reader(offset));
+                        peer.cut(self.ids.current(), offset, &mut self.log);
                         self.join_snapshot(id);
                     }
                     Placement::Waits if psync.is_some() && self.offer_parts(&mut peer) => {
@@ -124,6 +136,7 @@ impl Home {
                 }
             }
         }
+        self.retention.begin_anew();
         if self.peers.is_empty() {
             // Nobody had to be pinged before.
             self.last_tick_ms = now_ms;
@@ -156,10 +169,6 @@ impl Home {
         }
         if let Some((_, members)) = self.finishing.last_mut() {
             members.retain(|member| *member != id);
-            if members.is_empty() {
-                // Nobody is left for whom the log is kept from that cut on.
-                self.sharing.close();
-            }
         }
         self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.

@@ -136,9 +136,7 @@ impl Home {
         }
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
-            let reply = peer.handshake.cut(current, offset);
-            peer.push(reply);
-            peer.reader = Some(self.log.add_reader(offset));
+            peer.cut(current, offset, &mut self.log);
             peer.has_mark = snapshot.mark.is_some();
             if let Some(header) = super::parts::header(&snapshot) {
                 peer.push(header);

@@ -19,6 +19,13 @@ pub(super) struct Retention {
     is_stopping: bool,
 }
 
+impl Retention {
+    /// When nobody follows the stream, that is so from then on only.
+    pub(super) fn begin_anew(&mut self) {
+        self.alone_since_ms = None;
+    }
+}
+
 /// Whether this master may replace the datasets of replicas that come with another history.
 ///
 /// A master that lost its dataset and starts empty would wipe every replica it had: they come, are told to synchronize,
@@ -93,7 +100,7 @@ impl Home {
     }
 
     /// Whether a replica may attach now, whatever it asks for.
-    pub(super) fn admit(&mut self, psync: Option<&[&[u8]]>) -> Result<(), String> {
+    pub(super) fn admit(&self, psync: Option<&[&[u8]]>) -> Result<(), String> {
         if self.retention.is_stopping {
             // For some milliseconds. Who has no history yet asks again all the same.
             return Err(match psync {
@@ -101,7 +108,6 @@ impl Home {
                 None => "ERR Can't SYNC while the backlog is being released".into(),
             });
         }
-        self.retention.alone_since_ms = None;
         Ok(())
     }
 

@@ -314,6 +314,24 @@ fn who_wants_the_snapshot_only_is_closed_after_it_and_is_no_replica() {
 }
 
 #[test]
+fn for_who_wants_the_snapshot_only_nothing_of_the_stream_is_kept() {
+    let limits = ReaderLimits { hard_bytes: 5000, soft_bytes: 0, soft_ms: 0 };
+    let mut world = World::new(1, Rules { backlog_bytes: 100, limits, ..rules() });
+    let id = world.attach_as(&[b"capa", b"eof", b"rdb-only", b"1"], None).unwrap();
+    let snapshot = world.cut();
+    world.begin_send(id);
+    world.write(&"x".repeat(10_000));
+    world.home.trim();
+    assert_eq!(world.home.report(world.now_ms).histlen_bytes, 100);
+    world.pass(2 * SECOND_MS);
+    assert_eq!(world.home.take_actions(), [], "it is not behind");
+    world.home.sent(id, world.now_ms);
+    world.piece(snapshot, "a", true);
+    let sent = world.take(id);
+    assert_eq!(marked_snapshot(&mut sent.as_slice()).0, ["a"]);
+}
+
+#[test]
 fn a_cut_that_was_refused_is_asked_for_again_after_a_pause() {
     let mut world = World::new(1, rules());
     let id = world.attach();

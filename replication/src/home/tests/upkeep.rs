@@ -75,6 +75,21 @@ fn a_stream_that_nobody_follows_ends_after_its_time_and_its_history_with_it() {
 }
 
 #[test]
+fn who_is_refused_does_not_keep_the_stream() {
+    let mut world = World::new(1, Rules { backlog_ttl_ms: 20 * SECOND_MS, protects: true, ..rules() });
+    let id = world.online();
+    world.home.detach(id);
+    let foreign = "1".repeat(40);
+    let words: [&[u8]; 2] = [foreign.as_bytes(), b"100"];
+    let stranger: &[&[u8]] = &[b"listening-port", b"7", b"capa", b"eof", b"capa", b"psync2"];
+    for _ in 0..21 {
+        assert!(world.attach_as(stranger, Some(&words)).unwrap_err().starts_with("NOMASTERLINK"));
+        world.pass(SECOND_MS);
+    }
+    assert_eq!(world.home.take_actions(), [Action::StopStream]);
+}
+
+#[test]
 fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     let mut world = World::new(1, Rules { protects: true, ..rules() });
     let foreign = "1".repeat(40);
