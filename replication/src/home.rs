@@ -17,7 +17,6 @@ mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved, WaiterId};
 use crate::failover::{Failover, Step};
-use crate::framing::KEEPALIVE;
 use crate::ids::Ids;
 use crate::log::{Log, ReaderLimits};
 use crate::merge::{Marked, Merge};
@@ -72,8 +71,6 @@ pub enum Action {
     Cut { snapshot: u64, with_data: bool },
     /// Nobody wants this snapshot any more.
     Abort { snapshot: u64 },
-    /// The shard may go on handing in pieces.
-    Resume { snapshot: u64 },
     /// Do something with a snapshot's file.
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
@@ -114,10 +111,8 @@ pub struct Home {
     retry_cut_ms: Option<u64>,
     /// A snapshot to be kept is asked for.
     wants_save: bool,
-    /// Snapshots whose pieces are all in their file, which is being finished; with those that wait for it.
-    finishing: Vec<(u64, Vec<ReplicaId>)>,
-    /// Files being sent, by snapshot: to how many replicas.
-    file_readers: BTreeMap<u64, usize>,
+    /// The snapshot whose pieces are all in its file, which is being finished, and those who wait for it.
+    finishing: Option<(u64, Vec<ReplicaId>)>,
     rng: fastrand::Rng,
     /// Clients whose wait is over.
     resolved: Vec<Resolved>,
@@ -134,7 +129,7 @@ pub struct Home {
     /// This node follows a master.
     relay: Option<Relay>,
     turn: Option<Turn>,
-    /// Long pieces of snapshots that were sent.
+    /// Pieces of snapshots, for [`Home::take_dropped`].
     dropped: Vec<Bytes>,
 }
 impl Home {
@@ -160,8 +155,7 @@ impl Home {
             last_ping_ms: 0,
             retry_cut_ms: None,
             wants_save: false,
-            finishing: Vec::new(),
-            file_readers: BTreeMap::new(),
+            finishing: None,
             rng,
             resolved: Vec::new(),
             asked_at: None,
@@ -239,8 +233,8 @@ impl Home {
         self.log.is_freeing()
     }
 
-    /// Long pieces that nobody here needs any more: where nobody else does, they are to be freed elsewhere. To be asked for
-    /// whenever it was trimmed.
+    /// Pieces that nobody here needs any more. Those that are long are to be freed elsewhere, where nobody else has them. To
+    /// be asked for whenever it was trimmed.
     pub fn take_dropped(&mut self) -> Vec<Bytes> {
         let mut dropped = self.log.take_dropped();
         dropped.append(&mut self.dropped);
@@ -276,12 +270,7 @@ impl Home {
             {
                 self.merge.ping(&mut self.log);
             }
-            self.keep_parts_alive();
-            for peer in self.peers.values_mut() {
-                if peer.handshake.state() == State::WaitBgsave {
-                    peer.push(Bytes::from_static(KEEPALIVE));
-                }
-            }
+            self.peers.values_mut().for_each(Peer::keep_alive);
         }
         let timeout_ms = self.rules.timeout_ms;
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {

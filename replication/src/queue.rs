@@ -60,6 +60,11 @@ impl SendQueue {
         part
     }
 
+    /// Nothing more is sent: what is left, for who can free it.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.long.into_iter().chain(self.pieces)
+    }
+
     /// What was taken is sent. Returns a long piece that this was the end of, for who can free it.
     pub(crate) fn sent(&mut self) -> Option<Bytes> {
         self.long.take()

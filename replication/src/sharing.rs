@@ -140,7 +140,7 @@ impl Sharing {
         Some(gathering.max().map_or(start_ms, |end_ms| end_ms.clamp(start_ms, start_ms + GATHER_MS)))
     }
 
-    /// No snapshot is in the making, nor its file being finished.
+    /// No snapshot is in the making, nor a file for replicas being finished. One to be kept is finished beside the next.
     pub fn is_free(&self) -> bool {
         self.running.is_none()
     }

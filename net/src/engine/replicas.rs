@@ -113,7 +113,6 @@ impl Engine {
                 }
                 Action::Turned(turn) => self.front.follower().turned(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
-                Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),

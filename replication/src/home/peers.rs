@@ -33,6 +33,8 @@ pub(super) struct Peer {
     pub file: Option<FileSend>,
     /// It has, or is about to have, further connections for the parts of its snapshot.
     pub parts: Option<Rendezvous>,
+    /// It has said that it has the dataset.
+    pub has_acked: bool,
     /// Its connection is to be closed, and gets nothing more.
     pub is_closing: bool,
 }
@@ -100,6 +102,7 @@ impl Home {
             last_heard_ms: now_ms,
             file: None,
             parts: None,
+            has_acked: false,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -149,10 +152,19 @@ impl Home {
         Ok(id)
     }
 
+    /// Replicas that read the stream, or will.
+    pub(super) fn followers(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
+        let peers = self.peers.iter().map(|(id, peer)| (*id, peer));
+        peers.filter(|(_, peer)| !peer.handshake.is_rdb_only() && !peer.is_closing)
+    }
+
     /// A replica's connection is gone.
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
-        self.drop_reader(peer.file.take());
+        self.dropped.extend(std::mem::take(&mut peer.queue).into_pieces());
+        if let Some(file) = peer.file.take() {
+            self.drop_file_without_readers(file.snapshot);
+        }
         if peer.parts.take().is_some() {
             self.actions.push(Action::EndParts { replica: id });
         }
@@ -167,7 +179,7 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
         }
-        if let Some((_, members)) = self.finishing.last_mut() {
+        if let Some((_, members)) = &mut self.finishing {
             members.retain(|member| *member != id);
         }
         self.drop_unwanted_snapshot();
@@ -188,17 +200,22 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return };
         if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
             peer.last_heard_ms = now_ms;
-            if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
+            if !peer.handshake.is_streaming() {
+                return;
+            }
+            if self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
-            if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
+            if let Some(reader) = peer.reader {
                 self.log.acked(reader, offset);
             }
-            let is_streaming = peer.handshake.is_streaming();
+            let is_first = !std::mem::replace(&mut peer.has_acked, true);
+            if is_first {
+                self.protection.know(peer.name());
+            }
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
-            if is_streaming {
+            if is_first {
                 self.end_parts(id);
-                self.know(|home| home.peers[&id].name());
             }
         }
     }

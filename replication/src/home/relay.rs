@@ -208,7 +208,7 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.clear();
         }
-        if let Some((_, members)) = self.finishing.last_mut() {
+        if let Some((_, members)) = &mut self.finishing {
             // Its file may be of a dataset that is gone.
             members.clear();
             self.sharing.close();

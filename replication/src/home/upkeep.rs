@@ -50,7 +50,8 @@ impl Protection {
         self.own_ids.push_back(id);
     }
 
-    fn know(&mut self, name: String) {
+    /// A replica has our dataset.
+    pub(super) fn know(&mut self, name: String) {
         if self.known.contains(&name) {
             return;
         }
@@ -81,14 +82,6 @@ impl Home {
         let is_own = |id: ReplId| self.ids.current() == id || own_ids.contains(&id);
         let is_known = || known.iter().any(|known| known == name);
         self.is_protected() && *next_byte != b"1" && !ReplId::parse(id).is_some_and(is_own) && !is_known()
-    }
-
-    /// A replica has our dataset.
-    pub(super) fn know(&mut self, name: impl FnOnce(&Self) -> String) {
-        if self.is_protected() {
-            let name = name(self);
-            self.protection.know(name);
-        }
     }
 
     /// A history begins. Its first bytes mean nothing, so that whoever has followed it, be it without a single write,

@@ -91,6 +91,11 @@ impl Outlet {
         true
     }
 
+    /// The connection is gone: what is left, to be freed elsewhere where it is long.
+    pub fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.queue.into_pieces()
+    }
+
     /// A long piece whose end was sent, which is to be freed elsewhere. To be asked for when a send was completed.
     pub fn take_dropped(&mut self) -> Option<Bytes> {
         self.queue.sent()

@@ -201,6 +201,8 @@ fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     assert!(
         actions.contains(&Action::Abort { snapshot }) && actions.contains(&Action::Close { replica, why })
     );
+    let drops = |action: &&Action| **action == Action::File { snapshot, step: FileStep::Drop };
+    assert_eq!(actions.iter().filter(drops).count(), 1);
     world.home.detach(replica);
     world.attach();
     make_file(&mut world, false);

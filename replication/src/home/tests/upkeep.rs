@@ -141,11 +141,11 @@ fn the_end_waits_for_replicas_that_lag_and_for_no_more_than_its_time() {
         for id in [one, two] {
             world.ack(id, world.home.end_offset());
         }
-        assert!(!world.home.begin_farewell(deadline_ms, world.now_ms), "nobody lags");
+        assert!(!world.home.begin_farewell(deadline_ms), "nobody lags");
         let before = world.home.end_offset();
         world.write("write");
         let offset = world.home.end_offset();
-        assert!(world.home.begin_farewell(deadline_ms, world.now_ms));
+        assert!(world.home.begin_farewell(deadline_ms));
         world.home.poll_farewell(world.now_ms);
         assert!(String::from_utf8(world.take(one)).unwrap().ends_with(&format!("write{GETACK}")), "at once");
         world.home.poll_farewell(world.now_ms);
@@ -175,4 +175,16 @@ fn the_end_waits_for_replicas_that_lag_and_for_no_more_than_its_time() {
         assert_eq!(world.home.take_actions(), [], "once");
         assert!(!world.home.cancel_farewell());
     }
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_sign_of_life_to_be_acknowledged() {
+    let mut world = World::new(1, rules());
+    let id = world.online();
+    world.write("write");
+    world.take(id);
+    world.ack(id, world.home.end_offset());
+    world.pass(10 * SECOND_MS);
+    assert_eq!(world.take(id), PING.as_bytes());
+    assert!(!world.home.begin_farewell(world.now_ms + 5000));
 }
