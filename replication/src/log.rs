@@ -101,7 +101,7 @@ struct Slot {
 pub struct Log {
     pieces: VecDeque<Piece>,
     /// The first so many of them are let go: they are freed some at a time.
-    freed_pieces: usize,
+    released_pieces: usize,
     /// What it will cost to free what was appended since some were freed last.
     appended_cost_bytes: u64,
     /// Small pieces being copied together; they come after `pieces`.
@@ -123,7 +123,7 @@ impl Log {
     pub fn new(offset: u64, backlog_bytes: u64) -> Self {
         Log {
             pieces: VecDeque::new(),
-            freed_pieces: 0,
+            released_pieces: 0,
             appended_cost_bytes: 0,
             tail: BytesMut::new(),
             start: offset,
@@ -156,7 +156,7 @@ impl Log {
     /// If there are readers; theirs was the old history.
     pub fn reset(&mut self, offset: u64) {
         assert_eq!(self.readers().count(), 0, "readers of a history that ends");
-        self.freed_pieces = self.pieces.len();
+        self.released_pieces = self.pieces.len();
         self.tail.clear();
         self.start = offset;
         self.end = offset;
@@ -249,13 +249,13 @@ impl Log {
         }
         self.seal();
         // A piece of which something is kept stays as it is: its memory is one block.
-        self.freed_pieces = self.first_piece_beyond(floor);
+        self.released_pieces = self.first_piece_beyond(floor);
         self.start = floor;
     }
 
     /// Of the pieces that are kept, the first with a byte behind `offset`.
     fn first_piece_beyond(&self, offset: u64) -> usize {
-        let (mut first, mut end) = (self.freed_pieces, self.pieces.len());
+        let (mut first, mut end) = (self.released_pieces, self.pieces.len());
         while first < end {
             let middle = first.midpoint(end);
             if self.pieces[middle].end() <= offset {
@@ -270,9 +270,9 @@ impl Log {
     /// Frees some of what was let go, and twice as much as was appended, so that it does not pile up.
     fn free_some(&mut self) {
         let mut left_bytes = FREE_BYTES + 2 * std::mem::take(&mut self.appended_cost_bytes);
-        while self.freed_pieces > 0 && left_bytes > 0 {
+        while self.released_pieces > 0 && left_bytes > 0 {
             let piece = self.pieces.pop_front().expect("it counts pieces");
-            self.freed_pieces -= 1;
+            self.released_pieces -= 1;
             left_bytes = left_bytes.saturating_sub(piece.free_cost_bytes());
             self.dropped.extend(piece.long());
         }
@@ -280,7 +280,7 @@ impl Log {
 
     /// Whether [`Log::trim`] has something more to free at once.
     pub fn is_freeing(&self) -> bool {
-        self.freed_pieces > 0
+        self.released_pieces > 0
     }
 
     /// Long pieces that were let go: where nobody else has them, they are to be freed elsewhere. To be asked for whenever the
