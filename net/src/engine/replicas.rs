@@ -103,6 +103,7 @@ impl Engine {
             self.front.answer_wait(resolved);
         }
         let home = self.front.home.as_ref().expect("checked above");
+        let is_freeing = home.is_freeing();
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
@@ -113,7 +114,6 @@ impl Engine {
                 }
                 Action::Turned(turn) => self.front.follower().turned(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
-                Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
@@ -129,7 +129,7 @@ impl Engine {
             }
         }
         self.shard.settle(&mut self.front);
-        more || is_due
+        more || is_due || is_freeing
     }
 
     fn abort_snapshot(&mut self, snapshot: u64) {
@@ -251,7 +251,7 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, worked: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        home.log().take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
+        home.take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
         self.spill();
         let Some(home) = &mut self.home else { return };
         let may_wait = self.now < self.next_feed && !self.node.stopping.load(Ordering::Relaxed);

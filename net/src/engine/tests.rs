@@ -52,6 +52,22 @@ fn snapshots_that_are_given_up_in_the_same_round_are_all_given_up() {
 }
 
 #[test]
+fn law8_what_the_log_lets_go_is_freed_before_the_shard_sleeps() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    let home = engine.front.home.as_mut().expect("it is the home shard");
+    home.log().activate();
+    (0..10_000).for_each(|_| home.log().append(vec![7; 300].into()));
+    home.trim();
+    home.log().deactivate();
+    let mut rounds = 0;
+    while engine.round().unwrap() {
+        rounds += 1;
+    }
+    assert!(!engine.front.home.as_ref().expect("as before").is_freeing());
+    assert!(rounds > 10, "{rounds}");
+}
+
+#[test]
 fn an_idle_server_falls_asleep_for_good() {
     let (mut engine, _others) = engine(Config::default(), 1);
     // What the beginning left to do is done soon, by timers or not.

@@ -65,6 +65,7 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.is_sending = false;
         peer.stuck_since_ms = None;
+        self.dropped.extend(peer.queue.sent());
         if peer.stream_in_flight > 0 {
             let reader = peer.reader.expect("it reads the stream");
             self.log.advance(reader, std::mem::take(&mut peer.stream_in_flight));
