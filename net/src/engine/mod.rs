@@ -283,9 +283,9 @@ impl Engine {
         let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
-        let saves = self.front.saves_deadline();
+        let (saves, feed) = (self.front.saves_deadline(), self.front.feed_deadline());
         let sweep = expires.then_some(self.next_sweep);
-        [sweep, tick, clients, saves, self.accepting.deadline()].into_iter().flatten().min()
+        [sweep, tick, clients, saves, feed, self.accepting.deadline()].into_iter().flatten().min()
     }
 
     /// Lets the others see what this tick changed.

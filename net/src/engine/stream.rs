@@ -73,8 +73,8 @@ impl Front {
         if !shows_stream || std::mem::take(&mut conn.caught_up) {
             return false;
         }
-        let is_active = match &mut self.home {
-            Some(home) => home.log().is_active(),
+        let is_active = match &self.home {
+            Some(home) => home.is_followed(),
             None => self.node.has_stream.load(Ordering::SeqCst),
         };
         if is_active {
@@ -123,9 +123,9 @@ impl Front {
     pub(super) fn publish_stream(&mut self) {
         let now_ms = self.now_ms();
         let max_lag_s = u64::from(self.config.min_replicas_max_lag_s);
-        let Some(home) = &mut self.home else { return };
+        let Some(home) = &self.home else { return };
         let now = StreamNow {
-            is_active: home.log().is_active(),
+            is_active: home.is_followed(),
             end_offset: home.end_offset(),
             written_offset: home.written_offset(),
             next_ticket: home.next_ticket(),
