@@ -502,3 +502,6 @@ fn begin_alone(shard: &mut Shard, unit: Unit) {
     let keys = (!plan.everywhere).then_some(plan.keys);
     shard.begin(keys, Work::Commands { caller: MASTER, unit });
 }
+
+#[cfg(test)]
+mod tests;

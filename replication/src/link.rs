@@ -338,6 +338,11 @@ impl Link {
             }
             _ => self.actions.push(LinkAction::Warning(format!("Connection with master lost: {why}"))),
         }
+        self.drain_or_disconnect(now_ms);
+    }
+
+    /// The connection is gone; what it brought of the stream is not.
+    fn drain_or_disconnect(&mut self, now_ms: u64) {
         self.state = match std::mem::replace(&mut self.state, State::Connecting) {
             State::Streaming(stream) if !self.distrusts_position && stream.has_work() => {
                 self.history.is_down(now_ms);
@@ -348,6 +353,16 @@ impl Link {
                 return self.disconnect(now_ms);
             }
         };
+    }
+
+    /// Nothing more is to be taken from the master. Returns whether something that was received is still to be applied, which
+    /// goes on as ever.
+    pub fn drain(&mut self, now_ms: u64) -> bool {
+        if self.is_up() {
+            self.actions.push(LinkAction::Close);
+            self.drain_or_disconnect(now_ms);
+        }
+        matches!(self.state, State::Draining { .. })
     }
 
     /// Breaks the connection, to make another.
@@ -406,6 +421,8 @@ impl Link {
             State::Draining { .. } => return,
             // Nothing is expected from the master meanwhile.
             State::Swapping { .. } => self.last_io_ms = now_ms,
+            // Nothing is read: it is not the master that is silent.
+            _ if self.is_full() => self.last_io_ms = now_ms,
             _ => {}
         }
         if now_ms.saturating_sub(self.last_io_ms) > self.rules.timeout_ms {
@@ -414,7 +431,11 @@ impl Link {
                 LinkState::Sync => "Timeout receiving bulk data from MASTER...",
                 _ => "MASTER timeout: no data nor PING received...",
             };
-            return self.fail(what, now_ms);
+            if !self.is_up() {
+                return self.fail(what, now_ms);
+            }
+            self.actions.extend([LinkAction::Warning(what.to_owned()), LinkAction::Close]);
+            return self.drain_or_disconnect(now_ms);
         }
         if now_ms.saturating_sub(self.last_sent_ms) < ACK_PERIOD_MS {
             return;

@@ -61,8 +61,9 @@ impl Follower {
                     site.home.confirm_dataset();
                     self.actions.push(FollowerAction::Answer(request));
                 }
-                (None, true) if self.applying.is_some() => {
-                    // What was passed on must be applied before this node writes anything of its own.
+                (None, true) if self.applying.is_some() || self.is_draining(site.now_ms) => {
+                    // What was passed on must be applied before this node writes anything of its own, and what was only
+                    // received nobody else may have.
                     self.requests.push_front(request);
                     return false;
                 }
@@ -88,6 +89,11 @@ impl Follower {
             }
         }
         worked
+    }
+
+    /// Nothing more is taken from the master; whether something that was is still to be applied.
+    fn is_draining(&mut self, now_ms: u64) -> bool {
+        self.link.as_mut().is_some_and(|link| link.drain(now_ms))
     }
 
     /// A transaction over everything in which the dataset changes sides.
@@ -125,6 +131,7 @@ impl Follower {
             (Turn::Promote, None) => {
                 self.actions.push(FollowerAction::Role { is_replica: false });
                 (self.is_doubtful, self.is_given_up) = (false, false);
+                self.has_refused = false;
                 self.actions.push(FollowerAction::Notice("MASTER MODE enabled".into()));
             }
             _ => unreachable!("a request and its turn go the same way"),
@@ -149,6 +156,8 @@ impl Follower {
             link.distrust("The dataset is in doubt", now_ms);
         }
         self.link = Some(link);
+        // Another may have refused.
+        self.has_refused = false;
     }
 
     fn drop_link(&mut self, site: &mut Site<'_>) {

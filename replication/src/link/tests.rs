@@ -580,3 +580,39 @@ fn bytes_of_a_connection_that_was_given_up_mean_nothing() {
     world.receive(SET);
     assert_eq!(world.epochs(), []);
 }
+
+/// A disk that stalls, or clients in the way of an epoch: the master is not heard because nobody listens.
+#[test]
+fn no_loss_who_does_not_read_does_not_time_out() {
+    let mut world = World::with(rules());
+    world.begin_streaming();
+    world.receive(SET.repeat(50_000));
+    assert!(world.link.is_full());
+    let mut world_of_payload = World::with(rules());
+    world_of_payload.begin_full_sync();
+    world_of_payload.receive("$100000000\r\n");
+    world_of_payload.receive(vec![b'r'; 2 << 20]);
+    for mut world in [world, world_of_payload] {
+        let state = world.link.state();
+        for _ in 0..200 {
+            world.now_ms += SECOND_MS;
+            world.tick();
+        }
+        assert_eq!(world.link.state(), state, "{:?}", world.said);
+        assert_eq!(world.take_done(), []);
+    }
+}
+
+#[test]
+fn no_loss_what_came_before_the_master_fell_silent_is_applied() {
+    let mut world = World::with(rules());
+    world.begin_streaming();
+    world.receive([SET, SET].concat());
+    world.now_ms += 61 * SECOND_MS;
+    world.tick();
+    assert_eq!(world.take_done(), [LinkAction::Close]);
+    assert!(!world.link.is_up() && world.said.last().is_some_and(|text| text.contains("MASTER timeout")));
+    assert_eq!(world.epochs(), [(3, "k".to_owned()), (3, "k".to_owned())]);
+    world.tick();
+    assert_eq!(world.take_done(), [LinkAction::Connect]);
+}
