@@ -105,7 +105,10 @@ impl Engine {
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
-        self.front.saving.kept = None;
+        if let Some((snapshot, _)) = self.front.saving.kept.take() {
+            // The home has forgotten one whose file is being finished, which must not land over this one's.
+            self.front.give_up_file(snapshot);
+        }
         let now = self.front.moment();
         if !node.persistence.begin_save(now) {
             // The former one's place is kept.
@@ -246,6 +249,12 @@ impl Front {
     /// Before the end: files that are not in their place are removed.
     pub(super) fn close_files(&mut self) {
         std::mem::take(&mut self.saving.files).into_values().for_each(SnapshotFile::close);
+    }
+
+    /// Files that are being made, or read from.
+    #[cfg(test)]
+    pub(super) fn open_files(&self) -> Vec<u64> {
+        self.saving.files.keys().copied().collect()
     }
 
     fn with_file(&mut self, snapshot: u64, work: impl FnOnce(&SnapshotFile)) {

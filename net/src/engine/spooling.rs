@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub struct Spooling {
     /// The file, while it is needed, and the snapshot's number.
     file: Option<(u64, SnapshotFile)>,
+    /// It is complete, and open to be loaded: what can fail fails before the dataset goes.
+    reader: Option<(u64, FileReader)>,
     /// It is being loaded.
     loading: Option<Box<Restoring>>,
 }
@@ -42,6 +44,7 @@ impl Engine {
                 front.node.persistence.end_loading(keys);
             }
             SpoolStep::Drop => {
+                front.spooling.reader.take_if(|(own, _)| *own == number);
                 if let Some((_, file)) = front.spooling.file.take_if(|(own, _)| *own == number) {
                     file.give_up();
                 }
@@ -50,15 +53,10 @@ impl Engine {
     }
 
     fn begin_spool_load(&mut self, number: u64) {
-        let (path, waker) = (path(number), Arc::clone(&self.front.node));
-        match FileReader::open(&path, move || waker.order(HOME, Order::Look)) {
-            Ok(Some(reader)) => {
-                log_notice!("Loading {}, {} bytes", path.display(), reader.len_bytes);
-                self.front.spooling.loading = Some(Box::new(Restoring::new(path, reader)));
-            }
-            Ok(None) => self.spool_unreadable("the file is gone"),
-            Err(error) => self.spool_unreadable(&error.to_string()),
-        }
+        let (_, reader) = self.front.spooling.reader.take_if(|(own, _)| *own == number).expect("it is complete");
+        let path = path(number);
+        log_notice!("Loading {}, {} bytes", path.display(), reader.len_bytes);
+        self.front.spooling.loading = Some(Box::new(Restoring::new(path, reader)));
     }
 
     fn spool_unreadable(&mut self, why: &str) {
@@ -68,12 +66,20 @@ impl Engine {
 
     /// The file's thread told something.
     pub(super) fn spooled(&mut self, number: u64, told: Told) {
-        let follower = self.front.follower();
-        match told {
-            Told::Written(len_bytes) => follower.spool_written(number, len_bytes),
-            Told::Done(outcome) => follower.spool_done(number, outcome),
+        let outcome = match told {
+            Told::Written(len_bytes) => return self.front.follower().spool_written(number, len_bytes),
+            Told::Done(outcome) => outcome,
             Told::Read { .. } => unreachable!("it is read by its name"),
-        }
+        };
+        let is_wanted = self.front.spooling.file.as_ref().is_some_and(|(own, _)| *own == number);
+        let outcome = outcome.and_then(|len_bytes| {
+            if is_wanted {
+                let reader = self.front.open_spool(number)?;
+                self.front.spooling.reader = Some((number, reader));
+            }
+            Ok(len_bytes)
+        });
+        self.front.follower().spool_done(number, outcome);
     }
 
     /// One round's work for a file that is being loaded in the place of a dataset that has gone. Returns whether there is
@@ -101,6 +107,15 @@ impl Front {
             Ok(file) => self.spooling.file = Some((number, file)),
             // Told as the thread would have: in a later round.
             Err(error) => self.node.order(HOME, Order::Spooled(number, Told::Done(Err(error.to_string())))),
+        }
+    }
+
+    fn open_spool(&self, number: u64) -> Result<FileReader, String> {
+        let node = Arc::clone(&self.node);
+        match FileReader::open(&path(number), move || node.order(HOME, Order::Look)) {
+            Ok(Some(reader)) => Ok(reader),
+            Ok(None) => Err("the file is gone".to_owned()),
+            Err(error) => Err(error.to_string()),
         }
     }
 
