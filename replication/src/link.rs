@@ -91,7 +91,7 @@ pub enum LinkAction {
     Send(Vec<u8>),
     /// Close the connection; there is no answer to this.
     Close,
-    /// A snapshot is about to come: begin a new dataset beside the present one.
+    /// A snapshot has begun to come, which may be long after it was promised: begin a new dataset beside the present one.
     BeginLoading,
     /// The new dataset is whole: put it in the place of the present one, then call [`Link::swapped`].
     Swap {
@@ -387,10 +387,7 @@ impl Link {
 
     fn disconnect(&mut self, now_ms: u64) {
         let was_up = self.is_up();
-        if matches!(
-            self.state,
-            State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Parts { .. }
-        ) {
+        if matches!(self.state, State::Payload { .. } | State::Trailer { .. } | State::Parts { .. }) {
             self.actions.push(LinkAction::AbandonLoading);
         }
         if was_up {
@@ -537,6 +534,7 @@ impl Link {
         self.last_sent_ms = now_ms;
         // The master has decided otherwise.
         self.close_parts();
+        self.actions.push(LinkAction::BeginLoading);
         self.state = State::Payload { id, offset, framing, in_parts: false, total, read: 0 };
     }
 

@@ -12,7 +12,7 @@ use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::follower::CutHook;
-use braid_replication::home::FileStep;
+use braid_replication::home::{FileStep, Home};
 use braid_shards::{ConnId, ShardId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -71,8 +71,9 @@ impl Engine {
         let (now, persistence) = (front.moment(), &front.node.persistence);
         front.saving.last_look = Some(front.now);
         front.saving.next_look = None;
-        if persistence.is_loading() {
-            persistence.end_rest();
+        // What is left of a dataset that was given up does not replace the file; what changes, has this looked at again.
+        if persistence.is_loading() || front.home.as_deref().is_some_and(Home::has_lost_dataset) {
+            persistence.begin_rest();
             return;
         }
         persistence.begin_rest();
@@ -86,6 +87,12 @@ impl Engine {
                 self.save(None);
             }
         }
+    }
+
+    /// A client asks for a snapshot, which may be what replaces a file that holds more.
+    pub(super) fn save_as_asked(&mut self, asker: Option<Asker>) {
+        self.front.home.as_mut().expect("orders to save go home").accept_loss();
+        self.save(asker);
     }
 
     /// Begins the snapshot that [`crate::persistence::Persistence::begin_save`] admitted.

@@ -8,6 +8,7 @@ use crate::disk::{FileReader, SnapshotFile, Told};
 use crate::log_notice;
 use crate::session::control::Order;
 use braid_replication::follower::SpoolStep;
+use braid_replication::loader::FEED_BYTES;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,7 +20,14 @@ pub struct Spooling {
     /// It is complete, and open to be loaded: what can fail fails before the dataset goes.
     reader: Option<(u64, FileReader)>,
     /// It is being loaded.
-    loading: Option<Box<Restoring>>,
+    loading: Option<(u64, Box<Restoring>)>,
+}
+
+impl Spooling {
+    /// What replaces the dataset comes from a file.
+    pub(super) fn is_loading(&self) -> bool {
+        self.loading.is_some()
+    }
 }
 
 /// Where a snapshot is kept until it is loaded, in `dir`.
@@ -35,15 +43,9 @@ impl Engine {
             SpoolStep::Create => front.create_spool(number),
             SpoolStep::Write(bytes) => front.with_spool(number, |file| file.write(bytes)),
             SpoolStep::Finish => front.with_spool(number, SnapshotFile::finish),
-            SpoolStep::Announce { len_bytes } => {
-                front.node.persistence.begin_loading(front.moment(), len_bytes);
-            }
             SpoolStep::Load => self.begin_spool_load(number),
-            SpoolStep::Conclude { keys } => {
-                front.spooling.loading = None;
-                front.node.persistence.end_loading(keys);
-            }
             SpoolStep::Drop => {
+                front.spooling.loading.take_if(|(own, _)| *own == number);
                 front.spooling.reader.take_if(|(own, _)| *own == number);
                 if let Some((_, file)) = front.spooling.file.take_if(|(own, _)| *own == number) {
                     file.give_up();
@@ -53,10 +55,11 @@ impl Engine {
     }
 
     fn begin_spool_load(&mut self, number: u64) {
-        let (_, reader) = self.front.spooling.reader.take_if(|(own, _)| *own == number).expect("it is complete");
+        let (_, reader) =
+            self.front.spooling.reader.take_if(|(own, _)| *own == number).expect("it is complete");
         let path = path(number);
         log_notice!("Loading {}, {} bytes", path.display(), reader.len_bytes);
-        self.front.spooling.loading = Some(Box::new(Restoring::new(path, reader)));
+        self.front.spooling.loading = Some((number, Box::new(Restoring::new(path, reader))));
     }
 
     fn spool_unreadable(&mut self, why: &str) {
@@ -85,10 +88,10 @@ impl Engine {
     /// One round's work for a file that is being loaded in the place of a dataset that has gone. Returns whether there is
     /// more to do at once.
     pub(super) fn refill(&mut self) -> bool {
-        let Some(mut loading) = self.front.spooling.loading.take() else { return false };
-        match self.feed_restore(&mut loading) {
+        let Some((number, mut loading)) = self.front.spooling.loading.take() else { return false };
+        match self.feed_restore(&mut loading, FEED_BYTES) {
             Ok(more) => {
-                self.front.spooling.loading = Some(loading);
+                self.front.spooling.loading = Some((number, loading));
                 more
             }
             Err(why) => {

@@ -69,7 +69,7 @@ impl Follower {
                 }
                 (None, true) => {
                     self.drop_link(site);
-                    if self.is_doubtful {
+                    if site.home.is_doubtful() {
                         site.home.abandon_history();
                     }
                     self.begin_turn(site, Turn::Promote, request);
@@ -79,7 +79,7 @@ impl Follower {
                     if self.link.as_ref().is_none_or(|link| link.target() != target) {
                         let had_link = self.link.as_ref().is_some_and(Link::has_been_up);
                         self.drop_link(site);
-                        self.make_link(target.clone(), site.now_ms);
+                        self.make_link(target.clone(), site);
                         if let Some(link) = self.link.as_mut().filter(|_| had_link) {
                             link.begins_down(site.now_ms);
                         }
@@ -105,7 +105,7 @@ impl Follower {
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
                 for slice in &mut *everything.slices {
-                    slice.replica = is_replica;
+                    (slice.replica, slice.is_gone) = (is_replica, false);
                     slice.forget_own_expiries();
                     slice.stream = stream;
                 }
@@ -125,14 +125,21 @@ impl Follower {
                     Some(Asker::Failover { offset }) => {
                         self.make_failover_link(site, target.clone(), offset);
                     }
-                    _ => self.make_link(target.clone(), site.now_ms),
+                    _ => self.make_link(target.clone(), site),
                 }
             }
             (Turn::Promote, None) => {
                 self.actions.push(FollowerAction::Role { is_replica: false });
-                (self.is_doubtful, self.is_given_up) = (false, false);
-                self.has_refused = false;
+                (self.is_given_up, self.has_refused) = (false, false);
                 self.actions.push(FollowerAction::Notice("MASTER MODE enabled".into()));
+                if site.home.has_lost_dataset() {
+                    self.actions.push(FollowerAction::Warning(
+                        "The dataset was given up for another that never came: replicas that hold data are not sent what \
+                         there is now until REPLICAOF NO ONE is said again, and the snapshot file stays as it is until \
+                         SAVE or BGSAVE"
+                            .into(),
+                    ));
+                }
             }
             _ => unreachable!("a request and its turn go the same way"),
         }
@@ -150,10 +157,10 @@ impl Follower {
         }
     }
 
-    fn make_link(&mut self, target: Target, now_ms: u64) {
-        let mut link = Link::new(target, self.rules.link.clone(), now_ms);
-        if self.is_doubtful {
-            link.distrust("The dataset is in doubt", now_ms);
+    fn make_link(&mut self, target: Target, site: &Site<'_>) {
+        let mut link = Link::new(target, self.rules.link.clone(), site.now_ms);
+        if site.home.is_doubtful() {
+            link.distrust("The dataset is in doubt", site.now_ms);
         }
         self.link = Some(link);
         // Another may have refused.
@@ -165,10 +172,7 @@ impl Follower {
             self.actions.push(FollowerAction::Close);
             self.actions.push(FollowerAction::CloseParts);
             // What was to be loaded does not come: the dataset stays (law 9).
-            self.wants_flush = false;
-            self.wanted_swap = None;
-            self.loads.abandon(site.shard);
-            self.abandon_spool();
+            self.abandon_intake(site);
             site.home.set_link(false);
         }
     }

@@ -242,7 +242,6 @@ impl Node {
             }
             SpoolStep::Load => self.loading = self.file.as_ref().map(|(_, bytes)| bytes.clone()),
             SpoolStep::Drop => (self.file, self.loading) = (None, None),
-            SpoolStep::Announce { .. } | SpoolStep::Conclude { .. } => {}
         }
     }
 
@@ -341,7 +340,8 @@ fn a_load_that_was_given_up_when_it_was_whole_is_not_taken_for_the_next() {
     let bytes = snapshot(7);
     node.receive([format!("${}\r\n", bytes.len()).as_bytes(), &bytes].concat());
     assert_eq!(node.len(), 3, "the file is not complete");
-    let (number, len) = node.file.as_ref().map(|(number, file)| (*number, file.len() as u64)).expect("a file");
+    let (number, len) =
+        node.file.as_ref().map(|(number, file)| (*number, file.len() as u64)).expect("a file");
     node.follower().spool_done(number, Ok(len));
     node.rounds();
     assert_eq!(node.len(), 7);
@@ -409,4 +409,88 @@ fn who_starts_from_a_file_has_applied_what_is_in_it() {
     assert!(!node.follower().is_restoring());
     assert_eq!(node.follower().applied_offset(), 1234);
     assert_eq!(node.follower().read_offset(), 1234);
+}
+
+#[test]
+fn law9_flush_before_load_flushes_when_the_snapshot_comes_and_loads_when_that_is_freed() {
+    let mut node = Node::replica(Intake::FlushFirst);
+    node.full_sync(3);
+    // A master that saves to its disk first promises long before it sends, and may never.
+    node.break_link();
+    node.begin_full_sync(id(b'b'));
+    assert!(node.len() == 3 && !node.follower().has_given_up_dataset());
+    assert!(node.get("k1").starts_with('$'));
+    node.break_link();
+    assert_eq!(node.len(), 3);
+    node.begin_full_sync(id(b'c'));
+    let bytes = snapshot(7);
+    let message = [format!("${}\r\n", bytes.len()).as_bytes(), &bytes].concat();
+    let now_ms = node.now_ms;
+    node.follower().received(&message, now_ms);
+    node.round();
+    assert!(node.follower().has_given_up_dataset());
+    while !node.link().is_up() {
+        assert!(node.follower().has_given_up_dataset(), "there is no dataset yet");
+        let has_trash = node.shards.iter().any(|shard| shard.has_trash());
+        assert!(!has_trash || node.follower().loads.loader().is_none(), "memory must not hold both");
+        node.round();
+    }
+    assert!(node.len() == 7 && !node.follower().has_given_up_dataset());
+    assert!(node.get("k6").starts_with('$'));
+}
+
+#[test]
+fn a_dataset_that_is_gone_is_seen_by_no_client_until_another_is_there_or_the_node_is_promoted() {
+    for promotes in [false, true] {
+        let mut node = Node::replica(Intake::FlushFirst);
+        node.full_sync(3);
+        node.break_link();
+        node.begin_full_sync(id(b'b'));
+        node.receive("$1000\r\nREDIS0010");
+        for key in ["k0", "k1", "k2", "other"] {
+            assert_eq!(node.get(key), "-LOADING Redis is loading the dataset in memory\r\n");
+        }
+        node.break_link();
+        assert!(node.get("k0").starts_with("-LOADING"));
+        if promotes {
+            node.follow(None);
+            assert_eq!(node.get("k0"), "$-1\r\n");
+        } else {
+            node.full_sync(5);
+            assert!(node.get("k0").starts_with("$1"));
+        }
+        assert!(!node.follower().has_given_up_dataset());
+    }
+}
+
+#[test]
+fn law9_what_is_left_of_a_dataset_that_was_given_up_is_neither_saved_nor_sent_to_who_has_data() {
+    let mut node = Node::replica(Intake::FlushFirst);
+    node.full_sync(3);
+    node.break_link();
+    node.begin_full_sync(id(b'b'));
+    node.receive("$1000\r\nREDIS0010");
+    let now_ms = node.now_ms;
+    for confirms in [false, true] {
+        node.front.home.request_save(now_ms);
+        node.rounds();
+        assert_eq!(node.front.home.is_saving(), confirms);
+        assert_eq!(node.front.home.has_lost_dataset(), !confirms);
+        if confirms {
+            break;
+        }
+        node.follow(None);
+        assert!(node.front.home.has_lost_dataset() && node.front.home.is_protected());
+        node.front.home.request_save(now_ms);
+        node.rounds();
+        assert!(!node.front.home.is_saving(), "not by a save point");
+        // Who promotes it once more means it.
+        node.follow(None);
+        assert!(!node.front.home.is_protected());
+    }
+    // Of a dataset that was there all is as ever.
+    let mut node = Node::replica(Intake::FlushFirst);
+    node.full_sync(3);
+    node.follow(None);
+    assert!(!node.front.home.has_lost_dataset() && !node.front.home.is_protected());
 }
