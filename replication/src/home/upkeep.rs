@@ -91,7 +91,7 @@ impl Home {
     pub(crate) fn gives_up_save(&mut self, snapshot: u64) -> bool {
         let gives_up = self.protection.is_lost && self.kept() == Some(snapshot);
         if gives_up {
-            self.abort_file();
+            self.abort_snapshot();
         }
         gives_up
     }
