@@ -144,8 +144,10 @@ fn work(
             Command::Finish => {
                 let len_bytes = writer.finish()?;
                 if let Some(target) = target {
-                    std::fs::rename(temporary, target)?;
-                    *placed = true;
+                    *placed = place(temporary, target, is_given_up)?;
+                    if !*placed {
+                        return Ok(());
+                    }
                     sync_folder(target)?;
                     tell(Told::Done(Ok(len_bytes)));
                     return Ok(());
@@ -161,6 +163,15 @@ fn work(
         }
     }
     Ok(())
+}
+
+/// Puts a file where it belongs, unless it was given up while it was brought to the disk: another may be there by then.
+fn place(temporary: &Path, target: &Path, is_given_up: &AtomicBool) -> io::Result<bool> {
+    let is_wanted = !is_given_up.load(Ordering::Relaxed);
+    if is_wanted {
+        std::fs::rename(temporary, target)?;
+    }
+    Ok(is_wanted)
 }
 
 /// The rename itself has to reach the disk.
@@ -363,6 +374,19 @@ mod tests {
         while receiver.recv().is_ok() {}
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_loss_what_is_given_up_while_it_is_finished_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [temporary, target] = ["temp", "dump.rdb"].map(|name| folder.path().join(name));
+        std::fs::write(&target, b"newer").unwrap();
+        for (is_given_up, expected) in [(true, "newer"), (false, "older")] {
+            std::fs::write(&temporary, b"older").unwrap();
+            let placed = place(&temporary, &target, &AtomicBool::new(is_given_up)).unwrap();
+            assert_eq!(placed, !is_given_up);
+            assert_eq!(std::fs::read(&target).unwrap(), expected.as_bytes());
+        }
     }
 
     #[test]

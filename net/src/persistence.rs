@@ -85,6 +85,8 @@ pub struct Persistence {
     rests: AtomicBool,
     /// The dataset is being loaded and there is no other, so that commands on keys are refused.
     is_loading: AtomicBool,
+    /// There was one, and it went for the one that is being loaded.
+    has_gone: AtomicBool,
     since_unix_s: AtomicU64,
     since_uptime_s: AtomicU64,
     total_bytes: AtomicU64,
@@ -115,6 +117,7 @@ impl Persistence {
             saves: Mutex::new(saves),
             rests: AtomicBool::new(false),
             is_loading: AtomicBool::new(true),
+            has_gone: AtomicBool::new(false),
             since_unix_s: AtomicU64::new(unix_s),
             since_uptime_s: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
@@ -195,11 +198,12 @@ impl Persistence {
         self.is_loading.load(Ordering::Relaxed)
     }
 
-    /// The dataset has gone, and another is being loaded in its place.
-    pub fn begin_loading(&self, now: Moment, total_bytes: u64) {
+    /// The dataset has gone, and another is to be loaded in its place.
+    pub fn begin_loading(&self, now: Moment) {
+        self.has_gone.store(true, Ordering::SeqCst);
         self.since_unix_s.store(now.unix_s, Ordering::Relaxed);
         self.since_uptime_s.store(now.uptime_s, Ordering::Relaxed);
-        self.set_progress(0, total_bytes);
+        self.set_progress(0, 0);
         self.is_loading.store(true, Ordering::SeqCst);
     }
 
@@ -220,11 +224,29 @@ impl Persistence {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
-    /// The dataset is there, with so many keys.
+    /// Whether it is loaded in the place of one that has gone: who loads may never come to an end, and has to be told to
+    /// follow another master, or none.
+    pub fn has_gone(&self) -> bool {
+        self.has_gone.load(Ordering::Relaxed)
+    }
+
+    /// The dataset is there: at the start with so many keys.
     pub fn end_loading(&self, keys: u64) {
-        self.saves().keys_loaded = keys;
-        self.is_loading.store(false, Ordering::SeqCst);
+        self.note_loaded(keys);
+        self.resume();
         self.tell_over();
+    }
+
+    /// After [`Persistence::begin_loading`]: commands on keys are run again.
+    pub fn resume(&self) {
+        self.is_loading.store(false, Ordering::SeqCst);
+        self.has_gone.store(false, Ordering::SeqCst);
+        self.end_rest();
+    }
+
+    /// A dataset with so many keys was loaded.
+    pub fn note_loaded(&self, keys: u64) {
+        self.saves().keys_loaded = keys;
     }
 
     /// The server cannot go on: why, for the operator.

@@ -14,7 +14,7 @@ mod proxy;
 mod replicas;
 
 use attach::attach_under_load;
-use braid_bench::client::Client;
+use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Kind, Peer};
@@ -646,12 +646,60 @@ fn memory_for_two_datasets_can_be_refused() {
     // Within the snapshot: what was given up is not there any more.
     proxy.break_after([5_000]);
     follow(&replica, proxy.port());
-    wait_until("the dataset is given up", || call(&mut client, &["DBSIZE"]) == 0);
+    wait_until("the dataset is given up", || {
+        let reply = client.command(&["DBSIZE"]).expect("a reply");
+        reply.is_error() && reply.text().starts_with("LOADING")
+    });
     assert_equal(&master, &replica);
     // With a dataset that was asked for, links go on as ever.
     proxy.break_all();
     assert_equal(&master, &replica);
     assert_eq!(number(&mut there, "stats", "sync_full"), 2);
+}
+
+#[test]
+fn law9_a_dataset_that_was_given_up_is_seen_by_nobody_and_its_file_stays() {
+    let (master, replica) = (Kind::Redis8.start().expect("the peer starts"), replica(3));
+    let (mut there, mut client, mut queuing) = (connect(&master), connect(&replica), connect(&replica));
+    for n in 0..1000 {
+        call(&mut there, &cmd!["SET", format!("key:{n}"), vec![b'v'; 20_000]]);
+    }
+    for n in 0..5000 {
+        call(&mut client, &cmd!["SET", format!("mine:{n}"), n]);
+    }
+    call(&mut client, &["SAVE"]);
+    call(&mut client, &["CONFIG", "SET", "repl-diskless-load", "flush-before-load", "save", "1 1"]);
+    let file = || std::fs::read(replica.dir().join("dump.rdb")).expect("it is saved");
+    let saved = file();
+    call(&mut queuing, &["MULTI"]);
+    call(&mut queuing, &["GET", "mine:1"]);
+    // A minute in all, of which something arrives at once.
+    call(&mut there, &["CONFIG", "SET", "rdb-key-save-delay", "60000", "rdbcompression", "no"]);
+    follow(&replica, master.port());
+    let loading = "LOADING Redis is loading the dataset in memory";
+    wait_until("it is given up", || match client.command(&["GET", "mine:1"]).expect("a reply") {
+        Value::Null => panic!("nobody may see what is left"),
+        reply => reply == Value::Error(loading.into()),
+    });
+    assert_eq!(field(&mut client, "persistence", "loading"), "1");
+    assert_eq!(error(&mut client, &["KEYS", "*"]), loading);
+    assert_eq!(
+        error(&mut queuing, &["EXEC"]),
+        format!("EXECABORT Transaction discarded because of: {loading}")
+    );
+    assert_eq!(error(&mut queuing, &["EXEC"]), "ERR EXEC without MULTI");
+    // The way out of it, if the master is gone.
+    call(&mut client, &["REPLICAOF", "NO", "ONE"]);
+    wait_until("it is a master", || call(&mut client, &["DBSIZE"]) == 0);
+    assert_eq!(field(&mut client, "persistence", "loading"), "0");
+    call(&mut client, &["SET", "new", "1"]);
+    // A save point would save two seconds after that.
+    let saves_at = Instant::now() + std::time::Duration::from_secs(4);
+    wait_until("the save point's time is over", || Instant::now() >= saves_at);
+    assert!(file() == saved, "it holds more than there is");
+    call(&mut client, &["SAVE"]);
+    assert!(file() != saved, "it was asked for");
+    call(&mut there, &["CONFIG", "SET", "rdb-key-save-delay", "0"]);
 }
 
 #[test]

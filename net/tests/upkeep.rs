@@ -244,6 +244,26 @@ fn no_loss_a_dataset_goes_for_a_file_though_its_folder_is_no_longer_the_one() {
 }
 
 #[test]
+fn law9_a_file_that_cannot_be_read_again_is_noticed_before_the_dataset_goes() {
+    let (master, replica) = (populated(1000), intake("disabled", 10));
+    let (mut there, mut here) = (connect(&master), connect(&replica));
+    // Two seconds in all.
+    call(&mut there, &["CONFIG", "SET", "rdb-key-save-delay", "2000"]);
+    follow(&replica, master.port());
+    wait_until("it syncs", || !temporary_files(&replica).is_empty());
+    call(&mut there, &["CONFIG", "SET", "rdb-key-save-delay", "0"]);
+    for path in temporary_files(&replica) {
+        std::fs::remove_file(path).expect("is removed");
+    }
+    wait_until("it is noticed", || {
+        assert_eq!(call(&mut here, &["DBSIZE"]), 10, "it must stay");
+        replica.log().contains("the file is gone")
+    });
+    assert_eq!(replica.log().matches("Flushing old data").count(), 0);
+    assert_equal(&master, &replica);
+}
+
+#[test]
 fn clients_are_told_that_a_dataset_is_loaded_when_there_is_no_other() {
     for (serves_stale, expected) in [("yes", "LOADING"), ("no", "MASTERDOWN")] {
         let (master, replica) = (populated(300_000), intake("disabled", 10));

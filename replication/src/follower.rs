@@ -73,6 +73,10 @@ pub enum FollowerAction {
     Answer(RoleRequest),
     /// The role stays as it is, and why.
     Refuse(RoleRequest, &'static str),
+    /// A dataset with so many keys was loaded and is in place.
+    Loaded {
+        keys: u64,
+    },
     /// The dataset is a replica's from now on, or a master's.
     Role {
         is_replica: bool,
@@ -125,8 +129,10 @@ pub struct Follower {
     wanted_cut: Option<WantedCut>,
     /// The shards are to collect no effects any more.
     wants_stop: bool,
-    /// The dataset is to go before its successor is loaded.
+    /// The dataset is to go before its successor is loaded, which is coming.
     wants_flush: bool,
+    /// Parts of that successor that may be loaded then.
+    wanted_parts: Option<(Token, usize)>,
     /// The snapshot that is being received, if it goes into a file.
     spool: Option<Spool>,
     /// The number of the last such.
@@ -142,8 +148,6 @@ pub struct Follower {
     has_refused: bool,
     /// Commands of the master's stream that failed.
     failed_commands: u64,
-    /// The dataset is not what its history says: one did, or it was given up for another that has not come yet.
-    is_doubtful: bool,
     actions: Vec<FollowerAction>,
 }
 
@@ -155,9 +159,8 @@ impl Parts for Builder {
         self.0.fit(id, args) == Fit::Added
     }
 
-    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) {
-        let fit = self.0.push(id, db, args);
-        debug_assert_eq!(fit, Fit::Added, "it fitted before");
+    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> bool {
+        self.0.push(id, db, args) == Fit::Added
     }
 }
 
@@ -178,6 +181,7 @@ impl Follower {
             wanted_cut: None,
             wants_stop: false,
             wants_flush: false,
+            wanted_parts: None,
             spool: None,
             spools: 0,
             is_given_up: false,
@@ -186,7 +190,6 @@ impl Follower {
             accepts_empty: false,
             has_refused: false,
             failed_commands: 0,
-            is_doubtful: false,
             actions: Vec::new(),
         }
     }
@@ -238,11 +241,6 @@ impl Follower {
     /// So much waits to be applied or loaded that the connection should not be read.
     pub fn is_full(&self) -> bool {
         self.link.as_ref().is_some_and(Link::is_full)
-    }
-
-    /// The dataset is not what its history says, and will be replaced.
-    pub fn is_doubtful(&self) -> bool {
-        self.is_doubtful
     }
 
     /// Nothing is being done to the dataset.
@@ -354,7 +352,7 @@ impl Follower {
             }
         };
         let begin_offset = epoch.end_offset - epoch.len_bytes();
-        let Epoch { pieces, end_offset, db, asks_ack, work, .. } = epoch;
+        let Epoch { pieces, end_offset, db, asks_ack, work } = epoch;
         site.home.relay(pieces, end_offset, db);
         self.applying = Some(Applying { begin_offset, end_offset, asks_ack });
         match work {
@@ -398,7 +396,6 @@ impl Follower {
     /// The dataset is no longer the master's: another is asked for.
     fn distrust(&mut self, commands: u32, why: &str, site: &mut Site<'_>) {
         self.failed_commands += u64::from(commands);
-        self.is_doubtful = true;
         site.home.distrust_dataset();
         if let Some(link) = &mut self.link {
             link.distrust(why, site.now_ms);
@@ -417,25 +414,11 @@ impl Follower {
                 LinkAction::Send(bytes) => self.actions.push(FollowerAction::Send(bytes)),
                 LinkAction::Close => self.actions.push(FollowerAction::Close),
                 LinkAction::BeginLoading => self.begin_intake(site),
-                LinkAction::AbandonLoading => {
-                    self.wants_flush = false;
-                    self.wanted_swap = None;
-                    self.loads.abandon(site.shard);
-                    self.abandon_spool();
-                }
+                LinkAction::AbandonLoading => self.abandon_intake(site),
                 LinkAction::OpenParts { token, count } => {
                     self.actions.push(FollowerAction::OpenParts { token, count });
                 }
-                LinkAction::LoadParts { token, count } => match (self.loads.await_parts(), &mut self.link) {
-                    (Some(load), _) => {
-                        self.actions.push(FollowerAction::LoadParts { token, load, count });
-                    }
-                    (None, Some(link)) => {
-                        let why = "What goes into a file first (repl-diskless-load) can't come in parts";
-                        link.fail(why, site.now_ms);
-                    }
-                    (None, None) => unreachable!("the link asked"),
-                },
+                LinkAction::LoadParts { token, count } => self.load_parts(token, count, site.now_ms),
                 LinkAction::CloseParts => self.actions.push(FollowerAction::CloseParts),
                 LinkAction::Swap { id, offset } => {
                     self.loads.parts_loaded();
@@ -468,7 +451,7 @@ impl Follower {
             return self.feed_spool(site.now_ms);
         }
         if matches!(self.whole, Some(Whole::Refill(_))) {
-            // What is being loaded comes from a file.
+            // What is being loaded comes from a file, or the old dataset has to go first.
             return false;
         }
         let Some(link) = &mut self.link else { return false };
@@ -502,3 +485,6 @@ fn begin_alone(shard: &mut Shard, unit: Unit) {
     let keys = (!plan.everywhere).then_some(plan.keys);
     shard.begin(keys, Work::Commands { caller: MASTER, unit });
 }
+
+#[cfg(test)]
+mod tests;

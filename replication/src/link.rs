@@ -91,7 +91,7 @@ pub enum LinkAction {
     Send(Vec<u8>),
     /// Close the connection; there is no answer to this.
     Close,
-    /// A snapshot is about to come: begin a new dataset beside the present one.
+    /// A snapshot has begun to come, which may be long after it was promised: begin a new dataset beside the present one.
     BeginLoading,
     /// The new dataset is whole: put it in the place of the present one, then call [`Link::swapped`].
     Swap {
@@ -338,6 +338,11 @@ impl Link {
             }
             _ => self.actions.push(LinkAction::Warning(format!("Connection with master lost: {why}"))),
         }
+        self.drain_or_disconnect(now_ms);
+    }
+
+    /// The connection is gone; what it brought of the stream is not.
+    fn drain_or_disconnect(&mut self, now_ms: u64) {
         self.state = match std::mem::replace(&mut self.state, State::Connecting) {
             State::Streaming(stream) if !self.distrusts_position && stream.has_work() => {
                 self.history.is_down(now_ms);
@@ -348,6 +353,16 @@ impl Link {
                 return self.disconnect(now_ms);
             }
         };
+    }
+
+    /// Nothing more is to be taken from the master. Returns whether something that was received is still to be applied, which
+    /// goes on as ever.
+    pub fn drain(&mut self, now_ms: u64) -> bool {
+        if self.is_up() {
+            self.actions.push(LinkAction::Close);
+            self.drain_or_disconnect(now_ms);
+        }
+        matches!(self.state, State::Draining { .. })
     }
 
     /// Breaks the connection, to make another.
@@ -372,10 +387,7 @@ impl Link {
 
     fn disconnect(&mut self, now_ms: u64) {
         let was_up = self.is_up();
-        if matches!(
-            self.state,
-            State::Header { .. } | State::Payload { .. } | State::Trailer { .. } | State::Parts { .. }
-        ) {
+        if matches!(self.state, State::Payload { .. } | State::Trailer { .. } | State::Parts { .. }) {
             self.actions.push(LinkAction::AbandonLoading);
         }
         if was_up {
@@ -406,6 +418,8 @@ impl Link {
             State::Draining { .. } => return,
             // Nothing is expected from the master meanwhile.
             State::Swapping { .. } => self.last_io_ms = now_ms,
+            // Nothing is read: it is not the master that is silent.
+            _ if self.is_full() => self.last_io_ms = now_ms,
             _ => {}
         }
         if now_ms.saturating_sub(self.last_io_ms) > self.rules.timeout_ms {
@@ -414,7 +428,11 @@ impl Link {
                 LinkState::Sync => "Timeout receiving bulk data from MASTER...",
                 _ => "MASTER timeout: no data nor PING received...",
             };
-            return self.fail(what, now_ms);
+            if !self.is_up() {
+                return self.fail(what, now_ms);
+            }
+            self.actions.extend([LinkAction::Warning(what.to_owned()), LinkAction::Close]);
+            return self.drain_or_disconnect(now_ms);
         }
         if now_ms.saturating_sub(self.last_sent_ms) < ACK_PERIOD_MS {
             return;
@@ -516,6 +534,7 @@ impl Link {
         self.last_sent_ms = now_ms;
         // The master has decided otherwise.
         self.close_parts();
+        self.actions.push(LinkAction::BeginLoading);
         self.state = State::Payload { id, offset, framing, in_parts: false, total, read: 0 };
     }
 

@@ -28,12 +28,8 @@ pub struct LoadedInfo {
     pub repl_offset: Option<u64>,
     /// The database that the stream has selected there; None: the stream selects one before it changes anything.
     pub stream_db: Option<u16>,
-    /// `redis-ver` or `valkey-ver` of who wrote it.
-    pub writer: String,
     /// Keys loaded.
     pub keys: u64,
-    /// Its length.
-    pub len_bytes: u64,
 }
 
 /// The value that the stream is in the midst of.
@@ -179,14 +175,19 @@ impl Loader {
                 let used_bytes = cursor.used_bytes();
                 let is_complete = outcome.is_ok();
                 if used_bytes > 0 || is_complete {
-                    let value = start.clone().bytes(used_bytes)?;
-                    let batch = &mut self.filling[usize::from(passing.owner)];
-                    match passing.header.take() {
-                        Some(header) => batch.push_key(passing.db, header, position, value, is_complete),
-                        None => batch.push_rest(position, value, is_complete),
-                    }
-                    let is_full = batch.len_bytes() >= BATCH_BYTES;
                     let owner = passing.owner;
+                    let mut is_full = false;
+                    if self.only_checks {
+                        self.info.keys += u64::from(passing.header.take().is_some());
+                    } else {
+                        let value = start.clone().bytes(used_bytes)?;
+                        let batch = &mut self.filling[usize::from(owner)];
+                        match passing.header.take() {
+                            Some(header) => batch.push_key(passing.db, header, position, value, is_complete),
+                            None => batch.push_rest(position, value, is_complete),
+                        }
+                        is_full = batch.len_bytes() >= BATCH_BYTES;
+                    }
                     self.decoder.consume(used_bytes);
                     if is_full {
                         self.send(owner);
@@ -227,7 +228,6 @@ impl Loader {
                 }
                 Event::End => {
                     self.is_read = true;
-                    self.info.len_bytes = self.decoder.position();
                     for shard in 0..self.map.shards() as ShardId {
                         self.send(shard);
                     }
@@ -243,7 +243,6 @@ impl Loader {
             b"repl-id" => self.info.repl_id = ReplId::parse(value),
             b"repl-offset" => self.info.repl_offset = text().parse().ok(),
             b"repl-stream-db" => self.info.stream_db = text().parse().ok(),
-            b"redis-ver" | b"valkey-ver" => self.info.writer = text(),
             _ => {}
         }
     }
@@ -251,9 +250,7 @@ impl Loader {
     fn send(&mut self, to: ShardId) {
         let fresh = LoadBatch::new(self.info.version);
         let batch = std::mem::replace(&mut self.filling[usize::from(to)], fresh);
-        if self.only_checks {
-            self.info.keys += batch.keys();
-        } else if !batch.is_empty() {
+        if !batch.is_empty() {
             self.in_flight_bytes += batch.len_bytes();
             self.ready.push((to, batch));
         }
@@ -272,11 +269,6 @@ impl Loader {
     /// The stream has ended as it should; when its last batches are sent, the shards can be told to finish.
     pub fn is_read(&self) -> bool {
         self.is_read
-    }
-
-    /// Position in the stream.
-    pub fn position(&self) -> u64 {
-        self.decoder.position()
     }
 
     /// Keys that the shards have loaded so far.

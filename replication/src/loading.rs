@@ -152,8 +152,9 @@ impl Loads {
         self.under_way.as_ref().map(|loading| &loading.loader)
     }
 
-    /// Gives up what is being loaded, if anything is.
+    /// Gives up what is being loaded, if anything is, and what became of it.
     pub fn abandon(&mut self, shard: &mut Shard) {
+        self.outcome = None;
         if let Some(loading) = self.under_way.take() {
             shard.drop_load(loading.load, loading.assembly.into_successors());
         }
@@ -181,8 +182,8 @@ impl Loads {
             more = true;
         }
         if let Some(fault) = loading.failed.take() {
-            self.outcome = Some(Err(fault));
             self.abandon(shard);
+            self.outcome = Some(Err(fault));
         } else if loading.loader.is_read() && !loading.is_finishing && !loading.awaits_parts {
             loading.is_finishing = true;
             shard.finish_load(loading.load);

@@ -59,11 +59,6 @@ impl LoadBatch {
         self.items.is_empty()
     }
 
-    /// Keys that begin in it.
-    pub fn keys(&self) -> u64 {
-        self.items.iter().filter(|item| item.key.is_some()).count() as u64
-    }
-
     /// Memory it holds.
     pub fn len_bytes(&self) -> usize {
         let keys = self.items.iter().filter_map(|item| item.key.as_ref());

@@ -111,6 +111,7 @@ pub enum TxMsg {
     Grant {
         stream: bool,
         replica: bool,
+        is_gone: bool,
         token: u64,
         id: TxId,
         loan: Loan,

@@ -168,6 +168,8 @@ pub struct Shard {
     spare: Vec<u8>,
     /// This node follows a master. That of the slice ([`Keyspace::replica`]), as of when it was last here.
     pub replica: bool,
+    /// As a replica it has no dataset. That of the slice ([`Keyspace::is_gone`]), as of when it was last here.
+    pub(crate) is_gone: bool,
     /// As a replica, clients may not change anything (`replica-read-only`).
     pub is_read_only: bool,
     /// The first error of a command of the master's stream since [`Shard::take_stream_fault`] was called.
@@ -215,6 +217,7 @@ impl Shard {
             waiting_legs: WaitingLegs::default(),
             spare: Vec::new(),
             replica: false,
+            is_gone: false,
             is_read_only: true,
             stream_fault: None,
             holds_expiry: false,

@@ -14,7 +14,7 @@ use crate::parcel::{Caller, LentKey, Loan, Mark, Msg, RunFlags, TxMsg};
 use crate::shard::{Host, Shard, Waiting};
 use crate::slots::ShardId;
 use crate::unit::{Invocation, Unit};
-use braid_core::command::{Error, Handler, Walk, WholeCtx, registry};
+use braid_core::command::{Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keyspace, WatcherId};
 use braid_core::resp::Reply;
 use smallvec::SmallVec;
@@ -118,7 +118,7 @@ impl Shard {
             TxMsg::Lock { token, id, claim, watcher } => {
                 self.try_claim(WaitingClaim { from, token, id, claim, watcher });
             }
-            TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica } => {
+            TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica, is_gone } => {
                 let tx = self.txs.get_mut(&token).expect("a grant answers a request under way");
                 assert_eq!(tx.id, id, "all answers to an attempt come before the next begins");
                 tx.loans.push((from, loan));
@@ -127,8 +127,8 @@ impl Shard {
                 // The cut that switched the stream on may have been at the owner and not here yet, where the slice is
                 // still on its way back: whatever runs here from now on comes after it.
                 self.effects.set_enabled(stream);
-                // So with a change of role.
-                self.replica = replica;
+                // So with a change of role, and with a dataset that is given up.
+                (self.replica, self.is_gone) = (replica, is_gone);
                 self.answered(token, host);
             }
             TxMsg::Refuse { token, id } => {
@@ -190,15 +190,13 @@ impl Shard {
                 let keyspace = self.keyspace.as_mut().expect("nobody else holds everything");
                 let watch_until_ms =
                     watcher.map_or(Some(u64::MAX), |watcher| keyspace.watch_holds_until_ms(watcher, now_ms));
-                let (stream, replica) = (keyspace.stream, keyspace.replica);
+                let (stream, replica, is_gone) = (keyspace.stream, keyspace.replica, keyspace.is_gone);
                 let loan = match claim {
                     Claim::Everything => Loan::Everything(self.keyspace.take().expect("just used")),
                     Claim::Keys(keys) => Loan::Keys(keys.iter().map(|key| lend(keyspace, key)).collect()),
                 };
-                self.send(
-                    from,
-                    Msg::Tx(Box::new(TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica })),
-                );
+                let grant = TxMsg::Grant { token, id, loan, watch_until_ms, stream, replica, is_gone };
+                self.send(from, Msg::Tx(Box::new(grant)));
             }
         }
     }
@@ -209,7 +207,7 @@ impl Shard {
         match loan {
             Loan::Everything(keyspace) => {
                 self.effects.set_enabled(keyspace.stream);
-                self.replica = keyspace.replica;
+                (self.replica, self.is_gone) = (keyspace.replica, keyspace.is_gone);
                 self.keyspace = Some(keyspace);
                 self.locks.release(id, []);
                 for snapshot in std::mem::take(&mut self.aborted_snapshots) {
@@ -406,7 +404,7 @@ impl Shard {
             let mark = reply.mark();
             let mut parts: Vec<&mut Keyspace> = slices.iter_mut().map(|(_, slice)| &mut **slice).collect();
             let (time, replica) = (self.time(), self.replica);
-            let is_refused = self.refuses(declared, caller.flags);
+            let refusal = self.refusal(declared, caller.flags);
             let mut ctx = WholeCtx {
                 slices: &mut parts,
                 effects: &mut self.effects,
@@ -417,7 +415,7 @@ impl Shard {
                 time,
                 replica,
             };
-            let outcome = if is_refused { Err(Error::ReadOnly) } else { run(&mut ctx, args) };
+            let outcome = refusal.map_or_else(|| run(&mut ctx, args), Err);
             let failed = outcome.is_err();
             if let Err(error) = outcome {
                 reply.truncate(mark);

@@ -19,6 +19,8 @@ pub enum Error {
     OutOfMemory,
     /// A replica takes writes from its master only.
     ReadOnly,
+    /// There is no dataset yet.
+    Loading,
     TooLong,
     /// Any other, with its code (`ERR …`).
     Text(Cow<'static, str>),
@@ -56,6 +58,7 @@ impl fmt::Display for Error {
             Error::WrongArity(name) => write!(f, "ERR wrong number of arguments for '{name}' command"),
             Error::InvalidExpire(name) => write!(f, "ERR invalid expire time in '{name}' command"),
             Error::OutOfMemory => f.write_str("OOM command not allowed when used memory > 'maxmemory'."),
+            Error::Loading => f.write_str("LOADING Redis is loading the dataset in memory"),
             Error::ReadOnly => f.write_str("READONLY You can't write against a read only replica."),
             Error::TooLong => f.write_str("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
             Error::Text(text) => f.write_str(text),

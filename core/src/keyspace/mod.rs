@@ -120,6 +120,9 @@ pub struct Keyspace {
     pub stream: bool,
     /// The dataset follows a master's. Travels with the data, so that a change of role holds for all of it at once.
     pub replica: bool,
+    /// A replica gave the dataset up for another, which has still to be loaded: no client sees what is left. Travels with the
+    /// data, so that it holds for all of it at once.
+    pub is_gone: bool,
     /// The number that its owner gave the latest snapshot.
     pub snapshot_id: u64,
     /// Counts up whenever the reason for [`Keyspace::awaits_walk`] may have gone.
@@ -144,6 +147,7 @@ impl Keyspace {
             changes: None,
             stream: false,
             replica: false,
+            is_gone: false,
             snapshot_id: 0,
             huge_values_written: 0,
             replacements: 0,

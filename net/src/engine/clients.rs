@@ -361,7 +361,7 @@ impl Engine {
                     // On loan to a transaction: as soon as it is back.
                     None => self.front.public().orders.push(Order::ActiveExpire(on)),
                 },
-                Order::Save(asker) => self.save(asker),
+                Order::Save(asker) => self.save_as_asked(asker),
                 Order::End(ending, asker) => self.begin_ending(ending, asker),
                 Order::Signalled(stop) => self.signalled(stop),
                 Order::AbortEnd(asker) => self.abort_ending(asker),

@@ -30,6 +30,8 @@ pub struct Following {
     pub(super) socket: LinkSocket,
     next_report_ms: u64,
     reported_up: Option<bool>,
+    /// Clients are told that there is no dataset.
+    reported_gone: bool,
 }
 
 /// What the configuration says about loading.
@@ -85,6 +87,7 @@ impl Following {
             socket: LinkSocket::default(),
             next_report_ms: 0,
             reported_up: None,
+            reported_gone: false,
         }
     }
 
@@ -126,6 +129,7 @@ impl Engine {
         }
         let mut worked = self.with_follower(Follower::go_on);
         self.do_follower_actions();
+        self.front.publish_loading();
         self.shard.settle(&mut self.front);
         worked |= self.with_follower(Follower::finish);
         self.do_follower_actions();
@@ -158,6 +162,7 @@ impl Engine {
                 FollowerAction::CloseParts => front.send_to_all(|| PartMsg::Close),
                 FollowerAction::Answer(request) => front.answer_role(request),
                 FollowerAction::Refuse(request, why) => front.refuse_role(request, why),
+                FollowerAction::Loaded { keys } => front.node.persistence.note_loaded(keys),
                 FollowerAction::Role { is_replica } => front.node.set_replica(is_replica),
                 FollowerAction::Spool { number, step } => self.spool_step(number, step),
                 FollowerAction::Notice(text) => log_notice!("{text}"),
@@ -226,6 +231,21 @@ impl Front {
         self.put_conn(conn);
     }
 
+    /// Has commands on keys refused as long as there is no dataset.
+    fn publish_loading(&mut self) {
+        let now = self.moment();
+        let following = self.following.as_mut().expect("on the home shard");
+        let is_gone = following.machine.has_given_up_dataset();
+        if is_gone == std::mem::replace(&mut following.reported_gone, is_gone) {
+            return;
+        }
+        if is_gone {
+            self.node.persistence.begin_loading(now);
+        } else {
+            self.node.persistence.resume();
+        }
+    }
+
     /// Lets `INFO` and `ROLE` see the link.
     fn publish_link(&mut self) {
         let now_ms = self.now_ms();
@@ -244,12 +264,16 @@ impl Front {
         }
         following.reported_up = state;
         self.node.is_link_up.store(state == Some(true), Ordering::SeqCst);
-        *self.node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            machine.link().map(|link| Upstream {
-                link: link.report(now_ms),
-                failed_commands: machine.failed_commands(),
-                has_refused: machine.has_refused(),
-            });
+        let report = machine.link().map(|link| link.report(now_ms));
+        if let Some((Some(total_bytes), read_bytes)) = report.as_ref().and_then(|report| report.sync)
+            && following.reported_gone
+            && !self.spooling.is_loading()
+        {
+            self.node.persistence.set_progress(read_bytes, total_bytes);
+        }
+        *self.node.upstream.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = report.map(|link| {
+            Upstream { link, failed_commands: machine.failed_commands(), has_refused: machine.has_refused() }
+        });
     }
 }
 

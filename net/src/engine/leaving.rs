@@ -52,15 +52,21 @@ impl Engine {
     }
 
     /// Begins to end the process.
-    pub(super) fn begin_ending(&mut self, ending: Ending, asker: Option<Asker>) {
+    pub(super) fn begin_ending(&mut self, mut ending: Ending, asker: Option<Asker>) {
         let now_ms = self.front.now_ms();
         let node = Arc::clone(&self.front.node);
         if self.front.leaving.ending.is_none() {
             log_notice!("User requested shutdown...");
         }
-        if node.persistence.is_loading() || self.front.follower().has_given_up_dataset() {
-            log_notice!("The dataset is not there: the snapshot file is left as it is.");
+        const LEFT: &str = "The dataset is not there: the snapshot file is left as it is.";
+        if node.persistence.is_loading() {
+            log_notice!("{LEFT}");
             return node.stop();
+        }
+        let home = self.front.home.as_ref().expect("orders to end go home");
+        if ending.saves && home.has_lost_dataset() {
+            log_notice!("{LEFT}");
+            ending.saves = false;
         }
         let timeout_ms = u64::from(self.front.config.shutdown_timeout_s) * 1000;
         let leaving = &mut self.front.leaving;

@@ -2,7 +2,7 @@
 //! ([`sending`]) or from the master ([`receiving`]). What they say to each other and what it means is decided in
 //! `braid_replication::parts` and, for the replica, `braid_replication::link`; the home shard brings it together.
 //!
-//! What shards tell each other about it are [`PartMsg`]s. They are dealt with once a round, before the walk for a snapshot: a
+//! What shards tell each other about it are [`PartMsg`]s. They are dealt with at least once before the walk for a snapshot: a
 //! plan comes before the slice that is walked by it, for it was sent before.
 
 mod receiving;

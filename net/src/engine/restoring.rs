@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes that are fed in one round: some milliseconds of work.
-const FEED_BYTES: usize = 128 << 10;
+/// Bytes that are fed in one round at the start, where nobody is answered yet: some milliseconds of work.
+const START_FEED_BYTES: usize = 128 << 10;
 /// Between two lines about how far it is.
 const REPORT_PERIOD: Duration = Duration::from_secs(2);
 
@@ -67,7 +67,7 @@ impl Engine {
     /// One round's work for loading at the start. Returns whether there is more to do at once.
     pub(super) fn restore(&mut self) -> bool {
         let Some(mut restoring) = self.front.restoring.take() else { return false };
-        let outcome = self.feed_restore(&mut restoring);
+        let outcome = self.feed_restore(&mut restoring, START_FEED_BYTES);
         let outcome = outcome.and_then(|more| {
             let restored = self.with_follower(Follower::restore).map_err(|fault| fault.to_string())?;
             self.shard.settle(&mut self.front);
@@ -95,8 +95,12 @@ impl Engine {
         }
     }
 
-    /// Feeds what was read, as far as the shards want it.
-    pub(super) fn feed_restore(&mut self, restoring: &mut Restoring) -> Result<bool, String> {
+    /// Feeds so much of what was read, as far as the shards want it.
+    pub(super) fn feed_restore(
+        &mut self,
+        restoring: &mut Restoring,
+        feed_bytes: usize,
+    ) -> Result<bool, String> {
         if !self.front.follower().loads.wants_more() {
             return Ok(false);
         }
@@ -114,7 +118,7 @@ impl Engine {
                 }
             }
         }
-        let end = restoring.chunk.len().min(restoring.fed + FEED_BYTES);
+        let end = restoring.chunk.len().min(restoring.fed + feed_bytes);
         let piece = &restoring.chunk[restoring.fed..end];
         self.feed_loads(|loads, shard| loads.feed(shard, piece))?;
         restoring.fed_bytes += piece.len() as u64;

@@ -12,7 +12,7 @@ use crate::{log_notice, log_warning};
 use braid_core::resp::Reply;
 use braid_replication::acks::ReplicaId;
 use braid_replication::follower::CutHook;
-use braid_replication::home::FileStep;
+use braid_replication::home::{FileStep, Home};
 use braid_shards::{ConnId, ShardId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -69,8 +69,9 @@ impl Engine {
         let (now, persistence) = (front.moment(), &front.node.persistence);
         front.saving.last_look = Some(front.now);
         front.saving.next_look = None;
-        if persistence.is_loading() {
-            persistence.end_rest();
+        // What is left of a dataset that was given up does not replace the file; what changes, has this looked at again.
+        if persistence.is_loading() || front.home.as_deref().is_some_and(Home::has_lost_dataset) {
+            persistence.begin_rest();
             return;
         }
         persistence.begin_rest();
@@ -84,6 +85,12 @@ impl Engine {
                 self.save(None);
             }
         }
+    }
+
+    /// A client asks for a snapshot, which may be what replaces a file that holds more.
+    pub(super) fn save_as_asked(&mut self, asker: Option<Asker>) {
+        self.front.home.as_mut().expect("orders to save go home").accept_loss();
+        self.save(asker);
     }
 
     /// Begins the snapshot that [`crate::persistence::Persistence::begin_save`] admitted.
@@ -103,7 +110,10 @@ impl Engine {
         self.front.saving.last_saves = 0;
         // One that was begun before does not have everything.
         self.front.home.as_mut().expect("orders to save go home").cancel_save();
-        self.front.saving.kept = None;
+        if let Some((snapshot, _)) = self.front.saving.kept.take() {
+            // The home has forgotten one whose file is being finished, which must not land over this one's.
+            self.front.give_up_file(snapshot);
+        }
         let now = self.front.moment();
         if !node.persistence.begin_save(now) {
             // The former one's place is kept.
@@ -239,6 +249,12 @@ impl Front {
     /// Before the end: files that are not in their place are removed.
     pub(super) fn close_files(&mut self) {
         std::mem::take(&mut self.saving.files).into_values().for_each(SnapshotFile::close);
+    }
+
+    /// Files that are being made, or read from.
+    #[cfg(test)]
+    pub(super) fn open_files(&self) -> Vec<u64> {
+        self.saving.files.keys().copied().collect()
     }
 
     fn with_file(&mut self, snapshot: u64, work: impl FnOnce(&SnapshotFile)) {

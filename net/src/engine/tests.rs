@@ -213,3 +213,25 @@ fn a_snapshot_that_ends_while_replicas_are_waited_for_does_not_end_the_process()
     assert!(engine.front.node.pause.is_set() && !engine.front.node.stopping.load(Ordering::Relaxed));
     engine.front.close_files();
 }
+
+#[test]
+fn no_loss_a_save_that_is_being_finished_gives_way_to_the_one_before_the_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = Config::default();
+    config.dbfilename = folder.path().join("dump.rdb").display().to_string();
+    let (mut engine, _others) = engine(config, 1);
+    engine.round().unwrap();
+    let now = engine.front.moment();
+    assert!(engine.front.node.persistence.begin_save(now));
+    engine.save(None);
+    for _ in 0..20 {
+        engine.round().unwrap();
+        if !engine.front.home.as_ref().expect("shard 0 has it").is_saving() {
+            break;
+        }
+    }
+    // All of it is in its file; that this is on the disk is heard in another round.
+    assert_eq!(engine.front.open_files(), [0]);
+    engine.save_before_end();
+    assert_eq!(engine.front.open_files(), [0; 0], "nobody would ever let go of it");
+}

@@ -255,24 +255,30 @@ impl Front {
         if self.node.is_replica() {
             self.role_admits(conn, command)?;
         }
-        if self.node.persistence.is_loading() && !command.flags.has(Flags::LOADING) {
-            return Err(Error::text("LOADING Redis is loading the dataset in memory"));
+        if self.node.persistence.is_loading() {
+            self.loading_admits(conn, command)?;
         }
         Ok(())
     }
 }
 
 impl Front {
+    /// Whether a node without a dataset lets a client's command run.
+    #[cold]
+    fn loading_admits(&self, conn: &Conn, command: &Command) -> Result<(), Error> {
+        let needs_dataset = |command: &Command| !command.flags.has(Flags::LOADING);
+        // A master that never sends one can be left, which in Redis has to wait.
+        let leaves = self.node.persistence.has_gone() && matches!(command.name, "replicaof" | "slaveof");
+        if (needs_dataset(command) && !leaves) || any_queued(conn, command, needs_dataset) {
+            return Err(Error::Loading);
+        }
+        Ok(())
+    }
+
     /// Whether a replica lets a client's command run.
     #[cold]
     fn role_admits(&self, conn: &Conn, command: &Command) -> Result<(), Error> {
-        // Of a transaction its commands count.
-        let queued = conn.session.multi.as_ref().filter(|_| command.name == "exec");
-        let any = |matches: fn(&Command) -> bool| {
-            queued.is_some_and(|multi| {
-                multi.unit.commands().any(|queued| matches(registry().get(queued.id).resolve(queued.args())))
-            })
-        };
+        let any = |matches| any_queued(conn, command, matches);
         if self.config.replica_read_only && (command.is_write() || any(Command::is_write)) {
             return Err(Error::ReadOnly);
         }
@@ -285,6 +291,14 @@ impl Front {
         }
         Ok(())
     }
+}
+
+/// Of a transaction its commands count: whether one of them is such, if `EXEC` is to run them.
+fn any_queued(conn: &Conn, command: &Command, matches: fn(&Command) -> bool) -> bool {
+    let queued = conn.session.multi.as_ref().filter(|_| command.name == "exec");
+    queued.is_some_and(|multi| {
+        multi.unit.commands().any(|queued| matches(registry().get(queued.id).resolve(queued.args())))
+    })
 }
 
 fn unknown_command(args: Args<'_>) -> Error {

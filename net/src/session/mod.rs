@@ -62,6 +62,8 @@ pub enum Steps {
         /// Where the next step goes on; 0: the last one is done. None before the first.
         cursor: Option<u64>,
     },
+    /// One of these was refused: with this, as encoded.
+    Refused(Vec<u8>),
 }
 
 /// `CLIENT REPLY`.

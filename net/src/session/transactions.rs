@@ -171,6 +171,7 @@ impl Engine {
                 super::survey::answer(self.front(), conn, queued.args(), survey);
                 self.count_session(conn, queued.id, declared, queued.args(), start_ns, false);
             }
+            Steps::Refused(error) => conn.out.append_encoded(error, Vec::new()),
             Steps::Keys { found, count, cursor, .. } => match *cursor {
                 Some(0) => {
                     let (found, count) = (std::mem::take(found), *count);
@@ -285,7 +286,13 @@ fn queue(
 
 /// Notes the answer to a step.
 pub fn step_answered(conn: &mut Conn, answer: &[u8]) {
-    if let Some(Steps::Survey { survey, .. }) = conn.session.steps.as_deref_mut() {
+    let steps = conn.session.steps.as_deref_mut();
+    if let Some(steps @ Steps::Keys { .. }) = steps
+        && answer.first() == Some(&b'-')
+    {
+        // There is no dataset any more.
+        *steps = Steps::Refused(answer.to_vec());
+    } else if let Some(Steps::Survey { survey, .. }) = conn.session.steps.as_deref_mut() {
         *survey = Survey::read(answer);
     } else if let Some(Steps::Keys { found, count, cursor, .. }) = conn.session.steps.as_deref_mut() {
         let (next, keys, elements) = read_scan_answer(answer);

@@ -1,11 +1,14 @@
-//! Taking in a snapshot without memory for two datasets (`repl-diskless-load disabled`): it goes into a file and is checked
-//! on its way; only when it is whole and what it should be does the present dataset go, and the file is loaded. The file is
-//! the layer's around: what has to be done with it comes out as [`FollowerAction::Spool`], in order.
+//! Taking in a snapshot without memory for two datasets. It may go into a file and be checked on its way
+//! (`repl-diskless-load disabled`): only when it is whole and what it should be does the present dataset go, and the file is
+//! loaded. The file is the layer's around: what has to be done with it comes out as [`FollowerAction::Spool`], in order.
+//! Or the dataset goes when the snapshot has begun to come (`flush-before-load`). In either case nothing is loaded before the old
+//! dataset is freed, and until the new one is in place there is none: [`Follower::has_given_up_dataset`].
 
 use super::whole::{Whole, flush, step};
 use super::{FEED_BYTES, Follower, FollowerAction, Site};
 use crate::ids::ReplId;
 use crate::loader::Loader;
+use crate::parts::Token;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -25,7 +28,7 @@ pub enum Intake {
     BesideIfEmpty,
     /// It goes when a file holds its successor.
     FileFirst,
-    /// It goes at once.
+    /// It goes as soon as its successor begins to come.
     FlushFirst,
 }
 
@@ -37,17 +40,9 @@ pub enum SpoolStep {
     Write(Bytes),
     /// It is complete: bring it to the disk.
     Finish,
-    /// The dataset is about to go: clients are to be told that another is being loaded.
-    Announce {
-        len_bytes: u64,
-    },
     /// Feed it to [`Follower::loads`], to its end.
     Load,
-    /// The dataset is there, with so many keys, or cannot be loaded.
-    Conclude {
-        keys: u64,
-    },
-    /// It is not needed any more.
+    /// It is not needed any more, whatever is being done with it.
     Drop,
 }
 
@@ -61,11 +56,18 @@ pub(super) struct Spool {
     outcome: Option<Result<u64, String>>,
 }
 
-/// The dataset goes, and is replaced by what a file holds.
+/// Where the successor of a dataset that goes first comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    /// It is coming from the master: it is loaded as one beside the dataset would be, but later.
+    Link,
+    /// The file of this number, which holds the dataset of a history at an offset.
+    File { number: u64, id: ReplId, offset: u64 },
+}
+
+/// The dataset goes before its successor is loaded.
 pub(super) struct Refill {
-    number: u64,
-    id: ReplId,
-    offset: u64,
+    source: Source,
     phase: Phase,
 }
 
@@ -81,7 +83,12 @@ enum Phase {
     Waiting {
         until_ms: u64,
     },
-    Loading,
+    /// Of a file; what the link brings is loaded with the dataset left alone.
+    Loading {
+        number: u64,
+        id: ReplId,
+        offset: u64,
+    },
 }
 
 impl Follower {
@@ -89,16 +96,41 @@ impl Follower {
         self.actions.push(FollowerAction::Spool { number, step });
     }
 
-    /// A snapshot is about to come.
+    /// A snapshot has begun to come.
     pub(super) fn begin_intake(&mut self, site: &mut Site<'_>) {
         match self.rules.intake {
             Intake::FileFirst => self.begin_spool(site),
             Intake::BesideIfEmpty if (site.has_keys)() => self.begin_spool(site),
-            intake => {
-                self.wants_flush = intake == Intake::FlushFirst;
-                self.loads.begin(site.shard);
-            }
+            Intake::FlushFirst => self.wants_flush = true,
+            Intake::Beside | Intake::BesideIfEmpty => self.loads.begin(site.shard),
         }
+    }
+
+    /// Parts of the snapshot may be loaded, as soon as their load has begun.
+    pub(super) fn load_parts(&mut self, token: Token, count: usize, now_ms: u64) {
+        if self.wants_flush {
+            self.wanted_parts = Some((token, count));
+        } else if let Some(load) = self.loads.await_parts() {
+            self.actions.push(FollowerAction::LoadParts { token, load, count });
+        } else {
+            let why = "What goes into a file first (repl-diskless-load) can't come in parts";
+            self.link.as_mut().expect("it asked").fail(why, now_ms);
+        }
+    }
+
+    /// Nothing will come of the snapshot that is being taken in: the dataset stays, unless it has gone already.
+    pub(super) fn abandon_intake(&mut self, site: &mut Site<'_>) {
+        (self.wants_flush, self.wanted_parts, self.wanted_swap) = (false, None, None);
+        self.loads.abandon(site.shard);
+        self.abandon_spool();
+    }
+
+    /// Begins to replace the dataset by one that is loaded when it has gone.
+    pub(super) fn flush(&mut self, source: Source, site: &mut Site<'_>) {
+        self.notice("MASTER <-> REPLICA sync: Flushing old data");
+        self.give_up_dataset(site);
+        let phase = Phase::Flushing { done: flush(site.shard) };
+        self.whole = Some(Whole::Refill(Refill { source, phase }));
     }
 
     fn begin_spool(&mut self, site: &Site<'_>) {
@@ -108,8 +140,7 @@ impl Follower {
         self.spool_step(self.spools, SpoolStep::Create);
     }
 
-    /// Nothing will come of the snapshot that is being received.
-    pub(super) fn abandon_spool(&mut self) {
+    fn abandon_spool(&mut self) {
         if let Some(spool) = self.spool.take() {
             self.spool_step(spool.number, SpoolStep::Drop);
         }
@@ -135,9 +166,10 @@ impl Follower {
 
     /// The file that is being loaded cannot be read.
     pub fn spool_unreadable(&mut self, why: &str, site: &mut Site<'_>) {
-        if let Some(Whole::Refill(refill)) = self.whole.take_if(|whole| matches!(whole, Whole::Refill(_))) {
+        if let Some(Whole::Refill(Refill { phase: Phase::Loading { number, .. }, .. })) = self.whole {
+            self.whole = None;
             self.loads.abandon(site.shard);
-            self.fail_refill(refill.number, why, site.now_ms);
+            self.fail_refill(number, why, site.now_ms);
         }
     }
 
@@ -185,17 +217,12 @@ impl Follower {
         let Some((id, offset)) = self.wanted_swap.take_if(|_| is_complete) else { return false };
         let spool = self.spool.as_ref().expect("just seen");
         let (number, keys) = (spool.number, spool.checker.keys());
-        let Some(Ok(len_bytes)) = spool.outcome else { unreachable!("just seen") };
         if keys == 0 && self.refuses_empty(site, id) {
             self.abandon_spool();
             return true;
         }
         self.spool = None;
-        self.notice("MASTER <-> REPLICA sync: Flushing old data");
-        self.spool_step(number, SpoolStep::Announce { len_bytes });
-        self.give_up_dataset(site);
-        let phase = Phase::Flushing { done: flush(site.shard) };
-        self.whole = Some(Whole::Refill(Refill { number, id, offset, phase }));
+        self.flush(Source::File { number, id, offset }, site);
         true
     }
 
@@ -207,26 +234,27 @@ impl Follower {
             Phase::Looking { is_freed } => match is_freed.get() {
                 None => None,
                 Some(false) => Some(Phase::Waiting { until_ms: site.now_ms + LOOK_PERIOD_MS }),
-                Some(true) => {
-                    self.notice("MASTER <-> REPLICA sync: Loading DB in memory");
-                    self.loads.begin(site.shard);
-                    self.spool_step(refill.number, SpoolStep::Load);
-                    Some(Phase::Loading)
-                }
+                Some(true) => match refill.source {
+                    Source::Link => {
+                        self.begin_late_load(site);
+                        return true;
+                    }
+                    Source::File { number, id, offset } => {
+                        self.notice("MASTER <-> REPLICA sync: Loading DB in memory");
+                        self.loads.begin(site.shard);
+                        self.spool_step(number, SpoolStep::Load);
+                        Some(Phase::Loading { number, id, offset })
+                    }
+                },
             },
-            Phase::Loading if self.loads.is_good() => {
-                let info = self.loads.take_outcome().expect("it is good").expect("it is good");
-                self.spool_step(refill.number, SpoolStep::Drop);
-                let (done, db) = (Rc::<Cell<bool>>::default(), info.stream_db.unwrap_or(0));
-                let concludes = Some((refill.number, info.keys));
-                let Refill { id, offset, .. } = refill;
-                self.whole = Some(Whole::Swap { done: Rc::clone(&done), id, offset, db, concludes });
-                self.loads.swap(site.shard, move |_| done.set(true));
-                return true;
-            }
-            Phase::Loading => match self.loads.take_fault() {
-                Some(fault) => {
-                    self.fail_refill(refill.number, &fault.to_string(), site.now_ms);
+            &Phase::Loading { number, id, offset } => match self.loads.take_outcome() {
+                Some(Ok(info)) => {
+                    self.spool_step(number, SpoolStep::Drop);
+                    self.swap(site, id, offset, &info);
+                    return true;
+                }
+                Some(Err(fault)) => {
+                    self.fail_refill(number, &fault.to_string(), site.now_ms);
                     return true;
                 }
                 None => None,
@@ -241,10 +269,21 @@ impl Follower {
         has_worked
     }
 
+    /// The old dataset is freed: what the link brings may be loaded, if it still comes.
+    fn begin_late_load(&mut self, site: &mut Site<'_>) {
+        if !std::mem::take(&mut self.wants_flush) {
+            return;
+        }
+        self.notice("MASTER <-> REPLICA sync: Loading DB in memory");
+        self.loads.begin(site.shard);
+        if let Some((token, count)) = self.wanted_parts.take() {
+            self.load_parts(token, count, site.now_ms);
+        }
+    }
+
     /// What was whole and checked cannot be loaded: there is no dataset until the master has sent another.
     fn fail_refill(&mut self, number: u64, why: &str, now_ms: u64) {
         self.spool_step(number, SpoolStep::Drop);
-        self.spool_step(number, SpoolStep::Conclude { keys: 0 });
         if let Some(link) = &mut self.link {
             link.swapped(Err(&format!("Failed trying to load the MASTER synchronization DB: {why}")), now_ms);
         }

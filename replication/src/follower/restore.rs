@@ -65,6 +65,9 @@ impl Follower {
         if let Some((id, offset)) = history {
             site.home.resume(id, offset, is_replica);
             site.home.set_stream_db(info.stream_db.unwrap_or(0));
+            if is_replica {
+                self.applied_offset = offset;
+            }
         }
         let streams = history.is_some() && !is_replica;
         let done = Rc::<Cell<bool>>::default();

@@ -61,14 +61,15 @@ impl Follower {
                     site.home.confirm_dataset();
                     self.actions.push(FollowerAction::Answer(request));
                 }
-                (None, true) if self.applying.is_some() => {
-                    // What was passed on must be applied before this node writes anything of its own.
+                (None, true) if self.applying.is_some() || self.is_draining(site.now_ms) => {
+                    // What was passed on must be applied before this node writes anything of its own, and what was only
+                    // received nobody else may have.
                     self.requests.push_front(request);
                     return false;
                 }
                 (None, true) => {
                     self.drop_link(site);
-                    if self.is_doubtful {
+                    if site.home.is_doubtful() {
                         site.home.abandon_history();
                     }
                     self.begin_turn(site, Turn::Promote, request);
@@ -78,7 +79,7 @@ impl Follower {
                     if self.link.as_ref().is_none_or(|link| link.target() != target) {
                         let had_link = self.link.as_ref().is_some_and(Link::has_been_up);
                         self.drop_link(site);
-                        self.make_link(target.clone(), site.now_ms);
+                        self.make_link(target.clone(), site);
                         if let Some(link) = self.link.as_mut().filter(|_| had_link) {
                             link.begins_down(site.now_ms);
                         }
@@ -90,6 +91,11 @@ impl Follower {
         worked
     }
 
+    /// Nothing more is taken from the master; whether something that was is still to be applied.
+    fn is_draining(&mut self, now_ms: u64) -> bool {
+        self.link.as_mut().is_some_and(|link| link.drain(now_ms))
+    }
+
     /// A transaction over everything in which the dataset changes sides.
     fn begin_turn(&mut self, site: &mut Site<'_>, turn: Turn, request: RoleRequest) {
         site.home.begin_turn(turn);
@@ -99,7 +105,7 @@ impl Follower {
             None,
             Work::Action(Box::new(move |everything: &mut Everything<'_>| {
                 for slice in &mut *everything.slices {
-                    slice.replica = is_replica;
+                    (slice.replica, slice.is_gone) = (is_replica, false);
                     slice.forget_own_expiries();
                     slice.stream = stream;
                 }
@@ -119,13 +125,21 @@ impl Follower {
                     Some(Asker::Failover { offset }) => {
                         self.make_failover_link(site, target.clone(), offset);
                     }
-                    _ => self.make_link(target.clone(), site.now_ms),
+                    _ => self.make_link(target.clone(), site),
                 }
             }
             (Turn::Promote, None) => {
                 self.actions.push(FollowerAction::Role { is_replica: false });
-                (self.is_doubtful, self.is_given_up) = (false, false);
+                (self.is_given_up, self.has_refused) = (false, false);
                 self.actions.push(FollowerAction::Notice("MASTER MODE enabled".into()));
+                if site.home.has_lost_dataset() {
+                    self.actions.push(FollowerAction::Warning(
+                        "The dataset was given up for another that never came: replicas that hold data are not sent what \
+                         there is now until REPLICAOF NO ONE is said again, and the snapshot file stays as it is until \
+                         SAVE or BGSAVE"
+                            .into(),
+                    ));
+                }
             }
             _ => unreachable!("a request and its turn go the same way"),
         }
@@ -143,12 +157,14 @@ impl Follower {
         }
     }
 
-    fn make_link(&mut self, target: Target, now_ms: u64) {
-        let mut link = Link::new(target, self.rules.link.clone(), now_ms);
-        if self.is_doubtful {
-            link.distrust("The dataset is in doubt", now_ms);
+    fn make_link(&mut self, target: Target, site: &Site<'_>) {
+        let mut link = Link::new(target, self.rules.link.clone(), site.now_ms);
+        if site.home.is_doubtful() {
+            link.distrust("The dataset is in doubt", site.now_ms);
         }
         self.link = Some(link);
+        // Another may have refused.
+        self.has_refused = false;
     }
 
     fn drop_link(&mut self, site: &mut Site<'_>) {
@@ -156,10 +172,7 @@ impl Follower {
             self.actions.push(FollowerAction::Close);
             self.actions.push(FollowerAction::CloseParts);
             // What was to be loaded does not come: the dataset stays (law 9).
-            self.wants_flush = false;
-            self.wanted_swap = None;
-            self.loads.abandon(site.shard);
-            self.abandon_spool();
+            self.abandon_intake(site);
             site.home.set_link(false);
         }
     }

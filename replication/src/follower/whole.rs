@@ -1,11 +1,12 @@
 //! What is done to the dataset as a whole, between two epochs: each is a transaction over everything.
 
-use super::refill::{Refill, SpoolStep};
+use super::refill::{Refill, Source};
 use super::roles::RoleRequest;
 use super::{Follower, FollowerAction, Site};
 use crate::home::relay::Turn;
 use crate::home::{Home, STOP_MARK};
 use crate::ids::ReplId;
+use crate::loader::LoadedInfo;
 use braid_shards::{Everything, Mark, Shard, Work};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -33,7 +34,7 @@ pub(super) enum Whole {
     Cut {
         outcome: Rc<Cell<Option<Cut>>>,
     },
-    /// The dataset is given up, or the stream stopped.
+    /// The stream is stopped.
     Step {
         done: Rc<Cell<bool>>,
     },
@@ -42,10 +43,9 @@ pub(super) enum Whole {
         id: ReplId,
         offset: u64,
         db: u16,
-        /// It came out of the file of this number, and has so many keys.
-        concludes: Option<(u64, u64)>,
+        keys: u64,
     },
-    /// The dataset goes, and is replaced by what a file holds.
+    /// The dataset goes before its successor is loaded.
     Refill(Refill),
     Turn {
         request: RoleRequest,
@@ -78,10 +78,10 @@ impl Follower {
         if !self.is_idle() {
             return false;
         }
-        if std::mem::take(&mut self.wants_flush) {
-            self.give_up_dataset(site);
-            self.notice("MASTER <-> REPLICA sync: Flushing old data");
-            self.whole = Some(Whole::Step { done: flush(site.shard) });
+        if self.wants_flush {
+            self.flush(Source::Link, site);
+        } else if self.wanted_cut.take_if(|wanted| site.home.gives_up_save(wanted.snapshot)).is_some() {
+            // Nobody asked for a snapshot of what is left.
         } else if let Some(wanted) = self.wanted_cut.take_if(|_| !self.is_given_up) {
             self.notice(&format!("Starting snapshot number {}", wanted.snapshot));
             self.whole = Some(Whole::Cut { outcome: cut(site.shard, site.home, wanted) });
@@ -108,14 +108,14 @@ impl Follower {
 
     /// Until another is in place the dataset is none, and nothing of its history can be continued.
     pub(super) fn give_up_dataset(&mut self, site: &mut Site<'_>) {
-        site.home.distrust_dataset();
-        (self.is_doubtful, self.is_given_up) = (true, true);
+        site.home.give_up_dataset();
+        self.is_given_up = true;
         if let Some(link) = &mut self.link {
             link.forget_position();
         }
     }
 
-    /// Whether it is so: what there is should not be saved.
+    /// Whether it is so: commands on keys are to be refused, and what there is should not be saved.
     pub fn has_given_up_dataset(&self) -> bool {
         self.is_given_up
     }
@@ -130,11 +130,19 @@ impl Follower {
         if info.keys == 0 && self.refuses_empty(site, id) {
             return;
         }
+        self.swap(site, id, offset, &info);
+    }
+
+    /// Puts what was loaded and accepted in the place of the dataset.
+    pub(super) fn swap(&mut self, site: &mut Site<'_>, id: ReplId, offset: u64, info: &LoadedInfo) {
         self.notice(&format!("MASTER <-> REPLICA sync: {} keys loaded, putting them in place", info.keys));
         let done = Rc::<Cell<bool>>::default();
-        let db = info.stream_db.unwrap_or(0);
-        self.whole = Some(Whole::Swap { done: Rc::clone(&done), id, offset, db, concludes: None });
-        self.loads.swap(site.shard, move |_| done.set(true));
+        let (db, keys) = (info.stream_db.unwrap_or(0), info.keys);
+        self.whole = Some(Whole::Swap { done: Rc::clone(&done), id, offset, db, keys });
+        self.loads.swap(site.shard, move |everything| {
+            everything.slices.iter_mut().for_each(|slice| slice.is_gone = false);
+            done.set(true);
+        });
     }
 
     /// Whether an empty dataset is not taken in the place of ours: a master that lost its own would wipe us. Without data,
@@ -163,13 +171,11 @@ impl Follower {
                 true
             }
             Some(Whole::Step { done }) if done.get() => true,
-            Some(Whole::Swap { done, id, offset, db, concludes }) if done.get() => {
-                if let Some((number, keys)) = concludes {
-                    self.actions.push(FollowerAction::Spool { number, step: SpoolStep::Conclude { keys } });
-                }
+            Some(Whole::Swap { done, id, offset, db, keys }) if done.get() => {
+                self.actions.push(FollowerAction::Loaded { keys });
                 site.home.replace_history(id, offset, db);
                 self.applied_offset = offset;
-                (self.is_doubtful, self.is_given_up) = (false, false);
+                self.is_given_up = false;
                 (self.accepts_empty, self.has_refused) = (false, false);
                 if let Some(link) = &mut self.link {
                     link.swapped(Ok(db), site.now_ms);
@@ -189,10 +195,11 @@ impl Follower {
     }
 }
 
-/// Gives the dataset up, so that memory need not hold two.
+/// Gives the dataset up, so that memory need not hold two. From here on no client sees what is left.
 pub(super) fn flush(shard: &mut Shard) -> Rc<Cell<bool>> {
     step(shard, |everything| {
         for slice in &mut *everything.slices {
+            slice.is_gone = true;
             (0..slice.databases() as u16).for_each(|db| slice.clear(db));
         }
     })

@@ -68,7 +68,7 @@ impl Home {
         self.wants_save || self.kept().is_some()
     }
 
-    fn kept(&self) -> Option<u64> {
+    pub(super) fn kept(&self) -> Option<u64> {
         let snapshot = self.snapshot.as_ref()?;
         snapshot.file.as_ref().is_some_and(|file| file.keeps).then_some(snapshot.id)
     }

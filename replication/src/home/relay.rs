@@ -56,8 +56,7 @@ impl Home {
             }
             Turn::Promote => {
                 self.relay = None;
-                // Whoever promotes it wants its dataset.
-                self.confirm_dataset();
+                self.confirm_promoted();
                 if self.log.is_active() {
                     self.ids.promote(offset, &mut self.rng);
                     self.protection.add(self.ids.current());
@@ -112,6 +111,11 @@ impl Home {
         .filter(|_| self.log.is_active())
     }
 
+    /// Whether a replica's dataset is not what its history says, and will be replaced.
+    pub fn is_doubtful(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.is_doubtful)
+    }
+
     /// Whether a history is the one that this node is on, or was on before.
     pub fn knows(&self, id: ReplId) -> bool {
         self.ids.is_ours(id, 0)
@@ -159,6 +163,11 @@ impl Home {
     /// A full sync replaced the dataset: it is that of history `id` at `offset` now, where database `db` is selected.
     /// Whoever followed this node was on another one.
     pub fn replace_history(&mut self, id: ReplId, offset: u64, db: u16) {
+        self.confirm_dataset();
+        self.begin_on(id, offset, db);
+    }
+
+    fn begin_on(&mut self, id: ReplId, offset: u64, db: u16) {
         self.close_replicas("the dataset was replaced by a full synchronization");
         for peer in self.peers.values_mut() {
             // What is being sent to it is the ring's; nothing more will be.
@@ -171,7 +180,6 @@ impl Home {
         if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_cut) {
             self.abort_snapshot();
         }
-        self.confirm_dataset();
         self.ids.replace(id);
         self.log.reset(offset);
         self.merge.forget_idle();
@@ -194,7 +202,7 @@ impl Home {
     /// The dataset is not what its history says: nobody may go on from here.
     pub fn abandon_history(&mut self) {
         let id = ReplId::random(&mut self.rng);
-        self.replace_history(id, self.log.end_offset(), 0);
+        self.begin_on(id, self.log.end_offset(), 0);
     }
 
     /// Closes the connections of all replicas, which will ask again. They are sent nothing more.

@@ -36,6 +36,8 @@ impl Retention {
 pub(super) struct Protection {
     /// The dataset is what it should be: it was loaded, came from a master, or an operator said so.
     is_confirmed: bool,
+    /// It was given up for another that has not come: what is left is nobody's.
+    is_lost: bool,
     own_ids: VecDeque<ReplId>,
     /// Replicas that have acknowledged a history of this process, by [`super::peers::Peer::name`].
     known: VecDeque<String>,
@@ -66,7 +68,39 @@ impl Home {
     /// The dataset is the one that replicas should have: it was loaded from a file or came from a master, or the operator
     /// says so (`REPLICAOF NO ONE`).
     pub fn confirm_dataset(&mut self) {
-        self.protection.is_confirmed = true;
+        (self.protection.is_confirmed, self.protection.is_lost) = (true, false);
+    }
+
+    /// A replica's dataset goes before its successor is there. Until that is, this node has none, be it promoted meanwhile.
+    pub fn give_up_dataset(&mut self) {
+        self.distrust_dataset();
+        (self.protection.is_confirmed, self.protection.is_lost) = (false, true);
+    }
+
+    /// Whether it is so: the snapshot file holds more than this node, and is not replaced unless somebody asks for that.
+    pub fn has_lost_dataset(&self) -> bool {
+        self.protection.is_lost
+    }
+
+    /// Somebody asks for a snapshot to be kept, whatever is in it.
+    pub fn accept_loss(&mut self) {
+        self.protection.is_lost = false;
+    }
+
+    /// Gives up this snapshot before its cut if it was to be kept of a dataset that is lost.
+    pub(crate) fn gives_up_save(&mut self, snapshot: u64) -> bool {
+        let gives_up = self.protection.is_lost && self.kept() == Some(snapshot);
+        if gives_up {
+            self.abort_snapshot();
+        }
+        gives_up
+    }
+
+    /// A replica is promoted: whoever does so wants its dataset, if there is one.
+    pub(super) fn confirm_promoted(&mut self) {
+        if !self.protection.is_lost {
+            self.confirm_dataset();
+        }
     }
 
     /// Whether replicas that come with an older history are refused.

@@ -148,7 +148,6 @@ impl Link {
                         .distrust(&format!("Master replied with wrong +FULLRESYNC syntax: {line}"), now_ms);
                 };
                 self.actions.push(LinkAction::Notice(format!("Full resync from master: {id}:{offset}")));
-                self.actions.push(LinkAction::BeginLoading);
                 self.state = State::Header { id, offset };
             }
             "+CONTINUE" => {

@@ -162,12 +162,14 @@ impl PartLink {
         }
     }
 
-    /// So many bytes of the payload were loaded; `is_end`: with them the RDB stream is.
+    /// So many bytes of the payload were loaded; `is_end`: with them the RDB stream is. If nothing was read meanwhile, that
+    /// was not the master's silence.
     ///
     /// # Errors
     /// What makes the part unusable.
-    pub fn consume_payload(&mut self, len: usize, is_end: bool) -> Result<(), String> {
+    pub fn consume_payload(&mut self, len: usize, is_end: bool, now_ms: u64) -> Result<(), String> {
         let State::Payload { mark } = self.state else { panic!("there is no payload") };
+        self.last_io_ms = now_ms;
         self.input.advance(len);
         self.read_bytes += len as u64;
         if !is_end {
@@ -254,8 +256,8 @@ mod tests {
         assert_eq!(part.payload(), b"", "no load has begun");
         part.begin_load(100);
         assert_eq!(part.payload().len(), 16);
-        part.consume_payload(4, false).unwrap();
-        part.consume_payload(5, true).unwrap();
+        part.consume_payload(4, false, 100).unwrap();
+        part.consume_payload(5, true, 100).unwrap();
         assert!(!part.is_whole() && part.payload().is_empty());
         part.received(&MARK.as_bytes()[7..], 100).unwrap();
         assert!(part.is_whole());
@@ -282,7 +284,7 @@ mod tests {
         let mut one = introduced();
         one.begin_load(100);
         one.received(format!("$EOF:{MARK}\r\nrdb").as_bytes(), 100).unwrap();
-        one.consume_payload(3, true).unwrap();
+        one.consume_payload(3, true, 100).unwrap();
         assert!(refused(&mut one, "01x").contains("mark"));
         assert!(!one.is_whole());
     }
@@ -301,5 +303,8 @@ mod tests {
         assert_eq!(one.timeout_at_ms(), Some(1501));
         one.received(&vec![b'x'; 2 << 20], 600).unwrap();
         assert!(one.is_full() && one.timeout_at_ms().is_none());
+        // Long afterwards: the master was not heard because nobody listened.
+        one.consume_payload(2 << 20, false, 9000).unwrap();
+        assert_eq!(one.timeout_at_ms(), Some(10_001));
     }
 }

@@ -28,6 +28,7 @@ impl Link {
         self.actions.push(LinkAction::Notice(format!(
             "MASTER <-> REPLICA sync: receiving streamed RDB from master on {count} connections"
         )));
+        self.actions.push(LinkAction::BeginLoading);
         self.actions.push(LinkAction::LoadParts { token, count });
         self.last_sent_ms = now_ms;
         let framing = Framing::Mark(mark);

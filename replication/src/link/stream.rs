@@ -24,8 +24,8 @@ pub trait Parts {
     /// transactions of their own.
     fn fits(&self, id: CommandId, args: Args<'_>) -> bool;
 
-    /// Adds a command that fits.
-    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>);
+    /// Adds a command. False: it does not fit, and nothing was added.
+    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> bool;
 }
 
 /// What an epoch does.
@@ -46,8 +46,6 @@ pub struct Epoch {
     pub end_offset: u64,
     /// The database that is selected behind it.
     pub db: u16,
-    /// Commands of data in it.
-    pub commands: u32,
     /// The master wants to know at once when this is applied (`REPLCONF GETACK`).
     pub asks_ack: bool,
     pub work: EpochWork,
@@ -166,7 +164,8 @@ impl Stream {
     }
 
     /// The offset behind the last epoch.
-    pub fn offset(&self) -> u64 {
+    #[cfg(test)]
+    fn offset(&self) -> u64 {
         self.offset
     }
 
@@ -177,6 +176,9 @@ impl Stream {
     pub fn next_epoch(&mut self, parts: &mut impl Parts) -> Result<Option<Epoch>, StreamError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        if self.is_starved {
+            return Ok(None);
         }
         let mut draft = Draft { end: 0, db: self.db, commands: 0, asks_ack: false, alone: None };
         while draft.alone.is_none() {
@@ -204,11 +206,11 @@ impl Stream {
             self.is_starved = true;
             return Ok(None);
         }
-        let Draft { end, db, commands, asks_ack, alone } = draft;
+        let Draft { end, db, asks_ack, alone, .. } = draft;
         self.db = db;
         let work = alone.map_or(EpochWork::Parts, EpochWork::Alone);
         let pieces = self.split_to(end);
-        let mut epoch = Epoch { pieces, end_offset: 0, db, commands, asks_ack, work };
+        let mut epoch = Epoch { pieces, end_offset: 0, db, asks_ack, work };
         self.offset += epoch.len_bytes();
         epoch.end_offset = self.offset;
         Ok(Some(epoch))
@@ -310,10 +312,7 @@ impl Stream {
                     block.unit.push(id, db, args);
                     block.fits &= parts.fits(id, args);
                 }
-                None if parts.fits(id, args) => {
-                    parts.push(id, db, args);
-                    draft.commands += 1;
-                }
+                None if parts.push(id, db, args) => draft.commands += 1,
                 None if draft.end > 0 => return Ok(false),
                 None => {
                     let mut unit = Unit::default();
@@ -336,7 +335,8 @@ impl Stream {
         draft.commands += unit.count;
         if fits {
             for command in unit.commands() {
-                parts.push(command.id, command.db, command.args());
+                let is_added = parts.push(command.id, command.db, command.args());
+                assert!(is_added, "it fitted before");
             }
         } else {
             draft.alone = Some(unit);

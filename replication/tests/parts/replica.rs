@@ -116,7 +116,7 @@ impl Replica {
             if let Some(wire) = network.wire(*wire) {
                 wire.up.extend(output);
             }
-            let outcome = part.load();
+            let outcome = part.load(now_ms);
             let (token, index) = (part.token, part.link.index());
             if let Err(why) = outcome {
                 part.is_over = true;
@@ -227,11 +227,11 @@ impl Replica {
 }
 
 impl Part {
-    fn load(&mut self) -> Result<(), String> {
+    fn load(&mut self, now_ms: u64) -> Result<(), String> {
         if self.link.payload().is_empty() {
             return Ok(());
         }
         let used = self.reader.feed(self.link.payload())?;
-        self.link.consume_payload(used, self.reader.is_read)
+        self.link.consume_payload(used, self.reader.is_read, now_ms)
     }
 }

@@ -463,7 +463,8 @@ impl Cluster {
             let hub = self.nodes[node].process.hub();
             let target = target.map(address);
             let is_so = match &target {
-                None => !hub.home.is_replica(),
+                // One that lost its dataset is to serve what it has on a second order only.
+                None => !hub.home.is_replica() && !hub.home.has_lost_dataset(),
                 Some(target) => hub.follower.link().is_some_and(|link| link.target() == target),
             };
             let is_so = is_so && !hub.follower.has_refused();
@@ -479,7 +480,7 @@ impl Cluster {
             let is_at_rest = node.process.is_at_rest() && node.process.is_done();
             let hub = node.process.hub();
             let is_up = !hub.home.is_replica() || hub.follower.link().is_some_and(|link| link.is_up());
-            let is_settled = is_at_rest && is_up && hub.follower.is_idle() && !hub.follower.is_doubtful();
+            let is_settled = is_at_rest && is_up && hub.follower.is_idle() && !hub.home.is_doubtful();
             hub.home.position().filter(|_| is_settled).map(|position| (position.id, position.offset))
         });
         let Some(Some(first)) = positions.next() else { return false };

@@ -279,7 +279,7 @@ impl Histories {
     /// What a process holds must be what its offset says, if it can be read as a whole now.
     pub fn check_dataset(&mut self, env: &Env, process: &mut Process) {
         let hub = process.hub();
-        if !hub.follower.is_idle() || hub.follower.is_doubtful() {
+        if !hub.follower.is_idle() || hub.home.is_doubtful() {
             return;
         }
         let (is_replica, applied) = (hub.home.is_replica(), hub.follower.applied_offset());
@@ -317,7 +317,7 @@ impl Histories {
     pub fn check_ack(&mut self, process: &mut Process) {
         let hub = process.hub();
         let Some(ack) = hub.acked.take() else { return };
-        let is_settled = !hub.follower.is_doubtful() && !hub.follower.is_swapping();
+        let is_settled = !hub.home.is_doubtful() && !hub.follower.is_swapping();
         let Some(position) = hub.home.position().filter(|_| is_settled) else { return };
         assert!(ack <= position.offset, "law 7: {ack} acknowledged, {} received", position.offset);
         let Some(track) = self.tracks.get(position.id.as_str()) else { return };

@@ -378,7 +378,7 @@ impl Hub {
         let was_swapping = self.follower.is_swapping();
         self.with_follower(shard, env.now_ms(), Follower::go_on);
         let has_reset = was_swapping && !self.follower.is_swapping();
-        let is_doubtful = self.follower.is_swapping() || self.follower.is_doubtful();
+        let is_doubtful = self.follower.is_swapping() || self.home.is_doubtful();
         if is_doubtful && !has_reset {
             self.doubtful_since.get_or_insert(env.clock);
         }

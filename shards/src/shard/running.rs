@@ -70,9 +70,9 @@ impl Shard {
         let mark = out.mark();
         let command = registry().get(id).resolve(args);
         let replica = self.replica;
-        let is_refused = self.refuses(command, flags);
+        let refusal = self.refusal(command, flags);
         let outcome = match command.handler {
-            _ if is_refused => Err(Error::ReadOnly),
+            _ if let Some(error) = refusal => Err(error),
             Handler::Keys(run) | Handler::Cursor(Walk { slice: run, .. }) => run(
                 &mut Ctx {
                     keys: Keys {
@@ -119,11 +119,17 @@ impl Shard {
         host.took(conn, took_ns, args);
     }
 
-    /// Whether this node's role does not let a command run. Its connection was asked before, but the role may have
-    /// changed while it was on its way.
+    /// Why this node's role does not let a command run, if so. Its connection was asked before, but the role may have
+    /// changed while it was on its way, or the dataset may have gone.
     #[inline]
-    pub(crate) fn refuses(&self, command: &Command, flags: RunFlags) -> bool {
-        self.replica && self.is_read_only && !flags.from_master && command.is_write()
+    pub(crate) fn refusal(&self, command: &Command, flags: RunFlags) -> Option<Error> {
+        if !self.replica || flags.from_master {
+            return None;
+        }
+        if self.is_gone && !command.flags.has(Flags::LOADING) && !command.flags.has(Flags::INTERNAL) {
+            return Some(Error::Loading);
+        }
+        (self.is_read_only && command.is_write()).then_some(Error::ReadOnly)
     }
 
     /// A command failed: answers with the error and counts it.

@@ -182,7 +182,7 @@ impl Engine {
             if fed > 0 && loader.wants_more() {
                 worked = true;
                 let used = loader.feed(&link.payload()[..fed]).map_err(|fault| fault.to_string())?;
-                link.consume_payload(used, loader.is_read())?;
+                link.consume_payload(used, loader.is_read(), now_ms)?;
             }
             let (token, part, read_bytes) = (*token, link.index(), link.read_bytes());
             for (to, batch) in loader.take_batches() {

@@ -81,7 +81,9 @@ pub struct Sending {
 
 impl Sending {
     pub(super) fn next_tick_ms(&self, timeout_ms: u64) -> Option<u64> {
-        let outlets = self.parts.values().filter_map(|part| part.sends.as_ref());
+        // Of one that is being closed, its end is all that is to come.
+        let open = self.parts.values().filter(|part| part.why.is_none());
+        let outlets = open.filter_map(|part| part.sends.as_ref());
         let since_ms = outlets.filter_map(|sends| sends.outlet.sending_since_ms()).min()?;
         Some(since_ms + timeout_ms + 1)
     }
