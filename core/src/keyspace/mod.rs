@@ -273,7 +273,7 @@ impl Keyspace {
     }
 
     /// Drops a value, or frees it later in slices if dropping it would take long.
-    fn discard_value(&mut self, object: Box<Object>) {
+    pub fn discard_value(&mut self, object: Box<Object>) {
         if Trash::takes_long(&object) {
             self.trash.push_back(Trash::of(object));
         }
@@ -299,10 +299,17 @@ impl Keyspace {
 
     /// As `discard_value`, for a whole entry.
     pub fn discard(&mut self, mut entry: KeyEntry) {
-        if entry.kind() == Kind::Boxed
-            && let OwnedValue::Boxed(object) = entry.take_value()
-        {
-            self.discard_value(object);
+        if entry.kind() == Kind::Boxed {
+            self.discard_owned(entry.take_value());
+        }
+    }
+
+    /// As `discard_value`, for a value of any kind.
+    pub fn discard_owned(&mut self, value: OwnedValue<Object>) {
+        match value {
+            OwnedValue::Boxed(object) => self.discard_value(object),
+            OwnedValue::Str(bytes) => self.discard_value(Box::new(Object::Str(bytes.into()))),
+            OwnedValue::Int(_) | OwnedValue::Score(_) | OwnedValue::None => {}
         }
     }
 
