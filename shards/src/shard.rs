@@ -1,8 +1,8 @@
 //! One shard: its slice of the keyspace, and everything that happens to it in a tick. No I/O, no clock, no threads.
 //!
 //! The layer above feeds it parcels from other shards ([`Shard::receive`]), runs and dispatches its connections'
-//! commands ([`Shard::run`], [`Shard::dispatch`], [`Shard::begin`]), and ends every tick with [`Shard::end_tick`],
-//! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
+//! commands ([`Shard::run`], [`Shard::submit`], [`Shard::dispatch_atomic`], [`Shard::begin`]), and ends every tick with
+//! [`Shard::end_tick`], before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 mod dispatch;
 mod parcels;
@@ -139,7 +139,7 @@ pub struct Shard {
     pub(crate) mark: Option<Mark>,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
-    /// Who has something of this shard on loan: the coordinator, and its name for the attempt.
+    /// Who has something of this shard on loan: the coordinator, and its name for the transaction.
     pub(crate) borrowers: HashMap<TxId, (ShardId, u64)>,
     /// At the home shard: the epoch under way.
     pub(crate) outstanding: Option<Outstanding>,

@@ -71,6 +71,17 @@ impl std::ops::AddAssign for KeyspaceStats {
     }
 }
 
+/// What became of a key, for those who watch it and for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was changed, created or removed.
+    Changed,
+    /// It was written to, and left as it was.
+    Touched,
+    /// It was removed because its time was over.
+    Expired,
+}
+
 /// A value of at most this many allocations is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
 /// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
@@ -113,8 +124,8 @@ pub struct Keyspace {
     snapshot: Option<Box<snapshot::Snapshot>>,
     /// The mark of entries that no snapshot owes; see [`snapshot`].
     epoch: bool,
-    /// In a transaction's scratch keyspace: (database, key) of every change, for the owners of the keys.
-    changes: Option<Vec<(u16, Box<[u8]>)>>,
+    /// In a transaction's scratch keyspace: what became of keys, by database, for their owners.
+    changes: Option<Vec<(u16, Box<[u8]>, Change)>>,
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
@@ -247,22 +258,28 @@ impl Keyspace {
     #[inline]
     pub fn changed(&mut self, db: u16, key: &[u8]) {
         debug_assert!(self.is_preserved(db, key), "changed without regard to the snapshot");
-        self.stats.dirty += 1;
-        self.touched(db, key);
+        self.note(db, key, Change::Changed);
     }
 
-    /// A command wrote to a key and left it as it was: tells who watches it.
-    pub fn touched(&mut self, db: u16, key: &[u8]) {
+    /// Tells who watches a key what became of it, and counts it.
+    #[inline]
+    pub fn note(&mut self, db: u16, key: &[u8], change: Change) {
+        self.stats.dirty += u64::from(change != Change::Touched);
+        self.stats.expired += u64::from(change == Change::Expired);
         if !self.watches.is_empty() {
-            self.watches.touch(db, key);
+            match change {
+                Change::Changed | Change::Touched => self.watches.touch(db, key),
+                Change::Expired => self.watches.touch_expired(db, key),
+            }
         }
         if let Some(changes) = &mut self.changes {
-            changes.push((db, key.into()));
+            changes.push((db, key.into(), change));
         }
     }
 
-    /// In a scratch keyspace: what changed since it was last asked.
-    pub fn take_changes(&mut self) -> Vec<(u16, Box<[u8]>)> {
+    /// In a scratch keyspace: what became of keys since it was last asked. It is for the owners to count.
+    pub fn take_changes(&mut self) -> Vec<(u16, Box<[u8]>, Change)> {
+        (self.stats.dirty, self.stats.expired) = (0, 0);
         self.changes.replace(Vec::new()).unwrap_or_default()
     }
 
