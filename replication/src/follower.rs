@@ -155,9 +155,8 @@ impl Parts for Builder {
         self.0.fit(id, args) == Fit::Added
     }
 
-    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) {
-        let fit = self.0.push(id, db, args);
-        debug_assert_eq!(fit, Fit::Added, "it fitted before");
+    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> bool {
+        self.0.push(id, db, args) == Fit::Added
     }
 }
 

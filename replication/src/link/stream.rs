@@ -24,8 +24,8 @@ pub trait Parts {
     /// transactions of their own.
     fn fits(&self, id: CommandId, args: Args<'_>) -> bool;
 
-    /// Adds a command that fits.
-    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>);
+    /// Adds a command if it fits; false: it does not.
+    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> bool;
 }
 
 /// What an epoch does.
@@ -310,10 +310,7 @@ impl Stream {
                     block.unit.push(id, db, args);
                     block.fits &= parts.fits(id, args);
                 }
-                None if parts.fits(id, args) => {
-                    parts.push(id, db, args);
-                    draft.commands += 1;
-                }
+                None if parts.push(id, db, args) => draft.commands += 1,
                 None if draft.end > 0 => return Ok(false),
                 None => {
                     let mut unit = Unit::default();
@@ -336,7 +333,8 @@ impl Stream {
         draft.commands += unit.count;
         if fits {
             for command in unit.commands() {
-                parts.push(command.id, command.db, command.args());
+                let is_added = parts.push(command.id, command.db, command.args());
+                debug_assert!(is_added, "it fitted before");
             }
         } else {
             draft.alone = Some(unit);

@@ -37,8 +37,9 @@ impl Parts for Keys {
         true
     }
 
-    fn push(&mut self, _id: CommandId, db: u16, args: Args<'_>) {
+    fn push(&mut self, _id: CommandId, db: u16, args: Args<'_>) -> bool {
         self.0.push((db, String::from_utf8_lossy(args[1]).into_owned()));
+        true
     }
 }
 

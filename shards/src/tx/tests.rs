@@ -61,7 +61,7 @@ fn law3_everything_waits_for_keys_and_keys_for_everything() {
     assert_eq!(cluster.send(2, CONN, "FLUSHALL"), None);
     cluster.pass(2, 0);
     cluster.deliver(2, 1);
-    assert!(!cluster.shards[0].locks.is_exclusive());
+    assert!(cluster.shards[0].locks.exclusive_holder().is_none());
     // Younger than what waits for everything.
     assert_eq!(cluster.send(0, CONN, &format!("MSET {a} 2 {b} 2")), None);
     cluster.rest();

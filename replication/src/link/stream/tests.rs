@@ -15,8 +15,12 @@ impl Parts for Notes {
         !["rename", "flushall", "swapdb"].contains(&registry().get(id).name)
     }
 
-    fn push(&mut self, _id: CommandId, db: u16, args: Args<'_>) {
-        self.list.push((db, text(args)));
+    fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> bool {
+        let fits = self.fits(id, args);
+        if fits {
+            self.list.push((db, text(args)));
+        }
+        fits
     }
 }
 
@@ -194,8 +198,9 @@ fn law8_a_long_value_is_the_very_buffer_in_the_dataset_and_in_the_log() {
         fn fits(&self, _id: CommandId, _args: Args<'_>) -> bool {
             true
         }
-        fn push(&mut self, _id: CommandId, _db: u16, args: Args<'_>) {
+        fn push(&mut self, _id: CommandId, _db: u16, args: Args<'_>) -> bool {
             self.0.push(args.shared(2).expect("shared"));
+            true
         }
     }
     let value = "v".repeat(BIG_BULK_LEN_BYTES);
