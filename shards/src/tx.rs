@@ -162,6 +162,11 @@ impl Shard {
 
     /// Owner: lends what is asked for, lets the request wait, or refuses it.
     pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
+        // Then nothing else matters, and many may wait for the same key.
+        if self.locks.is_holding() || self.is_held_by_older(&request.claim, request.id) {
+            self.waiting.insert(request.id, Waiting::Claim(request));
+            return;
+        }
         // What is older and waits is not overtaken: a request would have to start over, commands would wait for ever.
         let overtakes = self.is_awaited(&request.claim, request.id);
         // A huge value is not lent before a snapshot has written it: that would be done at once.
