@@ -64,6 +64,8 @@ pub struct Happened {
     pub role_changes: u64,
     /// Asked for while something of the old master's was being applied.
     pub promotions_in_epochs: u64,
+    /// Connections that ended in the midst of something.
+    pub closed: u64,
 }
 
 impl std::ops::AddAssign for Happened {
@@ -75,6 +77,7 @@ impl std::ops::AddAssign for Happened {
         self.failovers += other.failovers;
         self.role_changes += other.role_changes;
         self.promotions_in_epochs += other.promotions_in_epochs;
+        self.closed += other.closed;
     }
 }
 
@@ -89,8 +92,9 @@ impl Happened {
             failovers,
             role_changes,
             promotions_in_epochs,
+            closed,
         } = *self;
-        [full_syncs, partial_syncs, kills, failovers, role_changes, promotions_in_epochs]
+        [full_syncs, partial_syncs, kills, failovers, role_changes, promotions_in_epochs, closed]
             .iter()
             .all(|count| *count > 300)
             && restores > 50
@@ -452,9 +456,11 @@ impl Cluster {
             crate::check::assert_same(&states[0], state, &format!("nodes 0 and {node} after healing"));
         }
         for node in 0..self.nodes.len() {
+            self.nodes[node].process.check_closed();
             self.close(node);
             self.count_syncs(node);
         }
+        self.happened.closed += self.env.closed;
     }
 
     /// What was asked for while a failover was under way was refused; and an empty dataset is taken on an order only.
