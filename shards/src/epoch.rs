@@ -87,7 +87,10 @@ type Owned = SmallVec<[(ShardId, u32); 16]>;
 enum Spread {
     One(ShardId),
     /// To several owners, to each with its own keys.
-    Split { stride: usize, owned: Owned },
+    Split {
+        stride: usize,
+        owned: Owned,
+    },
 }
 
 /// Splits commands by the shards that own their keys.

@@ -133,8 +133,12 @@ impl Engine {
             }
             let idle = self.front.now.duration_since(last_worked);
             let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
-            if idle < busy_poll || (self.shard.awaits_answers() && patience.lasts(idle)) {
+            if idle < busy_poll {
                 std::hint::spin_loop();
+                continue;
+            }
+            if self.shard.awaits_answers() && patience.lasts(idle) {
+                patience::look_again(idle);
                 continue;
             }
             let rests = self.front.home.is_some() && self.front.node.persistence.rests();
@@ -280,8 +284,15 @@ impl Engine {
         let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
-        let saves = self.front.saves_deadline();
-        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).chain(saves).min()
+        let (saves, feed) = (self.front.saves_deadline(), self.front.feed_deadline());
+        expires
+            .then_some(self.next_sweep)
+            .into_iter()
+            .chain(tick)
+            .chain(clients)
+            .chain(saves)
+            .chain(feed)
+            .min()
     }
 
     /// Lets the others see what this tick changed.

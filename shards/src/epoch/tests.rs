@@ -49,7 +49,10 @@ fn commands_are_split_by_the_owners_of_their_keys() {
     assert_eq!(parts.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(lines(&parts[0].1), [format!("SET {a} 1"), format!("MSET {a} 1 {a} 3"), format!("DEL {a}")]);
     assert_eq!(lines(&parts[1].1), [format!("MSET {b} 2"), format!("DEL {b}"), format!("MSET {b} 4 {b} 5")]);
-    assert_eq!((parts[0].1.indexes.as_slice(), parts[1].1.indexes.as_slice()), (&[0, 1, 2][..], &[1, 2, 3][..]));
+    assert_eq!(
+        (parts[0].1.indexes.as_slice(), parts[1].1.indexes.as_slice()),
+        (&[0, 1, 2][..], &[1, 2, 3][..])
+    );
 }
 
 #[test]

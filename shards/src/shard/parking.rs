@@ -108,7 +108,9 @@ impl Shard {
         for (id, waiting) in std::mem::take(&mut self.waiting) {
             match waiting {
                 // To find that out by trying takes much longer, and many may wait for the same key.
-                Waiting::Run(run) if run.wants.as_ref().is_some_and(|claim| self.is_held_by_older(claim, id)) => {
+                Waiting::Run(run)
+                    if run.wants.as_ref().is_some_and(|claim| self.is_held_by_older(claim, id)) =>
+                {
                     self.waiting.insert(id, Waiting::Run(run));
                 }
                 Waiting::Claim(claim) => self.try_claim(claim),
