@@ -82,6 +82,9 @@ pub enum Change {
     Expired,
 }
 
+/// What became of keys, by database, in order.
+pub type Changes = Vec<(u16, Box<[u8]>, Change)>;
+
 /// A value of at most this many allocations is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
 /// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
@@ -125,7 +128,7 @@ pub struct Keyspace {
     /// The mark of entries that no snapshot owes; see [`snapshot`].
     epoch: bool,
     /// In a transaction's scratch keyspace: what became of keys, by database, for their owners.
-    changes: Option<Vec<(u16, Box<[u8]>, Change)>>,
+    changes: Option<Changes>,
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
@@ -278,7 +281,7 @@ impl Keyspace {
     }
 
     /// In a scratch keyspace: what became of keys since it was last asked. It is for the owners to count.
-    pub fn take_changes(&mut self) -> Vec<(u16, Box<[u8]>, Change)> {
+    pub fn take_changes(&mut self) -> Changes {
         (self.stats.dirty, self.stats.expired) = (0, 0);
         self.changes.replace(Vec::new()).unwrap_or_default()
     }
