@@ -40,7 +40,18 @@ pub struct Part {
     indexes: Vec<u32>,
 }
 
+/// Room that a part is given ahead, at most.
+const ROOM_MAX_BYTES: usize = 64 << 10;
+
 impl Part {
+    /// An empty one that is likely to become as long as another.
+    fn with_room_of(other: &Part) -> Self {
+        let mut part = Self::default();
+        part.unit.bytes.reserve(other.unit.bytes.len().min(ROOM_MAX_BYTES));
+        part.indexes.reserve(other.indexes.len().min(ROOM_MAX_BYTES / size_of::<u32>()));
+        part
+    }
+
     pub fn unit(&self) -> &Unit {
         &self.unit
     }
@@ -67,6 +78,19 @@ pub enum Fit {
     Alone,
     /// It is about a connection or the server, not about keys, or it is a cursor's step.
     Unfit,
+}
+
+/// Keys of a command: their owners, and where they stand among the arguments.
+type Owned = SmallVec<[(ShardId, u32); 16]>;
+
+/// Where a command of an epoch goes.
+enum Spread {
+    One(ShardId),
+    /// To several owners, to each with its own keys.
+    Split {
+        stride: usize,
+        owned: Owned,
+    },
 }
 
 /// Splits commands by the shards that own their keys.
@@ -98,50 +122,42 @@ impl EpochBuilder {
 
     /// Whether a command could be added.
     pub fn fit(&self, id: CommandId, args: Args<'_>) -> Fit {
-        let command = registry().get(id).resolve(args);
-        match self.place(command, args) {
-            None => Fit::Unfit,
-            Some(Place::One(_)) => Fit::Added,
-            Some(Place::Several(_)) if stride(command).is_some() => Fit::Added,
-            Some(_) => Fit::Alone,
-        }
-    }
-
-    fn place(&self, command: &Command, args: Args<'_>) -> Option<Place> {
-        match command.handler {
-            Handler::Session | Handler::Cursor(_) => None,
-            Handler::Keys(_) | Handler::Whole(_) => Some(place(command, args, self.map, 0)),
+        match self.place(registry().get(id).resolve(args), args) {
+            Ok(_) => Fit::Added,
+            Err(fit) => fit,
         }
     }
 
     /// Adds a command if it fits.
     pub fn push(&mut self, id: CommandId, db: u16, args: Args<'_>) -> Fit {
-        let command = registry().get(id).resolve(args);
-        let Some(place) = self.place(command, args) else { return Fit::Unfit };
-        match (place, stride(command)) {
-            (Place::One(to), _) => self.add(to, id, db, args),
-            (Place::Several(_), Some(stride)) => self.split(id, db, args, stride),
-            (Place::Several(_) | Place::Everywhere, _) => return Fit::Alone,
+        match self.place(registry().get(id).resolve(args), args) {
+            Ok(Spread::One(to)) => self.add(to, id, db, args),
+            Ok(Spread::Split { stride, owned }) => self.split(id, db, args, stride, owned),
+            Err(fit) => return fit,
         }
         self.commands += 1;
         self.len_bytes += args.iter().map(|arg| arg.len()).sum::<usize>();
         Fit::Added
     }
 
-    /// Adds the commands of one transaction, all or none of them. They count as one command each.
-    pub fn push_all(&mut self, unit: &Unit) -> Fit {
-        let worst = |all, fit| match (all, fit) {
-            (Fit::Unfit, _) | (_, Fit::Unfit) => Fit::Unfit,
-            (Fit::Alone, _) | (_, Fit::Alone) => Fit::Alone,
-            _ => Fit::Added,
-        };
-        let fit = unit.commands().map(|command| self.fit(command.id, command.args())).fold(Fit::Added, worst);
-        if fit == Fit::Added {
-            for command in unit.commands() {
-                self.push(command.id, command.db, command.args());
-            }
+    /// Where a command goes; or why it cannot be added.
+    fn place(&self, command: &Command, args: Args<'_>) -> Result<Spread, Fit> {
+        if matches!(command.handler, Handler::Session | Handler::Cursor(_)) {
+            return Err(Fit::Unfit);
         }
-        fit
+        if let Some(stride) = stride(command).filter(|_| self.map.shards() > 1) {
+            let owned = (1..args.len()).step_by(stride).map(|at| (self.map.shard_of(args[at]), at as u32));
+            let owned: Owned = owned.collect();
+            let first = owned.first().map_or(0, |(owner, _)| *owner);
+            return Ok(match owned.iter().all(|(owner, _)| *owner == first) {
+                true => Spread::One(first),
+                false => Spread::Split { stride, owned },
+            });
+        }
+        match place(command, args, self.map, 0) {
+            Place::One(to) => Ok(Spread::One(to)),
+            Place::Several(_) | Place::Everywhere => Err(Fit::Alone),
+        }
     }
 
     fn add(&mut self, to: ShardId, id: CommandId, db: u16, args: Args<'_>) {
@@ -151,12 +167,15 @@ impl EpochBuilder {
     }
 
     /// Splits a command that does the same to each of its keys, each with the `stride - 1` arguments behind it.
-    fn split(&mut self, id: CommandId, db: u16, args: Args<'_>, stride: usize) {
-        for to in 0..self.map.shards() as ShardId {
+    fn split(&mut self, id: CommandId, db: u16, args: Args<'_>, stride: usize, mut owned: Owned) {
+        // Keys of one owner stay in their order.
+        owned.sort_unstable();
+        for keys in owned.chunk_by(|(left, _), (right, _)| left == right) {
             let mut list: SmallVec<[&[u8]; 16]> = SmallVec::new();
             let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
             list.push(args[0]);
-            for at in (1..args.len()).step_by(stride).filter(|at| self.map.shard_of(args[*at]) == to) {
+            for (_, at) in keys {
+                let at = *at as usize;
                 for index in at..(at + stride).min(args.len()) {
                     if let Some(value) = args.shared(index) {
                         shared.push((list.len() as u32, value.clone()));
@@ -164,9 +183,7 @@ impl EpochBuilder {
                     list.push(args[index]);
                 }
             }
-            if list.len() > 1 {
-                self.add(to, id, db, Args::new(&list, &shared));
-            }
+            self.add(keys[0].0, id, db, Args::new(&list, &shared));
         }
     }
 
@@ -174,8 +191,12 @@ impl EpochBuilder {
     pub fn take(&mut self) -> Vec<(ShardId, Part)> {
         self.commands = 0;
         self.len_bytes = 0;
-        let taken = self.parts.iter_mut().map(std::mem::take).zip(0..);
-        taken.filter(|(part, _)| part.unit.count > 0).map(|(part, shard)| (shard, part)).collect()
+        let used = self.parts.iter_mut().zip(0..).filter(|(part, _)| part.unit.count > 0);
+        used.map(|(part, shard)| {
+            let next = Part::with_room_of(part);
+            (shard, std::mem::replace(part, next))
+        })
+        .collect()
     }
 }
 

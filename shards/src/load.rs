@@ -12,6 +12,7 @@ use crate::slots::ShardId;
 use crate::tx::{Everything, Work};
 use braid_core::keyspace::Keyspace;
 use braid_core::rdb::{Cursor, Input, KeyHeader, Limits, Stop, ValueLoader};
+use braid_core::table::OwnedValue;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
@@ -233,7 +234,7 @@ impl Shard {
     fn end_loads(&mut self, load: u64) {
         self.loads.ended = self.loads.ended.max(load);
         if let Some(successor) = self.loads.successor.take_if(|successor| successor.load <= load) {
-            self.dropped.push(successor.keyspace);
+            self.dropped.push(successor.into_keyspace());
         }
     }
 
@@ -262,7 +263,7 @@ impl Shard {
         if let Some(whole) = self.loads.successor.take_if(|successor| successor.is_finished) {
             assert!(whole.growing.is_empty() || whole.has_failed, "the last value is complete");
             self.loads.ended = load;
-            self.answer_load(self.home(), LoadAnswer::Whole { load, successor: whole.keyspace });
+            self.answer_load(self.home(), LoadAnswer::Whole { load, successor: whole.into_keyspace() });
         }
         false
     }
@@ -278,6 +279,17 @@ impl Shard {
 }
 
 impl Successor {
+    /// What was decoded so far. Values that are not complete go with it, to be freed in slices.
+    fn into_keyspace(mut self) -> Box<Keyspace> {
+        for Growing { loader, input, .. } in self.growing.into_values() {
+            if let Some(object) = loader.into_unfinished() {
+                self.keyspace.discard_value(object);
+            }
+            self.keyspace.discard_owned(OwnedValue::Str(input.into_buffer()));
+        }
+        self.keyspace
+    }
+
     /// Decodes a batch; returns how many keys it brought.
     fn decode(
         &mut self,
@@ -326,7 +338,10 @@ impl Successor {
                     let at = growing.position;
                     let loaded = match outcome {
                         Ok(loaded) if is_complete && growing.input.buffered_bytes() == 0 => loaded,
-                        Ok(_) => return Err(fault(NOT_THE_END, 0)),
+                        Ok(loaded) => {
+                            self.keyspace.discard_owned(loaded);
+                            return Err(fault(NOT_THE_END, 0));
+                        }
                         Err(Stop::NeedMore(_)) => continue,
                         Err(stop) => return Err(stopped(stop, at)),
                     };
@@ -334,7 +349,7 @@ impl Successor {
                     (db, header, at, loaded)
                 }
             };
-            if matches!(value, braid_core::table::OwnedValue::None) {
+            if matches!(value, OwnedValue::None) {
                 // An empty collection, which old servers wrote by mistake: there is no such key.
                 continue;
             }

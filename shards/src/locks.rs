@@ -106,10 +106,6 @@ impl Locks {
         self.exclusive.is_some() || self.holding
     }
 
-    pub fn is_exclusive(&self) -> bool {
-        self.exclusive.is_some()
-    }
-
     /// Something is on loan.
     pub fn has_loans(&self) -> bool {
         !self.held.is_empty() || self.exclusive.is_some()

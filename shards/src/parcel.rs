@@ -6,7 +6,7 @@ use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
-use braid_core::keyspace::{KeyEntry, Keyspace, MarkedDbs, WatcherId};
+use braid_core::keyspace::{Change, KeyEntry, Keyspace, MarkedDbs, WatcherId};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::any::Any;
@@ -96,7 +96,7 @@ pub enum Msg {
     Upper(Box<dyn Any + Send>),
 }
 
-/// Multi-shard transactions. `token` is the coordinator's name for its attempt.
+/// Multi-shard transactions. `token` is the coordinator's name for one, `id` the age of its attempt under way.
 pub enum TxMsg {
     /// Coordinator to owner: lend me this.
     Lock {
@@ -146,8 +146,8 @@ pub struct LentKey {
     pub entries: SmallVec<[(u16, KeyEntry); 1]>,
     /// Databases in which its expiry is a replica's own.
     pub marked: MarkedDbs,
-    /// Databases in which the transaction changed it.
-    pub changed: SmallVec<[u16; 4]>,
+    /// What the transaction did to it, by database.
+    pub changes: SmallVec<[(u16, Change); 4]>,
 }
 
 /// The messages of a tick for one receiver.
@@ -177,6 +177,3 @@ impl Parcel {
         self.arena.clear();
     }
 }
-
-/// A message's addressee.
-pub type Addressed = (ShardId, Box<Parcel>);

@@ -1,8 +1,8 @@
 //! One shard: its slice of the keyspace, and everything that happens to it in a tick. No I/O, no clock, no threads.
 //!
 //! The layer above feeds it parcels from other shards ([`Shard::receive`]), runs and dispatches its connections'
-//! commands ([`Shard::run`], [`Shard::dispatch`], [`Shard::begin`]), and ends every tick with [`Shard::end_tick`],
-//! before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
+//! commands ([`Shard::run`], [`Shard::submit`], [`Shard::dispatch_atomic`], [`Shard::begin`]), and ends every tick with
+//! [`Shard::end_tick`], before which nothing that lets anyone see the tick's effects may leave: that is the proof of law 4.
 
 mod dispatch;
 mod parcels;
@@ -96,6 +96,9 @@ pub enum Ran {
     Parked,
 }
 
+/// Effects that may wait for room in the ring to the home shard.
+pub(crate) const UNDELIVERED_MAX_BYTES: u64 = 16 << 20;
+
 /// What a shard is built from.
 pub struct ShardConfig {
     pub id: ShardId,
@@ -137,9 +140,12 @@ pub struct Shard {
     pub(crate) loopback: VecDeque<Loopback>,
     pub(crate) effects: Effects,
     pub(crate) mark: Option<Mark>,
+    /// What the segments in the parcel to the home shard take.
+    undelivered_bytes: u64,
+    is_home_full: bool,
     pub(crate) txs: HashMap<u64, Tx>,
     pub(crate) next_token: u64,
-    /// Who has something of this shard on loan: the coordinator, and its name for the attempt.
+    /// Who has something of this shard on loan: the coordinator, and its name for the transaction.
     pub(crate) borrowers: HashMap<TxId, (ShardId, u64)>,
     /// At the home shard: the epoch under way.
     pub(crate) outstanding: Option<Outstanding>,
@@ -198,6 +204,8 @@ impl Shard {
             loopback: VecDeque::new(),
             effects: Effects::default(),
             mark: None,
+            undelivered_bytes: 0,
+            is_home_full: false,
             txs: HashMap::new(),
             next_token: 0,
             borrowers: HashMap::new(),
@@ -275,6 +283,26 @@ impl Shard {
             };
         }
         more
+    }
+
+    /// Some key's time will be over that [`Shard::background`] is to remove then: a master's, or a replica's own.
+    pub fn awaits_expiry(&self) -> bool {
+        let removes = |keyspace: &Keyspace| match self.replica {
+            true => keyspace.own_expiries_len() > 0,
+            false => keyspace.has_expires(),
+        };
+        self.keyspace().is_some_and(|keyspace| keyspace.active_expire && removes(keyspace))
+    }
+
+    /// There was no room in the ring to the home shard when the last tick ended: pieces of datasets are not to go there.
+    pub fn is_home_full(&self) -> bool {
+        self.is_home_full
+    }
+
+    /// So much that was written could not be handed to the merge that nothing more should be written: until it is,
+    /// [`Shard::end_tick`] is all there is to do.
+    pub fn is_held_up(&self) -> bool {
+        self.is_home_full && self.undelivered_bytes > UNDELIVERED_MAX_BYTES
     }
 
     pub(crate) fn home(&self) -> ShardId {

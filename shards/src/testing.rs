@@ -25,6 +25,8 @@ pub struct Told {
     /// Epochs that ended.
     pub epochs: Vec<(u64, Result<(), EpochError>)>,
     pub loads: Vec<(ShardId, LoadAnswer)>,
+    /// Blocks that were given away to be freed.
+    pub freed_bytes: usize,
 }
 
 impl Host for Told {
@@ -48,6 +50,10 @@ impl Host for Told {
 
     fn load_answer(&mut self, from: ShardId, answer: LoadAnswer) {
         self.loads.push((from, answer));
+    }
+
+    fn free_block(&mut self, block: Bytes) {
+        self.freed_bytes += block.len();
     }
 
     fn took(&mut self, _: ConnId, _: u64, _: Args<'_>) {}

@@ -61,7 +61,7 @@ pub(crate) struct WaitingClaim {
 
 fn lend(keyspace: &mut Keyspace, key: &LockKey) -> LentKey {
     let marked = keyspace.take_marks(key);
-    LentKey { entries: keyspace.lend(key), key: key.clone(), marked, changed: SmallVec::new() }
+    LentKey { entries: keyspace.lend(key), key: key.clone(), marked, changes: SmallVec::new() }
 }
 
 impl Shard {
@@ -162,6 +162,11 @@ impl Shard {
 
     /// Owner: lends what is asked for, lets the request wait, or refuses it.
     pub(crate) fn try_claim(&mut self, request: WaitingClaim) {
+        // Then nothing else matters, and many may wait for the same key.
+        if self.locks.is_holding() || self.is_held_by_older(&request.claim, request.id) {
+            self.waiting.insert(request.id, Waiting::Claim(request));
+            return;
+        }
         // What is older and waits is not overtaken: a request would have to start over, commands would wait for ever.
         let overtakes = self.is_awaited(&request.claim, request.id);
         // A huge value is not lent before a snapshot has written it: that would be done at once.
@@ -221,8 +226,8 @@ impl Shard {
                         keyspace.attach(db, entry);
                     }
                     keyspace.put_marks(&lent.key, lent.marked);
-                    for db in lent.changed {
-                        keyspace.changed(db, &lent.key);
+                    for (db, change) in lent.changes {
+                        keyspace.note(db, &lent.key, change);
                     }
                     lent.key
                 });
@@ -293,23 +298,24 @@ impl Shard {
                     shard.run_on(&mut scratch, caller, command.invocation(), reply, host);
                 }
             });
-            let changes = scratch.take_changes();
-            for (shard, loan) in &mut loans {
+            for (_, loan) in &mut loans {
                 let Loan::Keys(keys) = loan else { unreachable!("a claim is answered in kind") };
-                for lent in &mut *keys {
+                for lent in keys {
                     lent.marked = scratch.take_marks(&lent.key);
                     lent.entries = scratch.detach_all(&lent.key);
                 }
-                for (db, key) in changes.iter().filter(|(_, key)| self.map.shard_of(key) == *shard) {
-                    // As they were claimed, they are in order.
-                    let at = keys.binary_search_by(|lent| (*lent.key).cmp(key)).expect("a key it locked");
-                    keys[at].changed.push(*db);
-                }
+            }
+            loans.sort_unstable_by_key(|(shard, _)| *shard);
+            for (db, key, change) in scratch.take_changes() {
+                let owner = self.map.shard_of(&key);
+                let at = loans.binary_search_by_key(&owner, |(shard, _)| *shard).expect("an owner it asked");
+                let Loan::Keys(keys) = &mut loans[at].1 else { unreachable!("a claim is answered in kind") };
+                // As they were claimed, they are in order.
+                let at = keys.binary_search_by(|lent| (*lent.key).cmp(&key)).expect("a key it locked");
+                keys[at].changes.push((db, change));
             }
             assert!(scratch.is_empty(), "a transaction touches only the keys it locked");
         }
-        // What changed is counted again by the owners of the keys.
-        scratch.stats.dirty = 0;
         if let Some(keyspace) = &mut self.keyspace {
             keyspace.absorb(&mut scratch);
         }
@@ -452,10 +458,9 @@ impl Shard {
             }
             slices[*owner].1.put_marks(key, marked);
         }
-        for (db, key) in scratch.take_changes() {
-            slices[usize::from(self.map.shard_of(&key))].1.changed(db, &key);
+        for (db, key, change) in scratch.take_changes() {
+            slices[usize::from(self.map.shard_of(&key))].1.note(db, &key, change);
         }
-        scratch.stats.dirty = 0;
         slices[usize::from(self.id)].1.absorb(&mut scratch);
         self.scratch = Some(scratch);
     }

@@ -1,7 +1,7 @@
 //! Removing keys whose time is over, in slices.
 
 use super::snapshot::{owes_huge, preserve};
-use super::{Db, Keyspace};
+use super::{Change, Db, Keyspace};
 use crate::command::{Effects, Settings};
 use crate::table::{Due, OwnedValue, Verdict};
 
@@ -9,18 +9,6 @@ use crate::table::{Due, OwnedValue, Verdict};
 const SWEEP_LEN: usize = 1024;
 
 impl Keyspace {
-    /// Counts a key that expired and tells who watches it.
-    pub(super) fn expired(&mut self, db: u16, key: &[u8]) {
-        self.stats.expired += 1;
-        self.stats.dirty += 1;
-        if !self.watches.is_empty() {
-            self.watches.touch_expired(db, key);
-        }
-        if let Some(changes) = &mut self.changes {
-            changes.push((db, key.into()));
-        }
-    }
-
     /// One slice of the background expiry: looks at no more than about `budget` keys, only where the table knows that
     /// something may be due. Returns true if it stopped for its budget, so that there is more to do now.
     ///
@@ -76,7 +64,7 @@ impl Keyspace {
                     self.discard_value(object);
                 }
                 for key in over {
-                    self.expired(db, &key);
+                    self.note(db, &key, Change::Expired);
                     effects.push(db, &[settings.expire_verb(), &key]);
                 }
                 if done {

@@ -1,7 +1,7 @@
 //! How commands reach the keys of a database.
 
 use super::snapshot::preserve;
-use super::{Db, KeyEntry, Keyspace};
+use super::{Change, Db, KeyEntry, Keyspace};
 use crate::command::{Args, Effects, Error, Settings};
 use crate::resp::Reply;
 use crate::resp::number::parse_i64;
@@ -127,7 +127,7 @@ impl Keys<'_> {
 
     /// A command wrote to a key and left it as it was: tells who watches it, as Redis does.
     pub fn touched(&mut self, key: &[u8]) {
-        self.space.touched(self.db, key);
+        self.space.note(self.db, key, Change::Touched);
     }
 
     fn is_over(&self, expiry_ms: u64) -> bool {
@@ -144,7 +144,7 @@ impl Keys<'_> {
         }
         let removed = self.space.remove_for_good(self.db, key);
         assert!(removed, "found just before");
-        self.space.expired(self.db, key);
+        self.space.note(self.db, key, Change::Expired);
         if !is_own {
             self.effects.push(self.db, &[self.settings.expire_verb(), key]);
         }

@@ -71,6 +71,20 @@ impl std::ops::AddAssign for KeyspaceStats {
     }
 }
 
+/// What became of a key, for those who watch it and for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was changed, created or removed.
+    Changed,
+    /// It was written to, and left as it was.
+    Touched,
+    /// It was removed because its time was over.
+    Expired,
+}
+
+/// What became of keys, by database, in order.
+pub type Changes = Vec<(u16, Box<[u8]>, Change)>;
+
 /// A value of at most this many allocations is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
 /// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
@@ -113,8 +127,8 @@ pub struct Keyspace {
     snapshot: Option<Box<snapshot::Snapshot>>,
     /// The mark of entries that no snapshot owes; see [`snapshot`].
     epoch: bool,
-    /// In a transaction's scratch keyspace: (database, key) of every change, for the owners of the keys.
-    changes: Option<Vec<(u16, Box<[u8]>)>>,
+    /// In a transaction's scratch keyspace: what became of keys, by database, for their owners.
+    changes: Option<Changes>,
     /// Effects are collected (a replica, a backlog or an append-only file listens). Travels with the data so that the
     /// cut of a snapshot switches it on for the whole dataset at once.
     pub stream: bool,
@@ -251,22 +265,28 @@ impl Keyspace {
     #[inline]
     pub fn changed(&mut self, db: u16, key: &[u8]) {
         debug_assert!(self.is_preserved(db, key), "changed without regard to the snapshot");
-        self.stats.dirty += 1;
-        self.touched(db, key);
+        self.note(db, key, Change::Changed);
     }
 
-    /// A command wrote to a key and left it as it was: tells who watches it.
-    pub fn touched(&mut self, db: u16, key: &[u8]) {
+    /// Tells who watches a key what became of it, and counts it.
+    #[inline]
+    pub fn note(&mut self, db: u16, key: &[u8], change: Change) {
+        self.stats.dirty += u64::from(change != Change::Touched);
+        self.stats.expired += u64::from(change == Change::Expired);
         if !self.watches.is_empty() {
-            self.watches.touch(db, key);
+            match change {
+                Change::Changed | Change::Touched => self.watches.touch(db, key),
+                Change::Expired => self.watches.touch_expired(db, key),
+            }
         }
         if let Some(changes) = &mut self.changes {
-            changes.push((db, key.into()));
+            changes.push((db, key.into(), change));
         }
     }
 
-    /// In a scratch keyspace: what changed since it was last asked.
-    pub fn take_changes(&mut self) -> Vec<(u16, Box<[u8]>)> {
+    /// In a scratch keyspace: what became of keys since it was last asked. It is for the owners to count.
+    pub fn take_changes(&mut self) -> Changes {
+        (self.stats.dirty, self.stats.expired) = (0, 0);
         self.changes.replace(Vec::new()).unwrap_or_default()
     }
 
@@ -277,7 +297,7 @@ impl Keyspace {
     }
 
     /// Drops a value, or frees it later in slices if dropping it would take long.
-    fn discard_value(&mut self, object: Box<Object>) {
+    pub fn discard_value(&mut self, object: Box<Object>) {
         if Trash::takes_long(&object) {
             self.trash.push_back(Trash::of(object));
         }
@@ -303,10 +323,17 @@ impl Keyspace {
 
     /// As `discard_value`, for a whole entry.
     pub fn discard(&mut self, mut entry: KeyEntry) {
-        if entry.kind() == Kind::Boxed
-            && let OwnedValue::Boxed(object) = entry.take_value()
-        {
-            self.discard_value(object);
+        if entry.kind() == Kind::Boxed {
+            self.discard_owned(entry.take_value());
+        }
+    }
+
+    /// As `discard_value`, for a value of any kind.
+    pub fn discard_owned(&mut self, value: OwnedValue<Object>) {
+        match value {
+            OwnedValue::Boxed(object) => self.discard_value(object),
+            OwnedValue::Str(bytes) => self.discard_value(Box::new(Object::Str(bytes.into()))),
+            OwnedValue::Int(_) | OwnedValue::Score(_) | OwnedValue::None => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! A mark belongs to the expiry, not to the key: whoever sets or clears the expiry decides about the mark.
 
-use super::{Keyspace, Trash};
+use super::{Change, Keyspace, Trash};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
@@ -161,7 +161,7 @@ impl Keyspace {
                 let expiry_ms = found.and_then(|entry| entry.expiry_ms());
                 assert_eq!(expiry_ms, Some(at_ms), "who changes an expiry or removes it changes its mark");
                 self.remove_for_good(db, &key);
-                self.expired(db, &key);
+                self.note(db, &key, Change::Expired);
             }
         }
         false

@@ -345,6 +345,7 @@ impl Keyspace {
         lru: u32,
     ) -> bool {
         if self.db(db).table.find(self.hash(key), key).is_some() {
+            self.discard_owned(value);
             return false;
         }
         let mut entry = KeyEntry::with_expiry(key, storable(&mut value), expiry_ms);

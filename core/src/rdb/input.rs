@@ -81,6 +81,11 @@ impl Input {
         self.checksum.as_ref().map(Checksum::value)
     }
 
+    /// The buffer, to be freed.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// Takes out what was not consumed: behind a snapshot the replication stream goes on.
     pub fn take_rest(&mut self) -> Vec<u8> {
         self.hash();

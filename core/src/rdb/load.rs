@@ -125,6 +125,19 @@ impl ValueLoader {
         })
     }
 
+    /// What was read of a value whose rest will not come, to be freed.
+    pub fn into_unfinished(self) -> Option<Box<Object>> {
+        let object = match self.growing {
+            Growing::Nothing => return None,
+            Growing::Items(list) => Object::List(list),
+            Growing::Nodes(quick) => Object::List(List::from_quicklist(quick, &Limits::default())),
+            Growing::Fields(hash, _) => Object::Hash(hash),
+            Growing::Members(set) => Object::Set(set),
+            Growing::Scores(zset) => Object::ZSet(zset),
+        };
+        Some(Box::new(object))
+    }
+
     /// Reads what stands before the elements, and makes ready for them. A collection said to be large becomes a table at
     /// once; that costs nothing if it was a lie.
     fn begin(&mut self, cursor: &mut Cursor<'_>, limits: &Limits) -> Result<u64, Stop> {

@@ -169,6 +169,15 @@ impl Engine {
 
     /// One visit to the sockets, and the ticks between. Returns whether there was anything to do.
     fn round(&mut self) -> io::Result<bool> {
+        if self.shard.is_held_up() {
+            self.shard.end_tick(&mut self.mailboxes, &mut self.front);
+            self.mailboxes.wake();
+            if self.shard.is_held_up() {
+                // The home shard may want this very core.
+                std::thread::yield_now();
+                return Ok(true);
+            }
+        }
         self.front.ring.poll()?;
         let mut worked = self.tick(Instant::now(), Time { us: unix_us() });
         // The tickets are taken: what these ticks did may be seen now.
@@ -273,7 +282,7 @@ impl Engine {
 
     /// When the shard has to look at something though nothing arrives; None lets an idle server sleep for good.
     fn sleep_deadline(&self) -> Option<Instant> {
-        let expires = self.shard.keyspace().is_some_and(|keyspace| keyspace.has_expires());
+        let expires = self.shard.awaits_expiry();
         let Front { next_home_tick_ms, next_link_tick_ms, stale_report_ms, .. } = self.front;
         let parts_tick_ms = self.front.next_parts_tick_ms();
         let due_ms = [next_home_tick_ms, next_link_tick_ms, stale_report_ms, parts_tick_ms]

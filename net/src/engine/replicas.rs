@@ -147,7 +147,7 @@ impl Engine {
         for snapshot in std::mem::take(&mut self.front.aborted) {
             self.shard.abort_snapshot(snapshot);
         }
-        let paused = self.front.node.is_walk_paused(self.front.id);
+        let paused = self.front.node.is_walk_paused(self.front.id) || self.shard.is_home_full();
         self.front.held_back = paused;
         let walked = self.shard.walk_snapshot(WALK_SLICE_BYTES, PIECE_BYTES, paused, &mut self.front);
         let Some(walked) = walked else { return false };

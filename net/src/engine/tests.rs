@@ -7,17 +7,26 @@ use braid_core::command::registry;
 use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;
-use braid_shards::{Caller, Host, Invocation, Ran, RunFlags};
+use braid_shards::locks::Claim;
+use braid_shards::parcel::{Loan, Msg, TxMsg};
+use braid_shards::{Caller, Host, Invocation, Outlet, Parcel, Ran, RunFlags};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 /// The first of several shards, of which the others exist as mailboxes only.
 fn engine(config: Config, shards: usize) -> (Engine, Vec<Mailboxes>) {
+    engine_of(0, config, shards)
+}
+
+/// As `engine`, another shard.
+fn engine_of(id: ShardId, config: Config, shards: usize) -> (Engine, Vec<Mailboxes>) {
     let mut mailboxes = mailbox::connect_all(shards);
     let node = Arc::new(Node::new(config, None, shards));
     node.persistence.end_loading(0);
-    let ring = Ring::new(&RingConfig::default()).expect("a ring is set up");
-    let engine = Engine::new(0, node, ring, mailboxes.remove(0));
+    let new_ring = || Ring::new(&RingConfig::default()).expect("a ring is set up");
+    let mut own = mailboxes.remove(usize::from(id));
+    own.set_wakers((0..shards).map(|_| new_ring().waker()).collect());
+    let engine = Engine::new(id, node, new_ring(), own);
     (engine, mailboxes)
 }
 
@@ -79,6 +88,67 @@ fn an_idle_server_falls_asleep_for_good() {
         engine.front.ring.wait(Some(deadline), || false).unwrap();
     }
     panic!("something keeps waking it");
+}
+
+#[test]
+fn a_replica_sleeps_though_keys_of_its_master_expire() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    let deadline_ms = |engine: &Engine| {
+        let in_time = engine.sleep_deadline()?.saturating_duration_since(engine.front.now);
+        Some(in_time.as_millis()).filter(|ms| *ms <= SWEEP_PERIOD.as_millis())
+    };
+    while engine.round().unwrap() {}
+    run(&mut engine, "SET k v PX 100000");
+    assert!(deadline_ms(&engine).is_some(), "a master looks for what is over");
+    engine.shard.replica = true;
+    assert_eq!(deadline_ms(&engine), None, "it is the master's to remove");
+    engine.shard.keyspace_mut().expect("it is here").replica = true;
+    engine.shard.is_read_only = false;
+    run(&mut engine, "SET own v PX 100000");
+    assert!(deadline_ms(&engine).is_some());
+}
+
+/// Another shard sends a message to shard 1.
+fn send(other: &mut Mailboxes, message: Msg) {
+    let mut parcel = Box::<Parcel>::default();
+    parcel.msgs.push(message);
+    assert!(other.deliver(1, parcel).is_ok());
+}
+
+#[test]
+fn law9_a_shard_that_cannot_hand_in_what_it_wrote_runs_nothing_more() {
+    let (mut engine, mut others) = engine_of(1, Config::default(), 3);
+    engine.round().unwrap();
+    // The home shard borrows everything, as for a cut.
+    let lock = TxMsg::Lock { token: 1, id: 1, claim: Claim::Everything, watcher: None };
+    send(&mut others[0], Msg::Tx(Box::new(lock)));
+    engine.round().unwrap();
+    let (_, mut granted) = others[0].receive(&mut 1).expect("an answer");
+    let Some(Msg::Tx(message)) = granted.msgs.pop() else { panic!("an answer to the request") };
+    let TxMsg::Grant { loan: Loan::Everything(mut slice), .. } = *message else { panic!("a grant") };
+    slice.stream = true;
+    send(&mut others[0], Msg::Tx(Box::new(TxMsg::Return { id: 1, loan: Loan::Everything(slice) })));
+    engine.round().unwrap();
+    let key = (0..).map(|n| format!("k{n}")).find(|key| engine.front.node.map.shard_of(key.as_bytes()) == 1);
+    let line = format!("SET {} {}", key.expect("one of many"), "x".repeat(1 << 20));
+    // Nobody takes what lies in the ring to the home shard.
+    for _ in 0..400 {
+        if engine.shard.is_held_up() {
+            break;
+        }
+        run(&mut engine, &line);
+        engine.round().unwrap();
+    }
+    assert!(engine.shard.is_held_up());
+    // Another shard has something for it.
+    send(&mut others[1], Msg::Upper(Box::new(replicas::Abort { snapshot: 6 })));
+    for _ in 0..10 {
+        assert!(engine.round().unwrap(), "it does not sleep");
+    }
+    assert!(!engine.mailboxes.is_empty(), "it is not looked at");
+    while others[0].receive(&mut 1).is_some() {}
+    engine.round().unwrap();
+    assert!(!engine.shard.is_held_up() && engine.mailboxes.is_empty());
 }
 
 #[test]

@@ -48,7 +48,8 @@ pub fn check(world: &mut World) {
     }
     check_replicas(world, &witness, start, &bytes);
     let activated = world.hub().activated.expect("a replica came");
-    let ops = (0..world.env.ops.len()).collect();
+    // Who closed its connection was not answered.
+    let ops = (0..world.env.ops.len()).filter(|op| world.env.ops[*op].replied.is_some()).collect();
     check_replies(&world.env, &witness, &Era { ops, activated, epochs: BTreeMap::new() });
 }
 
@@ -168,11 +169,20 @@ impl Witness {
 
     /// Whether item `at` touched one of the keys, be it only on the way.
     fn touches(&self, db: u16, keys: &[Vec<u8>], at: usize) -> bool {
+        self.touches_what_lives(db, keys, at, 0)
+    }
+
+    /// As `touches`. That a key goes whose time was over before `then_ms` is none.
+    fn touches_what_lives(&self, db: u16, keys: &[Vec<u8>], at: usize, then_ms: u64) -> bool {
         let mut state = self.states[at - 1].clone();
         self.items[at - 1].commands.iter().any(|(command_db, words)| {
             let before = state.clone();
             state.run(&mut command_db.clone(), words);
-            keys.iter().any(|key| !state.is_untouched_since(&before, db, key))
+            let was_over = |key: &[u8]| {
+                let expiry_ms = before.get(db, key).and_then(|value| value.expiry_ms);
+                is_expiry(words) && expiry_ms.is_some_and(|at_ms| at_ms < then_ms)
+            };
+            keys.iter().any(|key| !state.is_untouched_since(&before, db, key) && !was_over(key))
         })
     }
 }
@@ -368,7 +378,10 @@ fn check_watch(env: &Env, witness: &Witness, watch: &Watch, exec: usize, point: 
     if witness.item_of[exec].is_none() {
         return;
     }
-    for at in (watch.point + 1..point).filter(|at| witness.touches(op.db, &watch.keys, *at)) {
+    // What was over when its watch began may go.
+    let then_ms = ops[watch.op].replied_ms;
+    let touches = |at: &usize| witness.touches_what_lives(op.db, &watch.keys, *at, then_ms);
+    for at in (watch.point + 1..point).filter(touches) {
         let Some(writer) = witness.op_of[at - 1] else { continue };
         assert!(
             ops[writer].sent < watched_at,

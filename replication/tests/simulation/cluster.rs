@@ -44,11 +44,11 @@ struct Node {
     process: Process,
     rules: Rules,
     follower_rules: FollowerRules,
+    ambush: Option<Ambush>,
 }
 
-/// A node that is to be made a master when it has been applying something for so many steps.
+/// A node is to be made a master when it has been applying something for so many steps.
 struct Ambush {
-    node: usize,
     steps: u32,
     steps_so_far: u32,
 }
@@ -64,6 +64,8 @@ pub struct Happened {
     pub role_changes: u64,
     /// Asked for while something of the old master's was being applied.
     pub promotions_in_epochs: u64,
+    /// Connections that ended in the midst of something.
+    pub closed: u64,
 }
 
 impl std::ops::AddAssign for Happened {
@@ -75,6 +77,7 @@ impl std::ops::AddAssign for Happened {
         self.failovers += other.failovers;
         self.role_changes += other.role_changes;
         self.promotions_in_epochs += other.promotions_in_epochs;
+        self.closed += other.closed;
     }
 }
 
@@ -89,8 +92,9 @@ impl Happened {
             failovers,
             role_changes,
             promotions_in_epochs,
+            closed,
         } = *self;
-        [full_syncs, partial_syncs, kills, failovers, role_changes, promotions_in_epochs]
+        [full_syncs, partial_syncs, kills, failovers, role_changes, promotions_in_epochs, closed]
             .iter()
             .all(|count| *count > 300)
             && restores > 50
@@ -103,7 +107,6 @@ pub struct Cluster {
     nodes: Vec<Node>,
     conns: Vec<Conn>,
     conns_made: usize,
-    ambush: Option<Ambush>,
     /// One in so many blows strikes.
     calm: u32,
     incarnations: usize,
@@ -136,7 +139,6 @@ impl Cluster {
             nodes: Vec::new(),
             conns: Vec::new(),
             conns_made: 0,
-            ambush: None,
             calm,
             incarnations: 0,
             histories: Histories::default(),
@@ -156,7 +158,7 @@ impl Cluster {
             };
             let follower_rules = FollowerRules { protects, intake, ..follower_rules(node) };
             let process = cluster.start(rules, follower_rules.clone(), None, None);
-            cluster.nodes.push(Node { process, rules, follower_rules });
+            cluster.nodes.push(Node { process, rules, follower_rules, ambush: None });
         }
         cluster
     }
@@ -197,7 +199,7 @@ impl Cluster {
                     let now_ms = self.env.now_ms();
                     self.nodes[node].process.hub().home.request_save(now_ms);
                 }
-                90..94 => self.lie_in_wait(node),
+                90..110 => self.lie_in_wait(node),
                 28..60 => self.nodes[node].process.hub().wait(&self.env),
                 60..90 => self.env.now_us += self.env.rng.u64(..300_000),
                 _ => self.step(node),
@@ -227,7 +229,7 @@ impl Cluster {
         if self.nodes[node].process.hub().home.is_replica() {
             let rng = &mut self.env.rng;
             let max = rng.u32(1..AMBUSH_STEPS_MAX);
-            self.ambush = Some(Ambush { node, steps: rng.u32(..max), steps_so_far: 0 });
+            self.nodes[node].ambush = Some(Ambush { steps: rng.u32(..max), steps_so_far: 0 });
         } else {
             self.change_role(node);
         }
@@ -235,8 +237,8 @@ impl Cluster {
 
     /// A node may be made a master in the middle of an epoch.
     fn spring(&mut self, node: usize) {
-        let Some(ambush) = self.ambush.as_mut().filter(|ambush| ambush.node == node) else { return };
-        if !self.nodes[node].process.has_epoch() {
+        let Node { process, ambush: Some(ambush), .. } = &mut self.nodes[node] else { return };
+        if !process.has_epoch() {
             ambush.steps_so_far = 0;
             return;
         }
@@ -244,7 +246,7 @@ impl Cluster {
         if ambush.steps_so_far <= ambush.steps {
             return;
         }
-        self.ambush = None;
+        self.nodes[node].ambush = None;
         self.happened.promotions_in_epochs += 1;
         self.ask(node, None);
     }
@@ -416,7 +418,7 @@ impl Cluster {
     pub fn heal(&mut self) {
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         self.env.rng.shuffle(&mut order);
-        self.ambush = None;
+        self.nodes.iter_mut().for_each(|node| node.ambush = None);
         let mut above = vec![None; order.len()];
         for at in 1..order.len() {
             above[order[at]] = Some(order[self.env.rng.usize(..at)]);
@@ -452,9 +454,11 @@ impl Cluster {
             crate::check::assert_same(&states[0], state, &format!("nodes 0 and {node} after healing"));
         }
         for node in 0..self.nodes.len() {
+            self.nodes[node].process.check_closed();
             self.close(node);
             self.count_syncs(node);
         }
+        self.happened.closed += self.env.closed;
     }
 
     /// What was asked for while a failover was under way was refused; and an empty dataset is taken on an order only.

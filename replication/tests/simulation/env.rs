@@ -16,6 +16,8 @@ pub struct Env {
     pub depth: usize,
     /// Clients so far, of all processes.
     pub clients: usize,
+    /// Connections that ended in the midst of something.
+    pub closed: u64,
     /// One in so many times that a client could send something it does.
     pub lull: u32,
     /// Tell what happens.
@@ -33,6 +35,7 @@ impl Env {
             keys: rng.usize(2..10),
             depth: 0,
             clients: 0,
+            closed: 0,
             lull: 1,
             is_loud,
             rng,

@@ -12,7 +12,7 @@ use crate::session::{Conn, Front, Phase, Thread};
 use crate::stock::dump;
 use crate::stream;
 use crate::workload::{Client, Op, Scenario};
-use braid_core::keyspace::{Keyspace, SnapshotPiece};
+use braid_core::keyspace::{Keyspace, SnapshotPiece, WatcherId};
 use braid_core::table::HashKey;
 use braid_replication::follower::{FollowerRules, start_shard_as_replica};
 use braid_replication::home::{Piece, Rules};
@@ -32,6 +32,8 @@ const DEPTH_MAX: usize = 2;
 
 /// One in so many times a slow shard hears what it could hear.
 const SLOWNESS: u8 = 8;
+/// One in so many ticks of a shard a connection ends.
+const CONSTANCY: u8 = 250;
 /// Times that clients send all they can, around a change of role.
 const HURRY: u32 = 40;
 
@@ -81,6 +83,8 @@ pub struct Process {
     applied_offset: u64,
     /// What was answered up to this moment was seen in the log; if it is killed now, the rest may not be.
     pub merged_until: u64,
+    /// What connections that ended were to those whose keys they watched.
+    closed: Vec<WatcherId>,
     /// Clients do not run anything: the dataset is being loaded, or writes wait.
     is_closed: bool,
 }
@@ -166,6 +170,7 @@ impl Process {
             is_turning: false,
             applied_offset: 0,
             merged_until: env.clock,
+            closed: Vec::new(),
             is_closed,
         }
     }
@@ -311,6 +316,7 @@ impl Process {
         if let Some(hub) = &mut thread.front.hub {
             hub.take_inputs(env);
         }
+        self.close_some(thread, env);
         for index in 0..thread.front.conns.len() {
             if thread.front.conns[index].can_go_on() && !self.is_closed && env.rng.u8(..4) > 0 {
                 thread.consume(index);
@@ -334,6 +340,33 @@ impl Process {
         self.load(thread, env);
         self.replicate(thread, env);
         self.follow(thread, env);
+    }
+
+    /// A connection may end in the midst of something. What it sent may take effect or not, and nobody hears of it.
+    fn close_some(&mut self, thread: &mut Thread, env: &mut Env) {
+        let may_end = matches!(env.scenario, Scenario::Mixed | Scenario::AllOrNothing | Scenario::Crowded);
+        if !may_end || env.rng.u8(..CONSTANCY) > 0 {
+            return;
+        }
+        let involved = |(_, conn): &(usize, &Conn)| conn.is_involved();
+        let found = thread.front.conns.iter().enumerate().filter(involved).map(|(index, _)| index);
+        let Some(index) = env.rng.choice(found.collect::<Vec<_>>()) else { return };
+        let former = thread.front.conns[index].client();
+        let client = self.clients.iter().position(|client| client.index == former).expect("its client");
+        self.closed.push(thread.reconnect(index, env.clients as u64));
+        self.clients[client] = self.clients[client].on_another(env.clients);
+        self.awaited[client].clear();
+        env.clients += 1;
+        env.closed += 1;
+    }
+
+    /// At rest: nothing is left of connections that ended.
+    pub fn check_closed(&self) {
+        for keyspace in self.slices().expect("at rest") {
+            for watcher in &self.closed {
+                assert_eq!(keyspace.watches.keys(*watcher).count(), 0, "a watch outlives its connection");
+            }
+        }
     }
 
     /// The part of a dataset being loaded.

@@ -95,6 +95,11 @@ impl Conn {
         self.input.is_empty() && self.awaited == 0 && self.steps.is_none() && self.out.is_empty()
     }
 
+    /// Commands of it are waited for, or it watches something.
+    pub fn is_involved(&self) -> bool {
+        self.awaited > 0 || !self.watched.is_empty()
+    }
+
     pub fn can_go_on(&self) -> bool {
         !self.input.is_empty() && self.awaited == 0
     }
@@ -246,6 +251,15 @@ impl Thread {
         Flow::Done
     }
 
+    /// A connection ends in the midst of whatever it has under way, and its client makes another, which is to be called `id`.
+    /// Returns what the former was to those whose keys it watches.
+    pub fn reconnect(&mut self, index: usize, id: u64) -> WatcherId {
+        self.drop_watches(index);
+        let conn = &mut self.front.conns[index];
+        let old = std::mem::replace(conn, Conn::new(id, conn.db, conn.is_unordered));
+        self.front.watcher(old.id)
+    }
+
     fn drop_watches(&mut self, index: usize) {
         let conn = &mut self.front.conns[index];
         conn.watched.clear();
@@ -321,7 +335,8 @@ impl Host for Front {
         if conn == MASTER_CONN {
             return self.hub().follower.epoch_applied(Ok(()));
         }
-        let index = self.conns.iter().position(|other| other.id == conn).expect("a connection");
+        // It may have ended.
+        let Some(index) = self.conns.iter().position(|other| other.id == conn) else { return };
         let conn = &mut self.conns[index];
         conn.awaited = conn.awaited.checked_sub(usize::from(is_last)).expect("an answer that was awaited");
         if conn.steps.is_none() {
@@ -335,9 +350,10 @@ impl Host for Front {
     }
 
     fn session(&mut self, conn: ConnId, id: CommandId, args: Args<'_>, out: &mut Reply) -> Outcome {
-        let conn = self.conns.iter_mut().find(|other| other.id == conn).expect("a connection");
         assert_eq!(registry().get(id).name, "select");
-        conn.db = database(args);
+        if let Some(conn) = self.conns.iter_mut().find(|other| other.id == conn) {
+            conn.db = database(args);
+        }
         out.ok();
         Ok(())
     }

@@ -100,6 +100,7 @@ impl World {
         }
         let tickets = self.process.counters.ticket.load(Ordering::SeqCst);
         assert_eq!(tickets, self.hub().segments, "law 4: a ticket without a segment");
+        self.process.check_closed();
         if self.hub().activated.is_some() {
             let state = self.process.whole().expect("at rest");
             let end = self.hub().home.end_offset();

@@ -146,6 +146,11 @@ impl Client {
         Self { db, index, ops_left, watched: None, awaited: None, counter: 0 }
     }
 
+    /// The same on another connection, by another name.
+    pub fn on_another(&self, index: usize) -> Self {
+        Self::new(index, self.db, self.ops_left)
+    }
+
     pub fn is_done(&self) -> bool {
         self.ops_left == 0 && self.watched.is_none()
     }

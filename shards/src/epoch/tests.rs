@@ -4,7 +4,9 @@ use crate::testing::{CONN, Cluster};
 /// Begins an epoch of commands at the home; no command of it may need a transaction.
 fn apply(cluster: &mut Cluster, epoch: u64, lines: &str) {
     let mut builder = EpochBuilder::new(cluster.shards[0].map);
-    assert_eq!(builder.push_all(&crate::testing::unit(lines)), Fit::Added);
+    for command in crate::testing::unit(lines).commands() {
+        assert_eq!(builder.push(command.id, command.db, command.args()), Fit::Added);
+    }
     cluster.shards[0].apply_epoch(epoch, builder.take());
     cluster.shards[0].settle(&mut cluster.told[0]);
 }
@@ -27,10 +29,11 @@ fn commands_are_split_by_the_owners_of_their_keys() {
     assert_eq!(push(&format!("SET {a} 1")), Fit::Added);
     assert_eq!(push(&format!("MSET {a} 1 {b} 2 {a} 3")), Fit::Added);
     assert_eq!(push(&format!("DEL {b} {a}")), Fit::Added);
+    assert_eq!(push(&format!("MSET {b} 4 {b} 5")), Fit::Added);
     assert_eq!(push(&format!("RENAME {a} {b}")), Fit::Alone);
     assert_eq!(push("FLUSHALL"), Fit::Alone);
     assert_eq!(push("PING"), Fit::Unfit);
-    assert_eq!(builder.commands(), 3);
+    assert_eq!(builder.commands(), 4);
     assert!(builder.len_bytes() > 20);
     let parts = builder.take();
     assert!(builder.is_empty() && builder.len_bytes() == 0);
@@ -45,23 +48,11 @@ fn commands_are_split_by_the_owners_of_their_keys() {
     };
     assert_eq!(parts.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(lines(&parts[0].1), [format!("SET {a} 1"), format!("MSET {a} 1 {a} 3"), format!("DEL {a}")]);
-    assert_eq!(lines(&parts[1].1), [format!("MSET {b} 2"), format!("DEL {b}")]);
-    assert_eq!((parts[0].1.indexes.as_slice(), parts[1].1.indexes.as_slice()), (&[0, 1, 2][..], &[1, 2][..]));
-}
-
-#[test]
-fn a_transaction_is_added_as_a_whole_or_not() {
-    let cluster = Cluster::new(3);
-    let (a, b) = (cluster.key(0, "a"), cluster.key(2, "b"));
-    let mut builder = EpochBuilder::new(cluster.shards[0].map);
-    let fit = builder.push_all(&crate::testing::unit(&format!("SET {a} 1; RENAME {a} {b}")));
-    assert_eq!((fit, builder.commands()), (Fit::Alone, 0));
+    assert_eq!(lines(&parts[1].1), [format!("MSET {b} 2"), format!("DEL {b}"), format!("MSET {b} 4 {b} 5")]);
     assert_eq!(
-        builder.push_all(&crate::testing::unit(&format!("SET {a} 1; RENAME {a} {b}; PING"))),
-        Fit::Unfit
+        (parts[0].1.indexes.as_slice(), parts[1].1.indexes.as_slice()),
+        (&[0, 1, 2][..], &[1, 2, 3][..])
     );
-    assert_eq!(builder.push_all(&crate::testing::unit(&format!("SET {a} 1; SET {b} 1"))), Fit::Added);
-    assert_eq!(builder.take().len(), 2);
 }
 
 #[test]

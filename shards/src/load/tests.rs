@@ -260,3 +260,82 @@ fn what_comes_late_of_an_attempt_that_is_over_is_neither_loaded_nor_answered() {
     assert!(matches!(&cluster.shards[1].loads.successor, Some(successor) if successor.load == 4));
     assert!(cluster.shards[1].has_trash());
 }
+
+/// A set of so many members, as it stands in a file.
+fn set_of(members: u64) -> Vec<u8> {
+    let mut writer = Writer::new(WriterOptions::default());
+    writer.length(members);
+    (0..members).for_each(|member| writer.string(format!("member:{member}").as_bytes()));
+    writer.take()
+}
+
+/// Loads values of one shard, of which some are not complete, until nothing is left to do.
+fn load_pieces(cluster: &mut Cluster, pieces: &[(&str, u8, &[u8], bool)]) {
+    cluster.shards[0].begin_load(1);
+    for (number, (key, kind, bytes, is_complete)) in (0..).zip(pieces) {
+        let mut batch = LoadBatch::new(10);
+        batch.push_key(0, KeyHeader { kind: *kind, ..header(key) }, 0, &bytes[..5], false);
+        batch.push_rest(5, &bytes[5..], *is_complete);
+        cluster.shards[0].send_load_batch(1, number, 0, batch);
+    }
+    settle(cluster);
+    while cluster.shards[0].load_some() {}
+}
+
+/// Values that wait to be freed, once what was dropped has come to them.
+fn trash_len(cluster: &mut Cluster) -> usize {
+    cluster.shards[0].background(0, &mut cluster.told[0]);
+    cluster.shards[0].keyspace().unwrap().trash_len()
+}
+
+#[test]
+fn law8_values_of_which_the_rest_does_not_come_are_freed_in_slices() {
+    let set = set_of(1000);
+    let mut writer = Writer::new(WriterOptions { compress: false, ..WriterOptions::default() });
+    writer.string(&[b'x'; 3 << 20]);
+    let text = writer.take();
+    let pieces: [(&str, u8, &[u8], bool); 2] =
+        [("s", kind::SET, &set[..5000], false), ("t", kind::STRING, &text[..2 << 20], false)];
+    for finishes in [false, true] {
+        let mut cluster = Cluster::new(1);
+        load_pieces(&mut cluster, &pieces);
+        if finishes {
+            // One that cannot be read makes the attempt fail, which is finished nevertheless.
+            let mut batch = LoadBatch::new(10);
+            batch.push_key(0, header("u"), 0, &[], true);
+            cluster.shards[0].send_load_batch(1, 2, 0, batch);
+            cluster.shards[0].finish_load(1);
+            settle(&mut cluster);
+            while cluster.shards[0].load_some() {}
+            cluster.shards[0].load_some();
+            settle(&mut cluster);
+            let answers = std::mem::take(&mut cluster.told[0].loads);
+            let whole = answers.into_iter().find_map(|(_, answer)| match answer {
+                LoadAnswer::Whole { successor, .. } => Some(successor),
+                LoadAnswer::Batch { .. } => None,
+            });
+            cluster.shards[0].bury_later(whole.expect("it is finished"));
+        } else {
+            cluster.shards[0].drop_load(1, Vec::new());
+            settle(&mut cluster);
+        }
+        assert_eq!(trash_len(&mut cluster), 2);
+        while cluster.shards[0].background(10, &mut cluster.told[0]) {}
+        assert!(cluster.told[0].freed_bytes > 1 << 20, "a block of megabytes is freed elsewhere");
+    }
+}
+
+#[test]
+fn law8_values_that_are_refused_are_freed_in_slices() {
+    let (set, longer) = (set_of(1000), [set_of(1000), vec![0]].concat());
+    let twice: [(&str, u8, &[u8], bool); 2] = [("s", kind::SET, &set, true), ("s", kind::SET, &set, true)];
+    for (pieces, refused) in [(&twice[..], "twice"), (&[("s", kind::SET, &longer[..], true)], NOT_THE_END)] {
+        let mut cluster = Cluster::new(1);
+        load_pieces(&mut cluster, pieces);
+        settle(&mut cluster);
+        let last = told(&mut cluster, 0).pop().expect("an answer");
+        assert!(last.1.unwrap_err().what.contains(refused));
+        let successor = cluster.shards[0].loads.successor.as_ref().expect("not given up yet");
+        assert_eq!(successor.keyspace.trash_len(), 1, "{refused}");
+    }
+}

@@ -197,6 +197,7 @@ impl Shard {
         if self.home == self.id {
             host.segment(ticket, segment, mark);
         } else {
+            self.undelivered_bytes += segment.len_bytes() + size_of::<Msg>() as u64;
             self.send(self.home, Msg::Segment { ticket, segment, mark });
         }
     }
@@ -212,9 +213,15 @@ impl Shard {
             }
             let fresh = self.pool.pop().unwrap_or_default();
             let parcel = std::mem::replace(&mut self.outgoing[to], fresh);
-            if let Err(parcel) = outlet.deliver(to as ShardId, parcel) {
-                // No room: it goes on growing and leaves with a later tick. What it holds is bounded by the number of
-                // connections, each of which waits for its answer.
+            let outcome = outlet.deliver(to as ShardId, parcel);
+            if to == usize::from(self.home) {
+                self.is_home_full = outcome.is_err();
+                self.undelivered_bytes *= u64::from(self.is_home_full);
+            }
+            if let Err(parcel) = outcome {
+                // No room: it goes on growing and leaves with a later tick. Runs and answers are bounded by the number of
+                // connections, each of which waits for its answer; segments by [`Shard::is_held_up`], as no more are
+                // written then; and who sends pieces of datasets looks at [`Shard::is_home_full`] or awaits answers.
                 let fresh = std::mem::replace(&mut self.outgoing[to], parcel);
                 self.pool.push(fresh);
             }

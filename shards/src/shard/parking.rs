@@ -26,7 +26,7 @@ pub(crate) struct ParkedRun {
     pub(super) done: Reply,
     /// Since when they wait. None: they have not been tried.
     waits_since: Option<TxId>,
-    /// What younger transactions have to leave to them.
+    /// What younger transactions have to leave to them. None: they wait for none.
     wants: Option<Claim>,
 }
 
@@ -54,7 +54,8 @@ impl Shard {
 
     /// Lets commands wait, the first of which is blocked.
     pub(super) fn park(&mut self, mut run: ParkedRun) {
-        run.wants = self.claim_of(&run);
+        // If nothing is on loan they wait for a walk, or for the end of a hold, during which nothing is lent.
+        run.wants = if self.locks.has_loans() { self.claim_of(&run) } else { None };
         let youngest_holder = run.wants.as_ref().and_then(|claim| self.locks.youngest_holder(claim));
         // Who waits is younger than whom it waits for.
         let keeps_age = |id: &TxId| youngest_holder.is_none_or(|holder| holder < *id);
@@ -93,14 +94,25 @@ impl Shard {
         })
     }
 
+    /// Who is older than `id` has something of `claim` on loan.
+    pub(crate) fn is_held_by_older(&self, claim: &Claim, id: TxId) -> bool {
+        self.locks.youngest_holder(claim).is_some_and(|holder| holder < id)
+    }
+
     /// Tries again what waits, the oldest first. To be called whenever something was returned.
     pub(crate) fn retry_waiting(&mut self, host: &mut impl Host) {
         if self.locks.is_holding() {
             return;
         }
         // What is tried sees only what is older waiting.
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
+        for (id, waiting) in std::mem::take(&mut self.waiting) {
             match waiting {
+                // To find that out by trying takes much longer, and many may wait for the same key.
+                Waiting::Run(run)
+                    if run.wants.as_ref().is_some_and(|claim| self.is_held_by_older(claim, id)) =>
+                {
+                    self.waiting.insert(id, Waiting::Run(run));
+                }
                 Waiting::Claim(claim) => self.try_claim(claim),
                 Waiting::Unwatch(watcher) => self.unwatch_here(watcher),
                 Waiting::Run(run) => self.try_run(*run, host),

@@ -208,14 +208,40 @@ fn an_abort_waits_for_the_slice_and_does_not_hit_another_snapshot() {
     assert!(!cluster.shards[1].keyspace().unwrap().has_snapshot());
 }
 
+/// Rings without room.
+struct Full;
+
+impl Outlet for Full {
+    fn deliver(&mut self, _: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
+        Err(parcel)
+    }
+}
+
+#[test]
+fn law9_what_waits_for_the_merge_is_bounded() {
+    let mut cluster = Cluster::new(2);
+    cut(&mut cluster);
+    cluster.rest();
+    let a = cluster.key(1, "a");
+    let value = "x".repeat(1 << 20);
+    let mut ticks = 0;
+    while !cluster.shards[1].is_held_up() {
+        assert_eq!(cluster.send(1, CONN, &format!("SET {a} {value}")), Some("+OK\r\n".into()));
+        assert!(!cluster.shards[1].is_held_up(), "the ring may have room");
+        cluster.shards[1].end_tick(&mut Full, &mut cluster.told[1]);
+        assert!(cluster.shards[1].is_home_full());
+        ticks += 1;
+    }
+    assert_eq!(ticks, UNDELIVERED_MAX_BYTES >> 20);
+    cluster.end_tick(1);
+    assert!(!cluster.shards[1].is_held_up() && !cluster.shards[1].is_home_full());
+    cluster.rest();
+    let segments = cluster.told[0].segments.iter().filter(|(_, bytes, _)| bytes.contains("SET"));
+    assert_eq!(segments.count() as u64, ticks);
+}
+
 #[test]
 fn a_full_ring_delays_and_loses_nothing() {
-    struct Full;
-    impl Outlet for Full {
-        fn deliver(&mut self, _: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
-            Err(parcel)
-        }
-    }
     let mut cluster = Cluster::new(2);
     let a = cluster.key(1, "a");
     assert_eq!(cluster.send(0, CONN, &format!("SET {a} 1")), None);

@@ -61,7 +61,7 @@ fn law3_everything_waits_for_keys_and_keys_for_everything() {
     assert_eq!(cluster.send(2, CONN, "FLUSHALL"), None);
     cluster.pass(2, 0);
     cluster.deliver(2, 1);
-    assert!(!cluster.shards[0].locks.is_exclusive());
+    assert!(cluster.shards[0].locks.exclusive_holder().is_none());
     // Younger than what waits for everything.
     assert_eq!(cluster.send(0, CONN, &format!("MSET {a} 2 {b} 2")), None);
     cluster.rest();
@@ -218,4 +218,48 @@ fn a_replicas_own_expiries_travel_with_their_keys() {
     cluster.ask(&format!("SET {a} v PX 100000"));
     cluster.ask(&format!("EXISTS {a} {b}"));
     assert_eq!(marked(&cluster), [1, 0, 0], "it came home with its mark");
+}
+
+/// Transactions that borrow keys, or everything.
+const FRAMES: [&str; 2] = ["", "; DBSIZE"];
+
+#[test]
+fn what_a_transaction_writes_without_changing_it_counts_for_nothing() {
+    for frame in FRAMES {
+        let mut cluster = Cluster::new(3);
+        let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+        cluster.ask(&format!("SET {a} 1"));
+        let dirty = |cluster: &Cluster| -> Vec<u64> {
+            cluster.shards.iter().map(|shard| shard.keyspace().unwrap().stats.dirty).collect()
+        };
+        let before = dirty(&cluster);
+        let watcher = watch(&mut cluster, &[&a]);
+        let names = frame.is_empty().then(|| keys(&[&a, &b]).unwrap());
+        let caller = Caller { conn: OTHER, flags: ATOMIC, watcher: None };
+        cluster.begin(1, caller, names, &format!("APPEND {a} ; EXISTS {a} {b}{frame}"));
+        cluster.rest();
+        assert_eq!(dirty(&cluster), before, "{frame}");
+        let keyspace = cluster.shards[0].keyspace().unwrap();
+        assert!(keyspace.watch_is_dirty(watcher, 0), "it was written to");
+    }
+}
+
+#[test]
+fn a_key_that_was_over_when_its_watch_began_goes_without_a_change() {
+    for frame in FRAMES {
+        let mut cluster = Cluster::new(3);
+        let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+        cluster.ask(&format!("SET {a} 1 PX 10"));
+        cluster.set_time_ms(1_000_011);
+        let watcher = watch(&mut cluster, &[&a]);
+        assert!(cluster.shards[0].keyspace().unwrap().len() == 1, "nobody has removed it");
+        let names = frame.is_empty().then(|| keys(&[&a, &b]).unwrap());
+        let caller = Caller { conn: OTHER, flags: ATOMIC, watcher: None };
+        cluster.begin(1, caller, names, &format!("EXISTS {a} {b}{frame}"));
+        cluster.rest();
+        let keyspace = cluster.shards[0].keyspace().unwrap();
+        assert!(keyspace.is_empty() && !keyspace.watch_is_dirty(watcher, 1_000_011), "{frame}");
+        let expired: u64 = cluster.shards.iter().map(|shard| shard.keyspace().unwrap().stats.expired).sum();
+        assert_eq!(expired, 1);
+    }
 }

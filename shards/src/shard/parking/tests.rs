@@ -1,3 +1,4 @@
+use super::{ParkedRun, Waiting};
 use crate::parcel::{Caller, ConnId};
 use crate::testing::{CONN, Cluster};
 use braid_core::keyspace::WatcherId;
@@ -98,4 +99,50 @@ fn law3_a_watch_that_begins_after_another_ended_is_not_ended_with_it() {
     cluster.rest();
     let keyspace = cluster.shards[0].keyspace().unwrap();
     assert_eq!(keyspace.watches.keys(watcher).count(), 1);
+}
+
+/// What waits at shard 0.
+fn parked(cluster: &Cluster) -> Vec<&ParkedRun> {
+    let waiting = cluster.shards[0].waiting.values();
+    let runs = waiting.filter_map(|waiting| match waiting {
+        Waiting::Run(run) => Some(&**run),
+        Waiting::Claim(_) | Waiting::Unwatch(_) => None,
+    });
+    runs.collect()
+}
+
+#[test]
+fn what_waits_for_a_key_is_not_tried_when_another_comes_back() {
+    let mut cluster = Cluster::new(4);
+    let (a, b) = (cluster.key(0, "a"), cluster.key(0, "b"));
+    let (c, d) = (cluster.key(1, "c"), cluster.key(1, "d"));
+    assert_eq!(cluster.send(2, CONN, &format!("MSET {a} 1 {c} 1")), None);
+    assert_eq!(cluster.send(3, CONN, &format!("MSET {b} 1 {d} 1")), None);
+    cluster.pass(2, 0);
+    cluster.pass(3, 0);
+    assert_eq!(cluster.send(0, CONN, &format!("GET {a}")), None);
+    assert_eq!(cluster.send(0, ConnId(8), &format!("GET {b}")), None);
+    let buffer = |cluster: &Cluster| parked(cluster)[0].unit.bytes.as_ptr();
+    let before = buffer(&cluster);
+    cluster.deliver(3, 1);
+    cluster.end_tick(0);
+    cluster.deliver(0, 3);
+    cluster.pass(1, 3);
+    cluster.pass(3, 0);
+    assert_eq!(cluster.replies(0), ["$1\r\n1\r\n"], "the second has its key");
+    assert_eq!((parked(&cluster).len(), buffer(&cluster)), (1, before), "copied by being tried");
+    cluster.rest();
+    assert_eq!(cluster.replies(0), ["$1\r\n1\r\n"]);
+}
+
+#[test]
+fn what_waits_for_the_end_of_an_epoch_claims_nothing() {
+    let mut cluster = Cluster::new(2);
+    let a = cluster.key(0, "a");
+    cluster.shards[0].locks.hold();
+    assert_eq!(cluster.send(0, CONN, &format!("GET {a}")), None);
+    assert!(parked(&cluster)[0].wants.is_none());
+    cluster.shards[0].locks.release_hold();
+    cluster.shards[0].retry_waiting(&mut cluster.told[0]);
+    assert_eq!(cluster.replies(0), ["$-1\r\n"]);
 }
