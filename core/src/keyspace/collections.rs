@@ -48,10 +48,7 @@ impl Keys<'_> {
         change: impl FnOnce(&mut C) -> R,
     ) -> Result<R, Error> {
         let hash = self.space.hash(key);
-        if !self.settle(hash, key) {
-            // A replica that takes writes of its own still had it, unseen.
-            self.space.remove_unseen(self.db, key);
-        }
+        self.clear_hidden(hash, key);
         let (now_ms, clock) = (self.now_ms, self.settings.access_clock);
         let Keyspace { dbs, snapshot, epoch, .. } = &mut *self.space;
         let Db { table, cut_db, .. } = &mut dbs[usize::from(self.db)];

@@ -279,12 +279,6 @@ impl Keyspace {
         }
     }
 
-    /// Removes a key that has expired and is hidden, without any effect.
-    #[cold]
-    fn remove_unseen(&mut self, db: u16, key: &[u8]) {
-        self.remove_for_good(db, key);
-    }
-
     /// Takes a key out and frees it, large ones in slices. False if there is none.
     fn remove_for_good(&mut self, db: u16, key: &[u8]) -> bool {
         let hash = self.hash(key);

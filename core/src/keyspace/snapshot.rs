@@ -155,7 +155,8 @@ impl Keyspace {
     }
 
     /// Bytes that wait to be taken.
-    pub fn snapshot_output_len_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn snapshot_output_len_bytes(&self) -> usize {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.output_len_bytes())
     }
 

@@ -11,12 +11,9 @@ use super::ziplist::{ziplist_to_listpack, zipmap_to_listpack};
 use crate::table::{MAX_LEN_BYTES, OwnedValue};
 use crate::types::num::parse_f64;
 use crate::types::{
-    Element, Hash, IntSet, Limits, List, Listpack, Misfit, Object, Quicklist, Set, ZSet, intset,
+    Element, Hash, IntSet, Limits, List, Listpack, Misfit, Object, Quicklist, Set, ZSet, hash, intset,
 };
 use std::borrow::Cow;
-
-/// Expiry times of fields lie below, ms since the Unix epoch: the bound that Redis sets, too.
-const FIELD_EXPIRY_END_MS: u64 = 1 << 48;
 
 const NOT_AN_EXPIRY: FaultKind = FaultKind::Value("Hash field expiry is out of range");
 const DUPLICATE: FaultKind = FaultKind::Value("Collection has a duplicate element");
@@ -174,7 +171,7 @@ impl ValueLoader {
                     (_, 0) => None,
                     (_, distance) => Some(base_ms.unwrap_or(0).saturating_add(distance - 1)),
                 };
-                if expiry_ms.is_some_and(|at_ms| !(1..FIELD_EXPIRY_END_MS).contains(&at_ms)) {
+                if expiry_ms.is_some_and(|at_ms| !(1..hash::EXPIRY_END_MS).contains(&at_ms)) {
                     return Err(cursor.fault(NOT_AN_EXPIRY));
                 }
                 if !hash.set(&name, &value, limits) {

@@ -139,11 +139,6 @@ impl Parser {
         }
     }
 
-    /// True in the midst of a command.
-    pub fn is_midway(&self) -> bool {
-        self.bulks_left > 0 || self.big.is_some()
-    }
-
     /// Bytes held for a big bulk under assembly (they count towards the query buffer limit).
     pub fn held_bytes(&self) -> usize {
         self.big.as_ref().map_or(0, |big| big.buffer.len())

@@ -149,14 +149,6 @@ impl Set {
         }
     }
 
-    /// [`Set::contains`] for a member of another set.
-    pub fn contains_element(&self, element: Element) -> bool {
-        match (&self.form, element) {
-            (Form::Ints(ints), Element::Int(value)) => ints.contains(value),
-            _ => self.contains(element.bytes(&mut itoa::Buffer::new())),
-        }
-    }
-
     /// Adds `member`; false if it was there.
     pub fn insert(&mut self, member: &[u8], limits: &Limits) -> bool {
         match &mut self.form {
@@ -277,22 +269,6 @@ impl Set {
                 0
             }
         }
-    }
-
-    /// Turns a compact set of nothing but integers into an intset if they are few enough: what an intersection does
-    /// at its end.
-    pub fn compact_integers(&mut self, limits: &Limits) {
-        if matches!(self.form, Form::Ints(_)) || self.len() > limits.set_max_intset_entries {
-            return;
-        }
-        let mut ints = IntSet::new();
-        for element in self.iter() {
-            match element.as_int() {
-                Some(value) => ints.insert(value),
-                None => return,
-            };
-        }
-        self.form = Form::Ints(ints);
     }
 
     /// Bytes allocated, sampled for a table.
@@ -450,8 +426,6 @@ mod tests {
         assert_eq!(["a", "1", "2"].map(|member| set.insert(member.as_bytes(), &limits)), [true; 3]);
         set.remove(b"a");
         assert_eq!(set.encoding(), "listpack");
-        set.compact_integers(&limits);
-        assert_eq!((set.encoding(), set.len()), ("intset", 2));
     }
 
     #[test]
@@ -467,7 +441,7 @@ mod tests {
         assert_eq!(of(&[]).unwrap_err(), Misfit::Empty);
         assert_eq!(of(&["a", "1"]).unwrap().encoding(), "listpack");
         let set = of(&["a", "1", "2"]).unwrap();
-        assert!(set.encoding() == "hashtable" && set.contains(b"1") && set.contains_element(Element::Int(2)));
+        assert!(set.encoding() == "hashtable" && set.contains(b"1") && set.contains(b"2"));
     }
 
     #[test]

@@ -369,7 +369,7 @@ fn live(seed: u64, counts: &mut BTreeMap<&'static str, usize>) {
 #[test]
 fn law5_a_snapshot_is_the_state_at_its_cut() {
     let mut counts = BTreeMap::new();
-    for seed in 0..40 {
+    for seed in 0..48 {
         live(seed, &mut counts);
     }
     // Otherwise the test proves less than it says.
