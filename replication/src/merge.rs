@@ -82,7 +82,7 @@ impl Merge {
         log: &mut Log,
         marked: &mut Vec<Marked>,
     ) {
-        let runs_bytes: u64 = segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum();
+        let runs_bytes: u64 = segment.runs.iter().map(|run| run.len_bytes).sum();
         assert_eq!(runs_bytes, segment.len_bytes(), "ticket {ticket}: runs and bytes differ");
         let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
         assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");

@@ -253,8 +253,9 @@ impl Front {
             if let Some(replica) = conn.session.replica.take() {
                 self.forget_replica(&replica);
             }
+            let unrun = conn.abandon_input();
             let unsent = conn.out.pieces.drain(..).map(|(_, piece)| piece);
-            unsent.chain(conn.parser.abandon_big()).for_each(|block| self.node.freeing.let_go(block));
+            unsent.chain(unrun).for_each(|block| self.node.freeing.let_go(block));
             self.release(&mut conn);
         }
     }
@@ -354,7 +355,7 @@ impl Front {
 
     /// Stops reading from a connection that sends more than it is served, or does not read its replies; and resumes.
     pub fn limit_input(&mut self, conn: &mut Conn) {
-        let held = conn.input.len() + conn.parser.held_bytes();
+        let held = conn.held_input_bytes();
         // An answer or the end of a send is on its way in each case, and brings us here again.
         let busy = conn.waiting || conn.sending || conn.is_full();
         let stop = conn.is_congested() || (busy && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
