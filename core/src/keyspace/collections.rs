@@ -135,6 +135,23 @@ mod tests {
     }
 
     #[test]
+    fn law8_few_long_elements_are_freed_in_slices_too() {
+        let long = "x".repeat(500 << 10);
+        for write in ["RPUSH k N", "HSET k N v", "HSET k f N", "ZADD k 1 N", "SADD k N"] {
+            for end in ["DEL k", "SET k new", "FLUSHALL"] {
+                let mut node = Node::new();
+                for at in 0..10 {
+                    let write = write.replace("f ", &format!("f{at} "));
+                    node.run(&write.replace('N', &format!("{at}{long}")));
+                }
+                node.run(end);
+                let slices = (1..100).take_while(|_| node.space.free_some(64, drop)).count() + 1;
+                assert!((5..20).contains(&slices), "{write}, {end}: {slices}");
+            }
+        }
+    }
+
+    #[test]
     fn law8_blocks_of_megabytes_are_freed_elsewhere() {
         let huge = "x".repeat(1 << 20);
         for end in ["DEL k", "SET k new", "SADD other m", "PEXPIRE k 0", "FLUSHALL"] {

@@ -1,12 +1,14 @@
 //! Removing keys whose time is over, in slices.
 
 use super::snapshot::{owes_huge, preserve};
-use super::{Db, Keyspace};
+use super::{Db, Keyspace, Trash};
 use crate::command::{Effects, Settings};
 use crate::table::{Due, OwnedValue, Verdict};
 
 /// Keys visited at a time: enough to finish a segment of the table, which updates its record of what is due.
 const SWEEP_LEN: usize = 1024;
+/// What of their values is freed at once, steps.
+const SWEEP_FREE_STEPS: usize = 1024;
 
 impl Keyspace {
     /// Counts a key that expired and tells who watches it.
@@ -72,8 +74,15 @@ impl Keyspace {
                 let done = *sweep == 0;
                 left -= visited.min(left);
                 self.db_mut(db).expires -= over.len();
+                let mut at_once = SWEEP_FREE_STEPS;
                 for object in values {
-                    self.discard_value(object);
+                    let steps = object.free_effort();
+                    if steps > at_once {
+                        self.trash.push_back(Trash::of(object));
+                    } else {
+                        at_once -= steps;
+                        self.discard_value(object);
+                    }
                 }
                 for key in over {
                     self.expired(db, &key);

@@ -17,8 +17,8 @@ pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
 pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 
-use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
-use crate::types::Object;
+use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table, ValueRef};
+use crate::types::{Object, free_steps};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -71,7 +71,7 @@ impl std::ops::AddAssign for KeyspaceStats {
     }
 }
 
-/// A value of at most this many allocations is freed at once: that takes some microseconds.
+/// A value of at most this many steps (see [`free_steps`]) is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
 /// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
 const HUGE_BLOCK_LEN_BYTES: usize = 1 << 20;
@@ -360,7 +360,7 @@ impl Keyspace {
             + self.flushed_len()
     }
 
-    /// Frees about `budget` allocations of what waits. True if something is left. What cannot be freed in slices, blocks of
+    /// Frees for about `budget` steps of what waits. True if something is left. What cannot be freed in slices, blocks of
     /// megabytes, is given to `free_elsewhere`.
     pub fn free_some(&mut self, budget: usize, mut free_elsewhere: impl FnMut(Bytes)) -> bool {
         let mut left = budget;
@@ -394,9 +394,14 @@ impl Keyspace {
                         && let Some(entry) = drain.next()
                     {
                         // A large value is set aside, the small ones are freed on the way.
+                        let steps = match entry.value() {
+                            ValueRef::Boxed(object) if Trash::takes_long(object) => 1,
+                            ValueRef::Boxed(object) => 1 + object.free_effort(),
+                            _ => free_steps(entry.heap_bytes()),
+                        };
+                        left -= steps.min(left);
                         self.discard(entry);
                         self.stats.lazyfreed_objects += 1;
-                        left -= 1;
                     }
                     if drain.len() > 0 {
                         self.trash.push_back(Trash::Table(drain));

@@ -151,13 +151,6 @@ impl Batch {
         }
     }
 
-    /// Gives up what was parsed: the big arguments of it, also of commands that have been executed.
-    pub fn abandon(&mut self) -> impl Iterator<Item = Bytes> + use<> {
-        let args = std::mem::take(&mut self.args);
-        self.reset();
-        args.into_iter().filter_map(Arg::into_big)
-    }
-
     /// Makes it ready for another connection.
     pub fn reset(&mut self) {
         self.args.clear();

@@ -168,14 +168,6 @@ impl Parser {
         taken
     }
 
-    /// Gives up the command under way, which will not be completed: what there is of its big bulks.
-    pub fn abandon(&mut self) -> impl Iterator<Item = Bytes> + use<> {
-        let under_way = self.big.take().map(|big| big.buffer.freeze());
-        let args = std::mem::take(&mut self.args);
-        self.reset();
-        args.into_iter().filter_map(Arg::into_big).chain(under_way)
-    }
-
     /// Looks for one command at the start of `input`, which must begin with the same bytes as in the call before as
     /// long as no command was returned.
     pub fn parse(&mut self, input: &[u8], limits: &ParseLimits) -> Result<Parsed, ProtocolError> {
@@ -474,20 +466,6 @@ mod tests {
             assert_eq!(parser.held_bytes(), at * bulk.len());
         }
         parser.reset();
-        assert_eq!(parser.held_bytes(), 0);
-    }
-
-    #[test]
-    fn what_is_abandoned_is_handed_out() {
-        let mut parser = Parser::new();
-        let bulk = vec![b'v'; BIG_BULK_LEN_BYTES];
-        let mut held = format!("*3\r\n$3\r\nSET\r\n${}\r\n", bulk.len()).into_bytes();
-        let Parsed::Assembling { .. } = parser.parse(&held, &LIMITS).unwrap() else { panic!("not whole") };
-        parser.feed_big(&bulk);
-        held.extend(format!("\r\n${}\r\nv", bulk.len()).bytes());
-        let Parsed::Assembling { .. } = parser.parse(&held, &LIMITS).unwrap() else { panic!("not whole") };
-        let lens: Vec<usize> = parser.abandon().map(|bytes| bytes.len()).collect();
-        assert_eq!(lens, [bulk.len(), 1]);
         assert_eq!(parser.held_bytes(), 0);
     }
 

@@ -5,7 +5,7 @@
 //! Expired fields stay until [`Hash::take_expired`] or [`Hash::remove`] takes them: the caller decides whether they
 //! are seen ([`Field::is_live`]), since a replica must hide what it may not remove.
 
-use super::Limits;
+use super::{Limits, free_steps};
 use super::extended::{self, SumError};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
@@ -420,12 +420,15 @@ impl Hash {
         }
     }
 
-    /// Number of allocations that freeing the hash takes, about.
+    /// Steps that freeing the hash takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Table(fields) = &self.form { fields.table.len() } else { 1 }
+        match &self.form {
+            Form::Table(fields) => members::free_effort(&fields.table),
+            Form::Packed(pack) | Form::Timed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to `max_steps` fields; true once nothing but the value itself is left to drop. Nothing else may be done
+    /// Frees fields for up to about `max_steps`; true once nothing but the value itself is left to drop. Nothing else may be done
     /// with it from the first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {

@@ -3,7 +3,7 @@
 //! The rules are Redis 8's: a set of integers up to `set-max-intset-entries`, other small ones a listpack, everything
 //! else a table; nothing goes back to a smaller encoding when members leave.
 
-use super::Limits;
+use super::{Limits, free_steps};
 use super::intset::IntSet;
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
@@ -280,12 +280,16 @@ impl Set {
         }
     }
 
-    /// Number of allocations that freeing the set takes, about.
+    /// Steps that freeing the set takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Table(table) = &self.form { table.len() } else { 1 }
+        match &self.form {
+            Form::Table(table) => members::free_effort(table),
+            Form::Ints(ints) => free_steps(ints.heap_bytes()),
+            Form::Packed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to `max_steps` members; true once nothing but the value itself is left to drop.
+    /// Frees members for up to about `max_steps`; true once nothing but the value itself is left to drop.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {
             Form::Table(table) => members::free_some(table, max_steps),

@@ -2,7 +2,7 @@
 //!
 //! The large encoding is a tree; `OBJECT ENCODING` calls it "skiplist" all the same, because clients compare that name.
 
-use super::Limits;
+use super::{Limits, free_steps};
 use super::bounds::{LexRange, ScoreRange};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, Misfit};
@@ -402,12 +402,15 @@ impl ZSet {
         }
     }
 
-    /// Number of allocations that freeing the set takes, about.
+    /// Steps that freeing the set takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Tree(tree) = &self.form { tree.free_effort() } else { 1 }
+        match &self.form {
+            Form::Tree(tree) => tree.free_effort(),
+            Form::Packed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to about `max_steps` allocations; true once nothing but the value itself is left to drop. Nothing else
+    /// Frees for up to about `max_steps`; true once nothing but the value itself is left to drop. Nothing else
     /// may be done with it from the first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {

@@ -4,7 +4,6 @@ use crate::ring::Token;
 use crate::session::Session;
 use braid_core::resp::{Batch, Parser, Reply};
 use braid_shards::ConnId;
-use bytes::Bytes;
 
 /// Input that waits while a command is under way is held up to this; then the connection is not read until it drains.
 pub const HELD_INPUT_MAX_LEN_BYTES: usize = 256 * 1024;
@@ -78,12 +77,6 @@ impl Conn {
     /// Bytes received for commands that were not run yet.
     pub fn held_input_bytes(&self) -> usize {
         self.input.len() + self.parser.held_bytes()
-    }
-
-    /// Gives up what was received and not run: the long values of it.
-    pub fn abandon_input(&mut self) -> impl Iterator<Item = Bytes> + use<> {
-        let parsed = self.batch.take().map(|mut batch| batch.abandon());
-        self.parser.abandon().chain(parsed.into_iter().flatten())
     }
 
     /// Whether so much waits to be sent that nothing more may be run first: even within one tick, a pipeline of short

@@ -253,9 +253,6 @@ impl Front {
             if let Some(replica) = conn.session.replica.take() {
                 self.forget_replica(&replica);
             }
-            let unrun = conn.abandon_input();
-            let unsent = conn.out.pieces.drain(..).map(|(_, piece)| piece);
-            unsent.chain(unrun).for_each(|block| self.node.freeing.let_go(block));
             self.release(&mut conn);
         }
     }
@@ -330,9 +327,8 @@ impl Front {
     }
 
     /// A send ended.
-    pub fn sent(&mut self, token: Token, mut buffer: SendBuffer, succeeded: bool) {
-        self.recycle(std::mem::take(&mut buffer.bytes));
-        buffer.take_shared().for_each(|piece| self.node.freeing.let_go(piece));
+    pub fn sent(&mut self, token: Token, buffer: SendBuffer, succeeded: bool) {
+        self.recycle(buffer.bytes);
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
         if let Some(mut replica) = conn.session.replica.take() {
@@ -448,10 +444,6 @@ impl Host for Front {
             }
             answer => self.follower().loads.answer(from, answer),
         }
-    }
-
-    fn free_block(&mut self, block: Bytes) {
-        self.node.freeing.free(block);
     }
 
     #[inline]

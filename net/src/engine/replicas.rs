@@ -250,7 +250,7 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, worked: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        home.log().take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
+        drop(home.log().take_dropped());
         self.spill();
         let Some(home) = &mut self.home else { return };
         let may_wait = worked && self.now < self.next_feed;
