@@ -156,7 +156,7 @@ mod tests {
     fn a_block_is_given_back_whatever_its_bounds_are() {
         for len in [0, 1, 4095, 4096, 8192, 3 << 20] {
             for skip in [0, 1, 100] {
-                let mut block = vec![7; len + skip];
+                let mut block = vec![7u8; len + skip];
                 give_back(&mut block[skip..]);
                 assert!(block[..skip].iter().all(|byte| *byte == 7), "what is not in the block stays");
             }
