@@ -136,8 +136,12 @@ impl Engine {
             }
             let idle = self.front.now.duration_since(last_worked);
             let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
-            if idle < busy_poll || (self.shard.awaits_answers() && patience.lasts(idle)) {
+            if idle < busy_poll {
                 std::hint::spin_loop();
+                continue;
+            }
+            if self.shard.awaits_answers() && patience.lasts(idle) {
+                patience::look_again(idle);
                 continue;
             }
             let rests = self.front.home.is_some() && self.front.node.persistence.rests();

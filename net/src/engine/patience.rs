@@ -9,6 +9,9 @@ use std::time::Duration;
 
 const MIN: Duration = Duration::from_micros(4);
 const MAX: Duration = Duration::from_micros(50);
+/// From here on others on the same core go first: the answer may be theirs to give. On a core of its own that costs a call
+/// to the kernel.
+const ALONE: Duration = Duration::from_micros(3);
 /// One in so many looks after one in vain is a long one.
 const TRIES: u32 = 16;
 
@@ -42,6 +45,11 @@ impl Patience {
             self.current = (self.current * 2).min(MAX);
         }
     }
+}
+
+/// Lets some time pass before the next look; nothing has come for `idle`.
+pub fn look_again(idle: Duration) {
+    if idle < ALONE { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 #[cfg(test)]
