@@ -465,11 +465,8 @@ fn idle_clients_and_those_beyond_their_limits_are_closed() {
         let stats = watcher.info("stats").unwrap();
         assert_eq!(stats["client_query_buffer_limit_disconnections"], "2");
         for directive in ["client-query-buffer-limit", "proto-max-bulk-len"] {
-            let set = |watcher: &mut Client, bytes: &str| {
-                call(watcher, &["CONFIG", "SET", directive, bytes])
-            };
-            assert!(set(&mut watcher, "4gb").is_error(), "{directive}");
-            assert!(set(&mut watcher, "3gb").text() == "OK", "{directive}");
+            assert!(watcher.call(&["CONFIG", "SET", directive, "4gb"]).unwrap().is_error(), "{directive}");
+            assert_eq!(call(&mut watcher, &["CONFIG", "SET", directive, "3gb"]).text(), "OK", "{directive}");
         }
         // Who leaves by itself is told apart.
         let mut leaver = connect(&peer);

@@ -182,7 +182,7 @@ mod tests {
         let mut segment = Segment::default();
         let mut bytes = Vec::new();
         for _ in 0..rng.usize(..4) {
-            let len_bytes = rng.u32(..700);
+            let len_bytes = rng.u64(..700);
             bytes.extend((0..len_bytes).map(|_| rng.u8(..)));
             segment.runs.push(Run { db: rng.u16(..3), len_bytes });
         }

@@ -5,10 +5,10 @@
 //! Expired fields stay until [`Hash::take_expired`] or [`Hash::remove`] takes them: the caller decides whether they
 //! are seen ([`Field::is_live`]), since a replica must hide what it may not remove.
 
-use super::{Limits, free_steps};
 use super::extended::{self, SumError};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
+use super::{Limits, free_steps};
 use crate::table::{self, Due, Entry, EntryRef, Lookup, NewValue, ValueRef, Verdict};
 
 /// A hash.

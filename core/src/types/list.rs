@@ -3,9 +3,9 @@
 //! It turns into a quicklist when an addition would pass `list-max-listpack-size`, and back when a removal leaves one
 //! listpack of at most half of that, as Redis 7.2 and later do.
 
-use super::{Limits, free_steps};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::quicklist::{self, NodeLimit, NodeRef, Quicklist, remove_matching_in};
+use super::{Limits, free_steps};
 
 /// One of a list's two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,7 +48,11 @@ pub(super) fn clone_table(table: &MemberTable) -> MemberTable {
 pub(super) fn free_effort(table: &MemberTable) -> usize {
     // Long entries are looked for where few entries would be freed at once.
     const FEW: usize = 64;
-    if table.len() > FEW { table.len() } else { table.iter().map(|entry| free_steps(entry.heap_bytes())).sum() }
+    if table.len() > FEW {
+        table.len()
+    } else {
+        table.iter().map(|entry| free_steps(entry.heap_bytes())).sum()
+    }
 }
 
 /// Frees entries for up to about `max_steps`; true once the table is empty.

@@ -3,11 +3,11 @@
 //! The rules are Redis 8's: a set of integers up to `set-max-intset-entries`, other small ones a listpack, everything
 //! else a table; nothing goes back to a smaller encoding when members leave.
 
-use super::{Limits, free_steps};
 use super::intset::IntSet;
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
 use super::num::parse_i64;
+use super::{Limits, free_steps};
 use crate::table::{self, Entry, Lookup, NewValue};
 
 /// Intsets count in 32 bits; Redis stops them here.

@@ -2,12 +2,12 @@
 //!
 //! The large encoding is a tree; `OBJECT ENCODING` calls it "skiplist" all the same, because clients compare that name.
 
-use super::{Limits, free_steps};
 use super::bounds::{LexRange, ScoreRange};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, Misfit};
 use super::num::{format_f64, parse_f64};
 use super::scored::{self, ScoredSet};
+use super::{Limits, free_steps};
 use std::ops::Range;
 
 /// A sorted set.

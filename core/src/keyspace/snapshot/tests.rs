@@ -430,7 +430,11 @@ fn law8_what_a_snapshot_holds_on_to_is_freed_in_slices_whatever_ends_it() {
         node.run("FLUSHALL");
         let space = &mut node.space;
         let trashed = space.trash.len();
-        if replaced { space.replace_with(space.successor()) } else { space.abort_snapshot() }
+        if replaced {
+            space.replace_with(space.successor())
+        } else {
+            space.abort_snapshot()
+        }
         assert_eq!(space.trash.len() - trashed, 3, "replaced: {replaced}");
         while space.free_some(10, drop) {}
         assert_eq!(space.trash_len(), 0);
