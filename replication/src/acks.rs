@@ -41,6 +41,11 @@ pub enum Level {
 }
 
 impl Acked {
+    /// Seconds since the replica last spoke (`lag` in INFO).
+    pub fn lag_s(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.at_ms) / 1000
+    }
+
     fn offset_at(&self, level: Level) -> u64 {
         match level {
             Level::Applied => self.offset,
@@ -101,11 +106,6 @@ impl Acks {
         self.replicas.get(&id).copied()
     }
 
-    /// Seconds since a replica last spoke (`lag` in INFO).
-    pub fn lag_s(&self, id: ReplicaId, now_ms: u64) -> Option<u64> {
-        self.acked(id).map(|acked| now_ms.saturating_sub(acked.at_ms) / 1000)
-    }
-
     /// How many replicas have applied the stream up to `offset`, or made it durable.
     pub fn count(&self, offset: u64, level: Level) -> usize {
         self.replicas.values().filter(|acked| acked.offset_at(level) >= offset).count()
@@ -114,10 +114,7 @@ impl Acks {
     /// Replicas that spoke within the last `max_lag_s` seconds (`min-replicas-max-lag`): writes are accepted while
     /// these are at least `min-replicas-to-write`.
     pub fn good_replicas(&self, max_lag_s: u64, now_ms: u64) -> usize {
-        self.replicas
-            .keys()
-            .filter(|id| self.lag_s(**id, now_ms).is_some_and(|lag_s| lag_s <= max_lag_s))
-            .count()
+        self.replicas.values().filter(|acked| acked.lag_s(now_ms) <= max_lag_s).count()
     }
 
     /// `WAIT replicas_wanted timeout` of a client whose last write ends at `offset`. Answers at once if it is so
@@ -257,7 +254,7 @@ mod tests {
         acks.add_replica(ReplicaId(2), 5000);
         assert_eq!(acks.good_replicas(10, 11_999), 2);
         assert_eq!(acks.good_replicas(10, 12_000), 1);
-        assert_eq!(acks.lag_s(ReplicaId(1), 12_000), Some(11));
+        assert_eq!(acks.acked(ReplicaId(1)).map(|acked| acked.lag_s(12_000)), Some(11));
         acks.remove_replica(ReplicaId(2));
         assert_eq!(acks.good_replicas(10, 12_000), 0);
     }

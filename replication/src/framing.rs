@@ -1,11 +1,12 @@
 //! How a snapshot is wrapped on the wire: after its length, or until a mark.
 
+use crate::hex::{HEX_LEN, Hex};
 use bytes::Bytes;
 
 /// Keeps the replica's timeout from striking while its snapshot is prepared.
 pub const KEEPALIVE: &[u8] = b"\n";
 /// Bytes of the random mark that ends a snapshot of unknown length.
-pub const EOF_MARK_BYTES: usize = 40;
+pub const EOF_MARK_BYTES: usize = HEX_LEN;
 
 /// Announces a snapshot of known length. Nothing follows it.
 pub fn bulk_header(len_bytes: u64) -> Bytes {
@@ -14,30 +15,25 @@ pub fn bulk_header(len_bytes: u64) -> Bytes {
 
 /// A random mark that ends a snapshot whose length nobody knows beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EofMark([u8; EOF_MARK_BYTES]);
-
-/// Hex digits that nobody can guess by accident.
-pub(crate) fn random_hex(rng: &mut fastrand::Rng) -> [u8; EOF_MARK_BYTES] {
-    std::array::from_fn(|_| b"0123456789abcdef"[rng.usize(..16)])
-}
+pub struct EofMark(Hex);
 
 impl EofMark {
     pub fn random(rng: &mut fastrand::Rng) -> Self {
-        EofMark(random_hex(rng))
+        EofMark(Hex::random(rng))
     }
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("hex digits")
+        self.0.as_str()
     }
 
     /// Announces the snapshot.
     pub fn header(&self) -> Bytes {
-        [b"$EOF:", &self.0[..], b"\r\n"].concat().into()
+        format!("$EOF:{}\r\n", self.as_str()).into()
     }
 
     /// Follows the snapshot.
     pub fn trailer(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
+        Bytes::copy_from_slice(self.as_str().as_bytes())
     }
 }
 

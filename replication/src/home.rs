@@ -17,7 +17,6 @@ mod waits;
 
 use crate::acks::{Acks, ReplicaId, Resolved, WaiterId};
 use crate::failover::{Failover, Step};
-use crate::framing::KEEPALIVE;
 use crate::ids::Ids;
 use crate::log::{Log, ReaderLimits};
 use crate::merge::{Marked, Merge};
@@ -37,6 +36,7 @@ pub use farewell::Attendance;
 pub use files::FileStep;
 pub use parts::PartsPlan;
 pub use report::{ReplicaLine, Report};
+pub use sending::Unsent;
 pub use snapshots::{Piece, RDB_VERSION};
 
 /// Between two looks at the time while there are replicas.
@@ -72,8 +72,6 @@ pub enum Action {
     Cut { snapshot: u64, with_data: bool },
     /// Nobody wants this snapshot any more.
     Abort { snapshot: u64 },
-    /// The shard may go on handing in pieces.
-    Resume { snapshot: u64 },
     /// Do something with a snapshot's file.
     File { snapshot: u64, step: FileStep },
     /// Close a replica's connection, and why.
@@ -114,10 +112,8 @@ pub struct Home {
     retry_cut_ms: Option<u64>,
     /// A snapshot to be kept is asked for.
     wants_save: bool,
-    /// Snapshots whose pieces are all in their file, which is being finished; with those that wait for it.
-    finishing: Vec<(u64, Vec<ReplicaId>)>,
-    /// Files being sent, by snapshot: to how many replicas.
-    file_readers: BTreeMap<u64, usize>,
+    /// The snapshot whose pieces are all in its file, which is being finished, and those who wait for it.
+    finishing: Option<(u64, Vec<ReplicaId>)>,
     rng: fastrand::Rng,
     /// Clients whose wait is over.
     resolved: Vec<Resolved>,
@@ -134,6 +130,8 @@ pub struct Home {
     /// This node follows a master.
     relay: Option<Relay>,
     turn: Option<Turn>,
+    /// Pieces of snapshots, for [`Home::take_dropped`].
+    dropped: Vec<Bytes>,
 }
 impl Home {
     pub fn new(shards: usize, rules: Rules, seed: u64) -> Self {
@@ -158,8 +156,7 @@ impl Home {
             last_ping_ms: 0,
             retry_cut_ms: None,
             wants_save: false,
-            finishing: Vec::new(),
-            file_readers: BTreeMap::new(),
+            finishing: None,
             rng,
             resolved: Vec::new(),
             asked_at: None,
@@ -173,6 +170,7 @@ impl Home {
             syncs_in_parts: 0,
             relay: None,
             turn: None,
+            dropped: Vec::new(),
         }
     }
 
@@ -226,9 +224,22 @@ impl Home {
         }
     }
 
-    /// Lets go of what nobody needs; call it after a batch of segments.
+    /// Lets go of what nobody needs; call it after a batch of segments, and as long as [`Home::is_freeing`].
     pub fn trim(&mut self) {
         self.log.trim();
+    }
+
+    /// Whether [`Home::trim`] has more to free at once.
+    pub fn is_freeing(&self) -> bool {
+        self.log.is_freeing()
+    }
+
+    /// Pieces that nobody here needs any more. Those that are long are to be freed elsewhere, where nobody else has them. To
+    /// be asked for whenever it was trimmed.
+    pub fn take_dropped(&mut self) -> Vec<Bytes> {
+        let mut dropped = self.log.take_dropped();
+        dropped.append(&mut self.dropped);
+        dropped
     }
 
     /// Time passes. To be called at least every second while there are replicas.
@@ -260,12 +271,7 @@ impl Home {
             {
                 self.merge.ping(&mut self.log);
             }
-            self.keep_parts_alive();
-            for peer in self.peers.values_mut() {
-                if peer.handshake.state() == State::WaitBgsave {
-                    peer.push(Bytes::from_static(KEEPALIVE));
-                }
-            }
+            self.peers.values_mut().for_each(Peer::keep_alive);
         }
         let timeout_ms = self.rules.timeout_ms;
         for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_closing) {
@@ -300,6 +306,7 @@ impl Home {
         let others = [
             save,
             self.retry_cut_ms,
+            self.log.next_tick_ms(),
             self.acks.next_deadline_ms(),
             self.next_retention_ms(),
             self.failover.next_deadline_ms(),

@@ -1,26 +1,24 @@
 //! Replication ids: which history a dataset belongs to.
 
-/// Hex digits in an id.
-pub const ID_LEN: usize = 40;
+use crate::hex::{HEX_LEN, Hex};
 
 /// The id of one replication history.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ReplId([u8; ID_LEN]);
+pub struct ReplId(Hex);
 
 impl ReplId {
     /// A fresh one.
     pub fn random(rng: &mut fastrand::Rng) -> Self {
-        ReplId(std::array::from_fn(|_| b"0123456789abcdef"[rng.usize(..16)]))
+        ReplId(Hex::random(rng))
     }
 
     /// From the wire: 40 hex digits of either case.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let id: [u8; ID_LEN] = text.try_into().ok()?;
-        id.iter().all(u8::is_ascii_hexdigit).then(|| ReplId(id.to_ascii_lowercase().try_into().expect("40")))
+        Hex::parse(text).map(ReplId)
     }
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("hex digits")
+        self.0.as_str()
     }
 }
 
@@ -57,7 +55,7 @@ impl Ids {
 
     /// `master_replid2` as INFO prints it: zeros if there is none.
     pub fn former_text(&self) -> String {
-        self.former.map_or_else(|| "0".repeat(ID_LEN), |(id, _)| id.to_string())
+        self.former.map_or_else(|| "0".repeat(HEX_LEN), |(id, _)| id.to_string())
     }
 
     /// `second_repl_offset`: the first byte, counted from 1, that the two histories do not share; -1 if there is no

@@ -4,6 +4,7 @@ pub mod acks;
 pub mod failover;
 pub mod follower;
 pub mod framing;
+mod hex;
 pub mod home;
 pub mod ids;
 pub mod link;

@@ -23,6 +23,10 @@ const TAIL_BYTES: usize = 16 << 10;
 
 /// Freeing a piece at least this long takes too long for a shard's thread.
 const LONG_PIECE_LEN_BYTES: usize = 1 << 20;
+/// However short a piece is, freeing it takes as long as giving back this much memory.
+const FREE_COST_BYTES: u64 = 4 << 10;
+/// So much is freed at a time though nothing is appended: some 100 us of work (law 8).
+const FREE_BYTES: u64 = 1 << 20;
 
 /// Names a reader of one [`Log`]. Not reused for another reader before it wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,7 +82,7 @@ struct Piece {
 struct Reader {
     /// Bytes of the stream it has had.
     position: u64,
-    /// What it says that it has applied, if it has said so.
+    /// What it has applied for sure; None: it never says.
     acked: Option<u64>,
     /// What follows its position, read from disk.
     fetched: VecDeque<Bytes>,
@@ -96,6 +100,10 @@ struct Slot {
 /// See the module.
 pub struct Log {
     pieces: VecDeque<Piece>,
+    /// The first so many of them are let go: they are freed some at a time.
+    released_pieces: usize,
+    /// What it will cost to free what was appended since some were freed last.
+    appended_cost_bytes: u64,
     /// Small pieces being copied together; they come after `pieces`.
     tail: BytesMut,
     /// Offset before the first byte kept.
@@ -115,6 +123,8 @@ impl Log {
     pub fn new(offset: u64, backlog_bytes: u64) -> Self {
         Log {
             pieces: VecDeque::new(),
+            released_pieces: 0,
+            appended_cost_bytes: 0,
             tail: BytesMut::new(),
             start: offset,
             end: offset,
@@ -146,7 +156,7 @@ impl Log {
     /// If there are readers; theirs was the old history.
     pub fn reset(&mut self, offset: u64) {
         assert_eq!(self.readers().count(), 0, "readers of a history that ends");
-        self.dropped.extend(self.pieces.drain(..).filter_map(Piece::long));
+        self.released_pieces = self.pieces.len();
         self.tail.clear();
         self.start = offset;
         self.end = offset;
@@ -186,22 +196,22 @@ impl Log {
 
     /// Appends to the stream. Call [`Log::trim`] when a batch is in.
     pub fn append(&mut self, bytes: Bytes) {
+        let start = self.end;
         self.end += bytes.len() as u64;
         if !self.is_active {
             debug_assert_eq!(self.readers().count(), 0);
             self.start = self.end;
         } else if bytes.len() < COPY_BELOW_BYTES {
-            self.copy(&bytes);
+            self.copy(&bytes, start);
         } else {
-            self.seal();
-            let start = self.end - bytes.len() as u64;
-            self.pieces.push_back(Piece { start, bytes });
+            self.seal_before(start);
+            self.push(Piece { start, bytes });
         }
     }
 
-    fn copy(&mut self, bytes: &[u8]) {
+    fn copy(&mut self, bytes: &[u8], start: u64) {
         if self.tail.capacity() - self.tail.len() < bytes.len() {
-            self.seal_before(self.end - bytes.len() as u64);
+            self.seal_before(start);
             self.tail = BytesMut::with_capacity(TAIL_BYTES);
         }
         self.tail.extend_from_slice(bytes);
@@ -209,22 +219,27 @@ impl Log {
 
     /// Makes the copied pieces readable. What is left of their room stays usable.
     fn seal(&mut self) {
-        let tail_end = self.pieces.back().map_or(self.start, Piece::end) + self.tail.len() as u64;
-        self.seal_before(tail_end);
+        self.seal_before(self.end);
     }
 
     fn seal_before(&mut self, tail_end: u64) {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
-            self.pieces.push_back(Piece { start: tail_end - bytes.len() as u64, bytes });
+            self.push(Piece { start: tail_end - bytes.len() as u64, bytes });
         }
     }
 
-    /// Lets go of what neither the backlog's size nor a reader keeps, and brings to disk what has to go there. Frees whole
-    /// pieces, so call it often.
+    fn push(&mut self, piece: Piece) {
+        self.appended_cost_bytes += piece.free_cost_bytes();
+        self.pieces.push_back(piece);
+    }
+
+    /// Lets go of what neither the backlog's size nor a reader keeps, and brings to disk what has to go there. Frees some
+    /// of it, so call it often, and as long as [`Log::is_freeing`].
     pub fn trim(&mut self) {
         self.spill();
         self.forget_before(self.memory_floor());
+        self.free_some();
         self.read_ahead();
     }
 
@@ -234,10 +249,38 @@ impl Log {
         }
         self.seal();
         // A piece of which something is kept stays as it is: its memory is one block.
-        while let Some(piece) = self.pieces.pop_front_if(|piece| piece.end() <= floor) {
+        self.released_pieces = self.first_piece_beyond(floor);
+        self.start = floor;
+    }
+
+    /// Of the pieces that are kept, the first with a byte behind `offset`.
+    fn first_piece_beyond(&self, offset: u64) -> usize {
+        let (mut first, mut end) = (self.released_pieces, self.pieces.len());
+        while first < end {
+            let middle = first.midpoint(end);
+            if self.pieces[middle].end() <= offset {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        first
+    }
+
+    /// Frees some of what was let go, and twice as much as was appended, so that it does not pile up.
+    fn free_some(&mut self) {
+        let mut left_bytes = FREE_BYTES + 2 * std::mem::take(&mut self.appended_cost_bytes);
+        while self.released_pieces > 0 && left_bytes > 0 {
+            let piece = self.pieces.pop_front().expect("it counts pieces");
+            self.released_pieces -= 1;
+            left_bytes = left_bytes.saturating_sub(piece.free_cost_bytes());
             self.dropped.extend(piece.long());
         }
-        self.start = floor;
+    }
+
+    /// Whether [`Log::trim`] has something more to free at once.
+    pub fn is_freeing(&self) -> bool {
+        self.released_pieces > 0
     }
 
     /// Long pieces that were let go: where nobody else has them, they are to be freed elsewhere. To be asked for whenever the
@@ -260,7 +303,7 @@ impl Log {
     pub fn slices(&mut self, offset: u64, max_bytes: u64, max_slices: usize, out: &mut Vec<Bytes>) -> u64 {
         assert!(self.start <= offset && offset <= self.end, "offset {offset} is not in the log");
         self.seal();
-        let first = self.pieces.partition_point(|piece| piece.end() <= offset);
+        let first = self.first_piece_beyond(offset);
         let mut at = offset;
         let stop = self.end.min(offset.saturating_add(max_bytes));
         for piece in self.pieces.range(first..).take(max_slices) {
@@ -281,18 +324,25 @@ impl Log {
     /// # Panics
     /// If the log is inactive or does not have that position.
     pub fn add_reader(&mut self, position: u64) -> ReaderId {
+        self.insert_reader(position, Some(position))
+    }
+
+    /// Starts a reader that never acknowledges anything, and so never comes back for anything.
+    ///
+    /// # Panics
+    /// As [`Log::add_reader`].
+    pub fn add_silent_reader(&mut self, position: u64) -> ReaderId {
+        self.insert_reader(position, None)
+    }
+
+    fn insert_reader(&mut self, position: u64, acked: Option<u64>) -> ReaderId {
         assert!(self.can_continue_with(position + 1), "position {position} is not in the log");
         let slot = self.slots.iter().position(|slot| slot.reader.is_none()).unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() - 1
         });
-        self.slots[slot].reader = Some(Reader {
-            position,
-            acked: None,
-            fetched: VecDeque::new(),
-            lost: None,
-            over_soft_since_ms: None,
-        });
+        self.slots[slot].reader =
+            Some(Reader { position, acked, fetched: VecDeque::new(), lost: None, over_soft_since_ms: None });
         ReaderId { slot: slot as u32, generation: self.slots[slot].generation }
     }
 
@@ -302,11 +352,6 @@ impl Log {
         let slot = &mut self.slots[id.slot as usize];
         slot.reader = None;
         slot.generation = slot.generation.wrapping_add(1);
-    }
-
-    /// Bytes of the stream the reader has had.
-    pub fn position(&self, id: ReaderId) -> u64 {
-        self.reader(id).position
     }
 
     /// Bytes that wait for the reader.
@@ -414,6 +459,10 @@ impl Piece {
         self.start + self.bytes.len() as u64
     }
 
+    fn free_cost_bytes(&self) -> u64 {
+        self.bytes.len() as u64 + FREE_COST_BYTES
+    }
+
     /// The bytes, if they are many.
     fn long(self) -> Option<Bytes> {
         (self.bytes.len() >= LONG_PIECE_LEN_BYTES).then_some(self.bytes)
@@ -423,6 +472,8 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn bytes_from(log: &mut Log, offset: u64, max_bytes: u64, max_slices: usize) -> Vec<u8> {
         let mut slices = Vec::new();
@@ -493,7 +544,7 @@ mod tests {
         *start = (*start).max(slowest.min(end.saturating_sub(log.backlog_bytes())));
         assert_eq!(log.first_byte(), *start + 1);
         for (id, position) in &model.readers {
-            assert_eq!(log.position(*id), *position);
+            assert_eq!(log.reader(*id).position, *position);
             assert_eq!(log.pending_bytes(*id), end - position);
         }
         let offset = rng.u64(*start..=end);
@@ -580,7 +631,78 @@ mod tests {
         // Its end is still kept.
         assert_eq!((dropped(&mut log), log.histlen_bytes()), (vec![], 10));
         log.reset(7);
+        log.trim();
         assert_eq!(dropped(&mut log).len(), 1);
+    }
+
+    /// A piece that counts when it is freed.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &[7; 300]
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn law8_many_pieces_are_freed_some_at_a_time() {
+        const PIECES: usize = 10_000;
+        for way in ["it ends", "a reader goes", "the backlog shrinks"] {
+            let freed = Arc::new(AtomicUsize::new(0));
+            let mut log = Log::new(0, if way == "a reader goes" { 300 } else { 1 << 30 });
+            log.activate();
+            let reader = log.add_reader(0);
+            (0..PIECES).for_each(|_| log.append(Bytes::from_owner(Counted(Arc::clone(&freed)))));
+            log.trim();
+            assert_eq!(freed.load(Ordering::Relaxed), 0);
+            log.remove_reader(reader);
+            match way {
+                "it ends" => log.deactivate(),
+                "a reader goes" => log.trim(),
+                _ => log.set_backlog_bytes(300),
+            }
+            let kept = usize::from(way != "it ends");
+            assert_eq!(log.histlen_bytes(), kept as u64 * 300);
+            let mut before = 0;
+            for _ in 0..PIECES {
+                let now = freed.load(Ordering::Relaxed);
+                assert!(now - before < 1000, "{way}: {now}");
+                before = now;
+                if !log.is_freeing() {
+                    break;
+                }
+                log.trim();
+            }
+            assert_eq!(before, PIECES - kept, "{way}");
+        }
+    }
+
+    #[test]
+    fn what_is_let_go_is_freed_faster_than_more_is_written() {
+        let freed = Arc::new(AtomicUsize::new(0));
+        let mut log = Log::new(0, 300);
+        log.activate();
+        let reader = log.add_reader(0);
+        let mut written = 0;
+        let mut write = |log: &mut Log, pieces: usize| {
+            (0..pieces).for_each(|_| log.append(Bytes::from_owner(Counted(Arc::clone(&freed)))));
+            log.trim();
+            written += pieces;
+            written - freed.load(Ordering::Relaxed)
+        };
+        let mut left = write(&mut log, 10_000);
+        log.remove_reader(reader);
+        while left > 5000 {
+            let now_left = write(&mut log, 2000);
+            assert!(now_left < left, "{now_left}");
+            left = now_left;
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@
 pub mod outlet;
 pub mod rendezvous;
 
-use crate::framing::{EOF_MARK_BYTES, EofMark, random_hex};
+use crate::framing::{EOF_MARK_BYTES, EofMark};
+use crate::hex::Hex;
 use bytes::Bytes;
 
 /// Connections that a snapshot comes on at most.
@@ -37,21 +38,20 @@ const END: &str = "+ENDPARTS ";
 
 /// By which a master knows the connections of one full sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token([u8; EOF_MARK_BYTES]);
+pub struct Token(Hex);
 
 impl Token {
     pub fn random(rng: &mut fastrand::Rng) -> Self {
-        Token(random_hex(rng))
+        Token(Hex::random(rng))
     }
 
     /// From the wire.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let token: [u8; EOF_MARK_BYTES] = text.try_into().ok()?;
-        token.iter().all(u8::is_ascii_hexdigit).then_some(Token(token))
+        Hex::parse(text).map(Token)
     }
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("hex digits")
+        self.0.as_str()
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! Handshake --PSYNC in range--> Online
 //!     |
-//!     +--PSYNC, SYNC--> WaitBgsave --cut--> WaitBgsave --first byte--> SendBulk --last byte--> Online
+//!     +--PSYNC, SYNC--> WaitBgsave --its snapshot is cut, or complete in a file--> SendBulk --last byte--> Online
 //! ```
 //! Which replicas share a snapshot is decided in [`crate::sharing`]; acknowledged offsets live in [`crate::acks`].
 
@@ -23,7 +23,7 @@ const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 pub enum State {
     /// Not a replica yet.
     Handshake,
-    /// Waits for a snapshot to begin or for its first byte.
+    /// Waits for a snapshot that it can be sent.
     WaitBgsave,
     /// Receives a snapshot.
     SendBulk,
@@ -137,7 +137,6 @@ pub struct Replica {
     starts_on_ack: bool,
     listening_port: u16,
     announced_address: Option<String>,
-    version: Option<String>,
 }
 
 impl Default for Replica {
@@ -151,7 +150,6 @@ impl Default for Replica {
             starts_on_ack: false,
             listening_port: 0,
             announced_address: None,
-            version: None,
         }
     }
 }
@@ -174,9 +172,9 @@ impl Replica {
         self.is_rdb_only
     }
 
-    /// The version it says it is.
-    pub fn version(&self) -> Option<&str> {
-        self.version.as_deref()
+    /// Whether it ever says what it has applied, and asks for the rest when it comes back.
+    pub fn knows_psync(&self) -> bool {
+        !self.is_pre_psync
     }
 
     /// Whether the stream may be sent.
@@ -205,7 +203,7 @@ impl Replica {
                     self.add_capability(value);
                     Ok(())
                 }
-                b"version" => self.set_version(value),
+                b"version" => check_version(value),
                 b"rdb-only" => self.set_rdb_only(value),
                 b"rdb-filter-only" => self.set_filter(value),
                 _ => Err(format!("ERR Unrecognized REPLCONF option: {}", text(name))),
@@ -268,16 +266,6 @@ impl Replica {
         if let Some(parts) = parse_capability(value) {
             self.capabilities.parts = parts;
         }
-    }
-
-    fn set_version(&mut self, value: &[u8]) -> Result<(), String> {
-        let parts: Vec<_> = value.split(|byte| *byte == b'.').collect();
-        let is_version = parts.len() == 3 && parts.iter().all(|part| number(part).is_some_and(|n| n >= 0));
-        if !is_version {
-            return Err(format!("ERR Unrecognized version format: {}", text(value)));
-        }
-        self.version = Some(text(value));
-        Ok(())
     }
 
     fn set_rdb_only(&mut self, value: &[u8]) -> Result<(), String> {
@@ -397,7 +385,7 @@ impl Replica {
         format!("+FULLRESYNC {id} {offset}\r\n").into()
     }
 
-    /// The snapshot's first byte goes out.
+    /// The snapshot can be sent: at its cut, or when its file is complete.
     pub fn begin_bulk(&mut self) {
         assert_eq!(self.state, State::WaitBgsave);
         self.state = State::SendBulk;
@@ -421,7 +409,7 @@ impl Replica {
         let (ip, port) = self.address(peer_ip);
         let offset = acked.map_or(0, |acked| acked.offset);
         let lag_s = match acked {
-            Some(acked) if self.state == State::Online => now_ms.saturating_sub(acked.at_ms) / 1000,
+            Some(acked) if self.state == State::Online => acked.lag_s(now_ms),
             _ => 0,
         };
         format!("slave{index}:ip={ip},port={port},state={},offset={offset},lag={lag_s}", self.state.name())
@@ -434,6 +422,14 @@ impl Replica {
         let offset = acked.map_or(0, |acked| acked.offset);
         (self.state == State::Online).then(|| [ip.to_owned(), port.to_string(), offset.to_string()])
     }
+}
+
+/// `REPLCONF version`: nothing depends on it.
+fn check_version(value: &[u8]) -> Result<(), String> {
+    let parts: Vec<_> = value.split(|byte| *byte == b'.').collect();
+    let is_version = parts.len() == 3 && parts.iter().all(|part| number(part).is_some_and(|n| n >= 0));
+    let error = || format!("ERR Unrecognized version format: {}", text(value));
+    is_version.then_some(()).ok_or_else(error)
 }
 
 fn failover(id: &[u8], master: &Master<'_>) -> Sync {
@@ -641,7 +637,7 @@ mod tests {
             assert_eq!(replconf(&mut replica, words), Replconf::Error(message.into()));
         }
         assert_eq!(replconf(&mut replica, "version 9.1.2 rdb-only 1"), Replconf::Ok);
-        assert_eq!((replica.version(), replica.is_rdb_only()), (Some("9.1.2"), true));
+        assert!(replica.is_rdb_only());
         assert_eq!(replconf(&mut replica, "getack *"), Replconf::GetAck);
         assert_eq!(replconf(&mut replica, "rdb-filter-only functions"), Replconf::Ok);
         assert_eq!(replica.needs(), Needs { without_data: true, without_functions: false });

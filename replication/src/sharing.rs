@@ -36,7 +36,7 @@ pub struct Request {
 pub enum Placement {
     /// [`Sharing::poll`] will start a snapshot for it.
     Waits,
-    /// It gets the snapshot in the making, cut at this offset; the log must still have what comes after.
+    /// It gets the snapshot in the making, cut at this offset.
     Joins { offset: u64 },
 }
 
@@ -71,14 +71,16 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// A replica needs a snapshot.
+    /// A replica needs a snapshot. `is_kept`: whether the log has what it needs behind this offset, for it to join a snapshot
+    /// that was cut there.
     ///
     /// # Panics
     /// If it waits for one already.
-    pub fn request(&mut self, request: Request, now_ms: u64) -> Placement {
+    pub fn request(&mut self, request: Request, is_kept: impl FnOnce(u64) -> bool, now_ms: u64) -> Placement {
         assert!(self.waiting.iter().all(|waiting| waiting.request.replica != request.replica));
         if let Some(Running { needs, is_diskless: false, offset: Some(offset) }) = self.running
             && needs == request.needs
+            && is_kept(offset)
         {
             return Placement::Joins { offset };
         }
@@ -138,7 +140,7 @@ impl Sharing {
         Some(gathering.max().map_or(start_ms, |end_ms| end_ms.clamp(start_ms, start_ms + GATHER_MS)))
     }
 
-    /// No snapshot is in the making, nor its file being finished.
+    /// No snapshot is in the making, nor a file for replicas being finished. One to be kept is finished beside the next.
     pub fn is_free(&self) -> bool {
         self.running.is_none()
     }
@@ -174,6 +176,8 @@ impl Sharing {
 mod tests {
     use super::*;
 
+    const KEPT: fn(u64) -> bool = |_| true;
+
     fn plain(replica: u64) -> Request {
         Request { replica: ReplicaId(replica), needs: Needs::default(), can_eof: true }
     }
@@ -187,16 +191,20 @@ mod tests {
         let policy = Policy::default();
         let mut sharing = Sharing::default();
         assert_eq!(sharing.next_start_ms(policy), None);
-        assert_eq!(sharing.request(plain(1), 1000), Placement::Waits);
-        sharing.request(plain(2), 3000);
-        sharing.request(plain(3), 3000);
+        assert_eq!(sharing.request(plain(1), KEPT, 1000), Placement::Waits);
+        sharing.request(plain(2), KEPT, 3000);
+        sharing.request(plain(3), KEPT, 3000);
         sharing.cancel(ReplicaId(3));
         assert_eq!(sharing.next_start_ms(policy), Some(6000));
         assert_eq!(sharing.poll(policy, 5999), None);
         let start = sharing.poll(policy, 6000).unwrap();
         assert_eq!((ids(&start), start.is_diskless), (vec![1, 2], true));
         sharing.cut(77);
-        assert_eq!(sharing.request(plain(4), 6001), Placement::Waits, "a stream under way cannot be joined");
+        assert_eq!(
+            sharing.request(plain(4), KEPT, 6001),
+            Placement::Waits,
+            "a stream under way cannot be joined"
+        );
         assert_eq!(sharing.poll(policy, 60_000), None);
         sharing.finish();
         assert_eq!(ids(&sharing.poll(policy, 60_000).unwrap()), [4]);
@@ -206,9 +214,9 @@ mod tests {
     fn enough_replicas_do_not_wait() {
         let policy = Policy { max_replicas: 2, ..Policy::default() };
         let mut sharing = Sharing::default();
-        sharing.request(plain(1), 1000);
+        sharing.request(plain(1), KEPT, 1000);
         assert_eq!(sharing.poll(policy, 1000), None);
-        sharing.request(plain(2), 1001);
+        sharing.request(plain(2), KEPT, 1001);
         assert_eq!(ids(&sharing.poll(policy, 1001).unwrap()), [1, 2]);
     }
 
@@ -216,15 +224,17 @@ mod tests {
     fn a_snapshot_on_disk_starts_at_once_and_can_be_joined() {
         let policy = Policy { is_diskless: false, ..Policy::default() };
         let mut sharing = Sharing::default();
-        sharing.request(plain(1), 1000);
+        sharing.request(plain(1), KEPT, 1000);
         assert!(!sharing.poll(policy, 1000).unwrap().is_diskless);
-        assert_eq!(sharing.request(plain(2), 1001), Placement::Waits, "no cut yet");
+        assert_eq!(sharing.request(plain(2), KEPT, 1001), Placement::Waits, "no cut yet");
         sharing.cut(77);
-        assert_eq!(sharing.request(plain(3), 1002), Placement::Joins { offset: 77 });
+        assert_eq!(sharing.request(plain(3), KEPT, 1002), Placement::Joins { offset: 77 });
+        let lost = |offset| offset != 77;
+        assert_eq!(sharing.request(plain(5), lost, 1002), Placement::Waits);
         let filtered = Needs { without_data: true, without_functions: false };
-        assert_eq!(sharing.request(Request { needs: filtered, ..plain(4) }, 1003), Placement::Waits);
+        assert_eq!(sharing.request(Request { needs: filtered, ..plain(4) }, KEPT, 1003), Placement::Waits);
         sharing.finish();
-        assert_eq!(ids(&sharing.poll(policy, 1004).unwrap()), [2]);
+        assert_eq!(ids(&sharing.poll(policy, 1004).unwrap()), [2, 5]);
         sharing.finish();
         let start = sharing.poll(policy, 1005).unwrap();
         assert_eq!((ids(&start), start.needs, start.is_diskless), (vec![4], filtered, true));
@@ -234,8 +244,8 @@ mod tests {
     fn who_cannot_read_up_to_a_mark_gets_a_length() {
         let policy = Policy::default();
         let mut sharing = Sharing::default();
-        sharing.request(Request { can_eof: false, ..plain(1) }, 1000);
-        sharing.request(plain(2), 1000);
+        sharing.request(Request { can_eof: false, ..plain(1) }, KEPT, 1000);
+        sharing.request(plain(2), KEPT, 1000);
         let start = sharing.poll(policy, 1000).unwrap();
         assert_eq!((ids(&start), start.is_diskless), (vec![1, 2], false));
     }

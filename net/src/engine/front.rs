@@ -74,8 +74,9 @@ pub struct Front {
     pub(super) aborted: Vec<u64>,
     /// This shard's walk for a snapshot waits for a slow replica.
     pub(super) held_back: bool,
-    /// Until when replicas may wait for more.
+    /// Until when replicas may wait for more, and whether one does.
     pub(super) next_feed: Instant,
+    pub(super) feed_waits: bool,
     pub(super) stream: Stream,
     /// A snapshot is being made, and there is more of it to do at once.
     pub(super) is_walking: bool,
@@ -124,6 +125,7 @@ impl Front {
             aborted: Vec::new(),
             held_back: false,
             next_feed: Instant::now(),
+            feed_waits: false,
             stream: Stream::default(),
             is_walking: false,
             has_stepped_back: false,

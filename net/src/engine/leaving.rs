@@ -56,7 +56,7 @@ impl Engine {
         let home = self.front.home.as_mut().expect("orders to end go home");
         if is_first {
             leaving.ending = Some(ending);
-            if !ending.now && timeout_ms > 0 && home.begin_farewell(now_ms + timeout_ms, now_ms) {
+            if !ending.now && timeout_ms > 0 && home.begin_farewell(now_ms + timeout_ms) {
                 node.pause.begin(PausePurpose::Shutdown, PauseMode::Write, u64::MAX, now_ms);
                 return log_notice!("Waiting for replicas before shutting down.");
             }

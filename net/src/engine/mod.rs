@@ -278,8 +278,15 @@ impl Engine {
         let tick_ms = due_ms.map(|at| at.saturating_sub(self.front.now_ms()));
         let tick = tick_ms.map(|in_ms| self.front.now + Duration::from_millis(in_ms));
         let clients = self.front.clients_deadline();
-        let saves = self.front.saves_deadline();
-        expires.then_some(self.next_sweep).into_iter().chain(tick).chain(clients).chain(saves).min()
+        let (saves, feed) = (self.front.saves_deadline(), self.front.feed_deadline());
+        expires
+            .then_some(self.next_sweep)
+            .into_iter()
+            .chain(tick)
+            .chain(clients)
+            .chain(saves)
+            .chain(feed)
+            .min()
     }
 
     /// Lets the others see what this tick changed.

@@ -10,14 +10,14 @@ use crate::session::Session;
 use crate::session::replication::ReplicaSession;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
-use braid_replication::home::{Action, Home, Piece, Rules};
+use braid_replication::home::{Action, Home, Piece, Rules, Unsent};
 use braid_replication::log::ReaderLimits;
 use braid_replication::sharing::Policy;
 use braid_shards::ShardId;
 use bytes::Bytes;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
@@ -26,8 +26,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 25 us of work.
 const WALK_SLICE_BYTES: usize = 8 << 10;
 
-/// Under load a replica is sent what was written in this time at once: a send costs as much as several writes.
-const FEED_PERIOD: Duration = Duration::from_micros(500);
+/// What is written within this time after a send waits for the next one: a send, and what follows from it at the replica,
+/// costs as much as several writes.
+const FEED_PERIOD: Duration = Duration::from_millis(1);
 
 /// A connection on its way to the home shard, to become a replica there.
 pub struct Handover {
@@ -102,6 +103,7 @@ impl Engine {
             self.front.answer_wait(resolved);
         }
         let home = self.front.home.as_ref().expect("checked above");
+        let is_freeing = home.is_freeing();
         self.front.next_home_tick_ms = home.next_tick_ms();
         for action in actions {
             match action {
@@ -112,7 +114,6 @@ impl Engine {
                 }
                 Action::Turned(turn) => self.front.follower().turned(turn),
                 Action::Abort { snapshot } => self.abort_snapshot(snapshot),
-                Action::Resume { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::StopStream => self.front.follower().want_stop(),
                 Action::Failover(step) => self.failover_step(step),
@@ -128,7 +129,7 @@ impl Engine {
             }
         }
         self.shard.settle(&mut self.front);
-        more || is_due
+        more || is_due || is_freeing
     }
 
     fn abort_snapshot(&mut self, snapshot: u64) {
@@ -245,18 +246,25 @@ impl Front {
         self.put_conn(conn);
     }
 
-    /// Feeds every replica that has nothing in flight. Called after the tick has ended. `worked`: that tick did something,
-    /// so that more is likely to be written at once, for which little things may wait.
+    /// Feeds every replica that has nothing in flight. Called after the tick has ended. What is little waits if something
+    /// was sent just before: see [`Front::feed_deadline`]. `worked`: the tick did something.
     pub(super) fn feed_replicas(&mut self, worked: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        drop(home.log().take_dropped());
+        drop(home.take_dropped());
         self.spill();
         let Some(home) = &mut self.home else { return };
-        let may_wait = worked && self.now < self.next_feed;
-        let is_due = |id: &ReplicaId| !may_wait || home.is_pressing(*id);
-        let due: smallvec::SmallVec<[ReplicaId; 8]> = home.idle_replicas().filter(is_due).collect();
-        if !may_wait {
+        let may_wait = self.now < self.next_feed && !self.node.stopping.load(Ordering::Relaxed);
+        self.feed_waits = false;
+        let mut due: smallvec::SmallVec<[ReplicaId; 8]> = smallvec::SmallVec::new();
+        for id in home.idle_replicas() {
+            match home.unsent(id) {
+                Unsent::Nothing => {}
+                Unsent::MayWait if may_wait => self.feed_waits = true,
+                Unsent::MayWait | Unsent::Pressing => due.push(id),
+            }
+        }
+        if !due.is_empty() {
             self.next_feed = self.now + FEED_PERIOD;
         }
         for id in due {
@@ -279,6 +287,11 @@ impl Front {
             self.put_conn(conn);
         }
         self.publish_replication(worked);
+    }
+
+    /// When what waits for more is sent without it.
+    pub(super) fn feed_deadline(&self) -> Option<Instant> {
+        self.feed_waits.then_some(self.next_feed)
     }
 
     /// Whether the walk for a snapshot, which this tick left alone, may go on. To be looked at before going to sleep: who

@@ -51,6 +51,7 @@ impl Front {
 
     /// The thread told something.
     pub(super) fn spilled(&mut self, told: Told) {
-        self.home.as_mut().expect("it tells the home").log().told(told);
+        let now_ms = self.now_ms();
+        self.home.as_mut().expect("it tells the home").log().told(told, now_ms);
     }
 }

@@ -73,8 +73,8 @@ impl Front {
         if !shows_stream || std::mem::take(&mut conn.caught_up) {
             return false;
         }
-        let is_active = match &mut self.home {
-            Some(home) => home.log().is_active(),
+        let is_active = match &self.home {
+            Some(home) => home.is_followed(),
             None => self.node.has_stream.load(Ordering::SeqCst),
         };
         if is_active {
@@ -122,8 +122,8 @@ impl Front {
     /// Lets the other shards see how far the merge is; on the home shard, at the end of a round.
     pub(super) fn publish_stream(&mut self) {
         let now_ms = self.now_ms();
-        let Some(home) = &mut self.home else { return };
-        self.node.has_stream.store(home.log().is_active(), Ordering::SeqCst);
+        let Some(home) = &self.home else { return };
+        self.node.has_stream.store(home.is_followed(), Ordering::SeqCst);
         self.node.set_offsets(home.end_offset(), home.written_offset());
         // Behind the offset: who sees the ticket sees that, too.
         let next_ticket = home.next_ticket();

@@ -8,6 +8,8 @@ use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;
 use braid_shards::{Caller, Host, Invocation, Ran, RunFlags};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 /// The first of several shards, of which the others exist as mailboxes only.
 fn engine(config: Config, shards: usize) -> (Engine, Vec<Mailboxes>) {
@@ -47,6 +49,22 @@ fn snapshots_that_are_given_up_in_the_same_round_are_all_given_up() {
         engine.round().unwrap();
     }
     assert!(!engine.shard.keyspace().expect("it is here").has_snapshot());
+}
+
+#[test]
+fn law8_what_the_log_lets_go_is_freed_before_the_shard_sleeps() {
+    let (mut engine, _others) = engine(Config::default(), 1);
+    let home = engine.front.home.as_mut().expect("it is the home shard");
+    home.log().activate();
+    (0..10_000).for_each(|_| home.log().append(vec![7; 300].into()));
+    home.trim();
+    home.log().deactivate();
+    let mut rounds = 0;
+    while engine.round().unwrap() {
+        rounds += 1;
+    }
+    assert!(!engine.front.home.as_ref().expect("as before").is_freeing());
+    assert!(rounds > 10, "{rounds}");
 }
 
 #[test]
@@ -107,7 +125,7 @@ fn law7_what_a_transaction_tells_of_the_stream_waits_for_the_merge() {
     engine.round().unwrap();
     let front = &mut engine.front;
     front.home.as_mut().expect("shard 0 has it").log().activate();
-    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (socket, _peer) = UnixStream::pair().unwrap();
     let token = front.admit(socket.into(), crate::session::Session::new(1, true));
     let mut conn = front.take_conn(token).expect("just made");
     let exec = registry().find(b"exec").expect("a command").1;
@@ -124,6 +142,56 @@ fn law7_what_a_transaction_tells_of_the_stream_waits_for_the_merge() {
     let mut conn = front.take_conn(token).expect("it is there");
     assert!(!front.is_behind(&mut conn, exec), "all that was written is merged");
     front.put_conn(conn);
+}
+
+/// A replica's end of its connection: reads what comes, and acknowledges while there is nothing.
+fn read_as_replica(engine: &mut Engine, peer: &mut UnixStream, until: &[u8]) {
+    let mut got = Vec::new();
+    let start = Instant::now();
+    while !got.windows(until.len()).any(|window| window == until) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", String::from_utf8_lossy(&got));
+        engine.round().unwrap();
+        let mut buffer = [0; 4096];
+        match peer.read(&mut buffer) {
+            Ok(len) => got.extend_from_slice(&buffer[..len]),
+            Err(_) => peer.write_all(b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n").unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_is_written_just_after_a_send_waits_for_more_but_not_for_long() {
+    let mut config = Config::default();
+    config.save.0.clear();
+    config.repl_diskless_sync_delay_s = 0;
+    let (mut engine, _others) = engine(config, 1);
+    engine.round().unwrap();
+    let (socket, mut peer) = UnixStream::pair().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let front = &mut engine.front;
+    let token = front.admit(socket.into(), crate::session::Session::new(1, true));
+    let mut conn = front.take_conn(token).expect("just made");
+    let replica = conn.session.replica.get_or_insert_default();
+    replica.handshake.replconf(&[b"capa", b"eof", b"capa", b"psync2"]);
+    let words = vec![b"?".to_vec(), b"-1".to_vec()];
+    front.attach_replica(&mut conn, Some(words)).expect("it attaches");
+    front.put_conn(conn);
+    run(&mut engine, "SET k first");
+    read_as_replica(&mut engine, &mut peer, b"first");
+    run(&mut engine, "SET k second");
+    // The snapshot has the first, and the stream the second.
+    read_as_replica(&mut engine, &mut peer, b"second");
+    let later = Instant::now() + Duration::from_secs(5);
+    engine.front.next_feed = later;
+    run(&mut engine, "SET k third");
+    engine.round().unwrap();
+    assert!(engine.front.feed_waits);
+    // Whatever else it looks after.
+    (engine.front.next_home_tick_ms, engine.front.stale_report_ms) = (None, None);
+    assert_eq!(engine.sleep_deadline(), Some(later));
+    engine.front.next_feed = Instant::now();
+    read_as_replica(&mut engine, &mut peer, b"third");
+    assert!(!engine.front.feed_waits && engine.front.next_feed < later);
 }
 
 #[test]

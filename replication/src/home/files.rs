@@ -2,11 +2,12 @@
 //! (`repl-diskless-sync no`, and who cannot read up to a mark). The file itself is the layer's around: what has to be done
 //! with it comes out as [`Action::File`], in order; what came of it is told here.
 
+use super::peers::Peer;
+use super::snapshots::Target;
 use super::{Action, Home, Snapshot};
 use crate::acks::ReplicaId;
 use crate::framing::bulk_header;
 use crate::ids::ReplId;
-use braid_core::rdb::Writer;
 use bytes::Bytes;
 
 /// Bytes of a file that are read for a replica at a time.
@@ -36,7 +37,7 @@ pub(super) struct FileOut {
 
 /// A replica's way through a file.
 pub(super) struct FileSend {
-    snapshot: u64,
+    pub(super) snapshot: u64,
     len_bytes: u64,
     /// Read so far.
     read_bytes: u64,
@@ -76,7 +77,7 @@ impl Home {
     pub fn cancel_save(&mut self) {
         self.wants_save = false;
         if self.kept().is_some() {
-            self.abort_file();
+            self.abort_snapshot();
         }
     }
 
@@ -86,23 +87,7 @@ impl Home {
             return;
         }
         self.wants_save = false;
-        let id = self.next_snapshot;
-        self.next_snapshot += 1;
-        self.snapshot = Some(Snapshot {
-            id,
-            members: Vec::new(),
-            with_data: true,
-            writer: Writer::new(self.writer_options()),
-            mark: None,
-            file: Some(FileOut { keeps: true, unwritten_bytes: 0 }),
-            in_parts: false,
-            shards_left: self.shards,
-            early: Vec::new(),
-            is_cut: false,
-            is_paused: false,
-        });
-        self.actions.push(Action::File { snapshot: id, step: FileStep::Create { keeps: true } });
-        self.actions.push(Action::Cut { snapshot: id, with_data: true });
+        self.begin_snapshot(Vec::new(), true, Target::File { keeps: true });
     }
 
     /// Appends to the file of the snapshot in the making.
@@ -129,34 +114,35 @@ impl Home {
         if keeps {
             self.sharing.finish();
         } else {
-            self.finishing.push((snapshot.id, snapshot.members));
+            let former = self.finishing.replace((snapshot.id, snapshot.members));
+            assert!(former.is_none(), "the next begins when it is finished");
         }
     }
 
-    /// A snapshot's file is complete and this long, or could not be written. Returns whether it was to be kept, or was
-    /// given up already: then nobody here waits for it.
+    /// A snapshot's file is complete and this long, or could not be written. That of one that was to be kept, or was given up
+    /// already, is nobody's here.
     pub fn file_done(&mut self, snapshot: u64, outcome: Result<u64, String>, now_ms: u64) {
-        if let Some(at) = self.finishing.iter().position(|(id, _)| *id == snapshot) {
-            let (_, members) = self.finishing.remove(at);
+        if let Some((_, members)) = self.finishing.take_if(|(id, _)| *id == snapshot) {
             self.sharing.finish();
             match outcome {
                 Ok(len_bytes) => self.send_file(snapshot, len_bytes, members),
-                Err(why) => self.give_up_file(snapshot, members, &why),
+                Err(why) => {
+                    self.close_members(members, &why);
+                    self.drop_file(snapshot);
+                }
             }
             self.poll_sharing(now_ms);
         } else if self.snapshot.as_ref().is_some_and(|current| current.id == snapshot) {
             // It failed before it was complete.
-            let members = std::mem::take(&mut self.snapshot.as_mut().expect("just seen").members);
-            self.abort_file();
+            let members = self.abort_snapshot();
             if let Err(why) = outcome {
-                self.give_up_file(snapshot, members, &why);
+                self.close_members(members, &why);
             }
             self.poll_sharing(now_ms);
         }
     }
 
-    fn give_up_file(&mut self, snapshot: u64, members: Vec<ReplicaId>, why: &str) {
-        self.actions.push(Action::File { snapshot, step: FileStep::Drop });
+    fn close_members(&mut self, members: Vec<ReplicaId>, why: &str) {
         for replica in members {
             if let Some(peer) = self.peers.get_mut(&replica) {
                 peer.is_closing = true;
@@ -165,31 +151,16 @@ impl Home {
         }
     }
 
-    /// Gives up the snapshot in the making, which goes into a file.
-    pub(super) fn abort_file(&mut self) {
-        let snapshot = self.snapshot.take().expect("in the making");
-        self.actions.push(Action::Abort { snapshot: snapshot.id });
-        self.actions.push(Action::File { snapshot: snapshot.id, step: FileStep::Drop });
-        self.retry_cut_ms = None;
-        self.sharing.finish();
-    }
-
     /// Those of `members` that are still there get the file.
     fn send_file(&mut self, snapshot: u64, len_bytes: u64, members: Vec<ReplicaId>) {
-        let mut readers = 0;
         for replica in members {
             let Some(peer) = self.peers.get_mut(&replica) else { continue };
             peer.handshake.begin_bulk();
             peer.push(bulk_header(len_bytes));
             peer.file = Some(FileSend { snapshot, len_bytes, read_bytes: 0, is_reading: false });
-            readers += 1;
             self.read_on(replica);
         }
-        if readers == 0 {
-            self.actions.push(Action::File { snapshot, step: FileStep::Drop });
-        } else {
-            self.file_readers.insert(snapshot, readers);
-        }
+        self.drop_file_without_readers(snapshot);
     }
 
     /// Has the next part of its file read for a replica that has little left to send.
@@ -218,7 +189,7 @@ impl Home {
                 if is_read {
                     peer.file = None;
                     peer.bulk_ends = true;
-                    self.let_go_of_file(snapshot);
+                    self.drop_file_without_readers(snapshot);
                 } else {
                     self.read_on(replica);
                 }
@@ -231,20 +202,16 @@ impl Home {
         }
     }
 
-    /// A replica needs its file no more.
-    pub(super) fn drop_reader(&mut self, file: Option<FileSend>) {
-        if let Some(file) = file {
-            self.let_go_of_file(file.snapshot);
+    /// Somebody needs this file, which is complete, no more.
+    pub(super) fn drop_file_without_readers(&mut self, snapshot: u64) {
+        let reads = |peer: &Peer| peer.file.as_ref().is_some_and(|file| file.snapshot == snapshot);
+        if !self.peers.values().any(reads) {
+            self.drop_file(snapshot);
         }
     }
 
-    fn let_go_of_file(&mut self, snapshot: u64) {
-        let readers = self.file_readers.get_mut(&snapshot).expect("it has readers");
-        *readers -= 1;
-        if *readers == 0 {
-            self.file_readers.remove(&snapshot);
-            self.actions.push(Action::File { snapshot, step: FileStep::Drop });
-        }
+    pub(super) fn drop_file(&mut self, snapshot: u64) {
+        self.actions.push(Action::File { snapshot, step: FileStep::Drop });
     }
 
     /// The dataset was loaded from a file that belongs to the history of `id`, cut at `offset`: replicas that have no more

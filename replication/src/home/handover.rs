@@ -62,13 +62,11 @@ impl Home {
     }
 
     pub(super) fn candidates(&self) -> Vec<Candidate> {
-        let replicas =
-            self.peers.iter().filter(|(_, peer)| !peer.handshake.is_rdb_only() && !peer.is_closing);
-        replicas
+        self.followers()
             .map(|(id, peer)| {
                 let (host, port) = peer.handshake.address(&peer.ip);
-                let acked_offset = self.acks.acked(*id).map_or(0, |acked| acked.offset);
-                Candidate { id: *id, host: host.into(), port, state: peer.handshake.state(), acked_offset }
+                let acked_offset = self.acks.acked(id).map_or(0, |acked| acked.offset);
+                Candidate { id, host: host.into(), port, state: peer.handshake.state(), acked_offset }
             })
             .collect()
     }

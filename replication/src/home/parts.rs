@@ -22,8 +22,6 @@ pub struct PartsPlan {
     /// Who gets it, on how many connections.
     pub members: Vec<(ReplicaId, usize)>,
     pub options: WriterOptions,
-    /// What may wait for all connections of a replica together.
-    pub window_bytes: u64,
 }
 
 impl PartsPlan {
@@ -43,12 +41,28 @@ impl PartsPlan {
     }
 
     /// What may wait for one connection of so many.
-    pub fn window_bytes_of(&self, count: usize) -> u64 {
-        (self.window_bytes / count as u64).max(PART_WINDOW_MIN_BYTES)
+    pub fn window_bytes_of(count: usize) -> u64 {
+        (SNAPSHOT_WINDOW_BYTES / count as u64).max(PART_WINDOW_MIN_BYTES)
     }
 }
 
 impl Peer {
+    /// Shows a replica that waits for its snapshot, or for the end of its parts, that its connection is alive.
+    pub(super) fn keep_alive(&mut self) {
+        let awaits_end = || {
+            let in_parts = self.parts.as_ref().is_some_and(Rendezvous::is_sending);
+            in_parts && !self.bulk_ends && self.queue.is_empty()
+        };
+        let is_due = match self.handshake.state() {
+            State::WaitBgsave => true,
+            State::SendBulk => awaits_end(),
+            State::Handshake | State::Online => false,
+        };
+        if is_due {
+            self.push(Bytes::from_static(KEEPALIVE));
+        }
+    }
+
     /// Says that all parts are sent, if they are. That may be so before the cut's ticket is merged, and is said behind it.
     fn end_of_parts(&mut self) {
         let end = self.parts.as_ref().and_then(Rendezvous::end);
@@ -96,7 +110,7 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&replica) else { return };
         let Some(rendezvous) = &mut peer.parts else { return };
         if !rendezvous.gone(index) {
-            // What was to come on it comes on the first one.
+            // What was to come on it was sent, or comes on the first one.
             self.sharing.gathered(replica);
             self.poll_sharing(now_ms);
         } else if !peer.is_closing {
@@ -146,12 +160,7 @@ impl Home {
             let parts = self.peers[id].parts.as_ref()?;
             Some((*id, parts.count()))
         });
-        Some(PartsPlan {
-            snapshot,
-            members: members.collect(),
-            options: self.writer_options(),
-            window_bytes: SNAPSHOT_WINDOW_BYTES,
-        })
+        Some(PartsPlan { snapshot, members: members.collect(), options: self.writer_options() })
     }
 
     /// The header of a snapshot in parts is all that its members get on their first connections for now.
@@ -166,17 +175,6 @@ impl Home {
             peer.end_of_parts();
         }
         self.snapshot = Some(snapshot);
-    }
-
-    /// Shows replicas whose parts are under way that the first connection is alive.
-    pub(super) fn keep_parts_alive(&mut self) {
-        let is_due = |peer: &&mut Peer| {
-            let in_parts = peer.parts.as_ref().is_some_and(Rendezvous::is_sending);
-            in_parts && peer.handshake.state() == State::SendBulk && !peer.bulk_ends && peer.queue.is_empty()
-        };
-        for peer in self.peers.values_mut().filter(is_due) {
-            peer.push(Bytes::from_static(KEEPALIVE));
-        }
     }
 }
 

@@ -3,7 +3,8 @@
 use super::files::FileSend;
 use super::{Action, Home};
 use crate::acks::ReplicaId;
-use crate::log::ReaderId;
+use crate::ids::ReplId;
+use crate::log::{Log, ReaderId};
 use crate::parts::rendezvous::Rendezvous;
 use crate::psync::{self, Replconf, Replica, Sync};
 use crate::queue::SendQueue;
@@ -32,6 +33,8 @@ pub(super) struct Peer {
     pub file: Option<FileSend>,
     /// It has, or is about to have, further connections for the parts of its snapshot.
     pub parts: Option<Rendezvous>,
+    /// It has said that it has the dataset.
+    pub has_acked: bool,
     /// Its connection is to be closed, and gets nothing more.
     pub is_closing: bool,
 }
@@ -39,6 +42,17 @@ pub(super) struct Peer {
 impl Peer {
     pub fn push(&mut self, bytes: Bytes) {
         self.queue.push(bytes);
+    }
+
+    /// Its snapshot is cut at `offset` of this history: from there on it is to have the stream.
+    pub fn cut(&mut self, id: ReplId, offset: u64, log: &mut Log) {
+        let reply = self.handshake.cut(id, offset);
+        self.push(reply);
+        if !self.handshake.is_rdb_only() {
+            let is_silent = !self.handshake.knows_psync();
+            self.reader =
+                Some(if is_silent { log.add_silent_reader(offset) } else { log.add_reader(offset) });
+        }
     }
 
     /// By which it is known when it comes back.
@@ -88,6 +102,7 @@ impl Home {
             last_heard_ms: now_ms,
             file: None,
             parts: None,
+            has_acked: false,
             is_closing: false,
         };
         let id = ReplicaId(self.next_replica);
@@ -109,12 +124,12 @@ impl Home {
                     needs: peer.handshake.needs(),
                     can_eof: peer.handshake.capabilities().eof,
                 };
-                match self.sharing.request(request, now_ms) {
+                let log = &self.log;
+                // Those it would join keep the log from the cut on, unless they could not be kept up with.
+                let is_kept = |offset| peer.handshake.is_rdb_only() || log.can_continue_with(offset + 1);
+                match self.sharing.request(request, is_kept, now_ms) {
                     Placement::Joins { offset } => {
-                        // Those it joins keep the log from this offset on: none of them was sent anything yet.
-                        let reply = peer.handshake.cut(self.ids.current(), offset);
-                        peer.push(reply);
-                        peer.reader = Some(self.log.add_reader(offset));
+                        peer.cut(self.ids.current(), offset, &mut self.log);
                         self.join_snapshot(id);
                     }
                     Placement::Waits if psync.is_some() && self.offer_parts(&mut peer) => {
@@ -124,6 +139,7 @@ impl Home {
                 }
             }
         }
+        self.retention.begin_anew();
         if self.peers.is_empty() {
             // Nobody had to be pinged before.
             self.last_tick_ms = now_ms;
@@ -136,10 +152,19 @@ impl Home {
         Ok(id)
     }
 
+    /// Replicas that read the stream, or will.
+    pub(super) fn followers(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
+        let peers = self.peers.iter().map(|(id, peer)| (*id, peer));
+        peers.filter(|(_, peer)| !peer.handshake.is_rdb_only() && !peer.is_closing)
+    }
+
     /// A replica's connection is gone.
     pub fn detach(&mut self, id: ReplicaId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
-        self.drop_reader(peer.file.take());
+        self.dropped.extend(std::mem::take(&mut peer.queue).into_pieces());
+        if let Some(file) = peer.file.take() {
+            self.drop_file_without_readers(file.snapshot);
+        }
         if peer.parts.take().is_some() {
             self.actions.push(Action::EndParts { replica: id });
         }
@@ -154,12 +179,8 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.retain(|member| *member != id);
         }
-        if let Some((_, members)) = self.finishing.last_mut() {
+        if let Some((_, members)) = &mut self.finishing {
             members.retain(|member| *member != id);
-            if members.is_empty() {
-                // Nobody is left for whom the log is kept from that cut on.
-                self.sharing.close();
-            }
         }
         self.drop_unwanted_snapshot();
         // It may have been the one that the others' snapshot waited for.
@@ -179,17 +200,22 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| !peer.is_closing) else { return };
         if let Replconf::Ack { offset, durable_offset } = peer.handshake.replconf(args) {
             peer.last_heard_ms = now_ms;
-            if peer.handshake.is_streaming() && self.acks.acked(id).is_none() {
+            if !peer.handshake.is_streaming() {
+                return;
+            }
+            if self.acks.acked(id).is_none() {
                 self.acks.add_replica(id, now_ms);
             }
-            if let Some(reader) = peer.reader.filter(|_| peer.handshake.is_streaming()) {
+            if let Some(reader) = peer.reader {
                 self.log.acked(reader, offset);
             }
-            let is_streaming = peer.handshake.is_streaming();
+            let is_first = !std::mem::replace(&mut peer.has_acked, true);
+            if is_first {
+                self.protection.know(peer.name());
+            }
             self.acks.ack(id, offset, durable_offset, now_ms, &mut self.resolved);
-            if is_streaming {
+            if is_first {
                 self.end_parts(id);
-                self.know(|home| home.peers[&id].name());
             }
         }
     }

@@ -46,6 +46,8 @@ impl Home {
     /// The mark of a change of role is merged: the log ended at `offset` then.
     pub(super) fn turned(&mut self, offset: u64) {
         let turn = self.turn.take().expect("a change of role is under way");
+        // It is a master's time without replicas that is counted.
+        self.retention.begin_anew();
         match turn {
             Turn::Follow => {
                 self.relay = Some(Relay { db: 0, is_up: false, is_doubtful: false });
@@ -206,7 +208,7 @@ impl Home {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.members.clear();
         }
-        if let Some((_, members)) = self.finishing.last_mut() {
+        if let Some((_, members)) = &mut self.finishing {
             // Its file may be of a dataset that is gone.
             members.clear();
             self.sharing.close();

@@ -10,18 +10,34 @@ const SEND_MAX_PIECES: usize = 512;
 /// So much of the stream is worth a send of its own.
 const PRESSING_BYTES: u64 = 64 << 10;
 
+/// What there is to be sent to a replica, by its urgency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    Nothing,
+    /// A little, that may wait for more.
+    MayWait,
+    Pressing,
+}
+
 impl Home {
     /// Replicas that may have something to send and no send under way.
     pub fn idle_replicas(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         self.peers.iter().filter(|(_, peer)| !peer.is_sending).map(|(id, _)| *id)
     }
 
-    /// Whether a replica should be sent what there is for it though more is about to come.
-    pub fn is_pressing(&self, id: ReplicaId) -> bool {
-        let Some(peer) = self.peers.get(&id) else { return false };
-        let pending = peer.reader.map_or(0, |reader| self.log.pending_bytes(reader));
+    /// What there is to be sent to a replica.
+    pub fn unsent(&self, id: ReplicaId) -> Unsent {
+        let Some(peer) = self.peers.get(&id) else { return Unsent::Nothing };
+        let reader = peer.reader.filter(|_| peer.handshake.is_streaming());
+        let pending_bytes = reader.map_or(0, |reader| self.log.pending_bytes(reader));
         // Who waits for acknowledgements waits for what is not sent, too.
-        !peer.queue.is_empty() || pending >= PRESSING_BYTES || (pending > 0 && self.acks.has_waiters())
+        let is_pressing = pending_bytes >= PRESSING_BYTES || self.acks.has_waiters();
+        match pending_bytes {
+            _ if !peer.queue.is_empty() => Unsent::Pressing,
+            0 => Unsent::Nothing,
+            _ if is_pressing => Unsent::Pressing,
+            _ => Unsent::MayWait,
+        }
     }
 
     /// What to send a replica next, appended to `out`. [`Home::sent`] is called when it has been sent. False: nothing.
@@ -49,6 +65,7 @@ impl Home {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.is_sending = false;
         peer.stuck_since_ms = None;
+        self.dropped.extend(peer.queue.sent());
         if peer.stream_in_flight > 0 {
             let reader = peer.reader.expect("it reads the stream");
             self.log.advance(reader, std::mem::take(&mut peer.stream_in_flight));

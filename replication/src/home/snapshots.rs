@@ -32,6 +32,14 @@ impl Piece {
     }
 }
 
+/// Where a snapshot goes.
+pub(super) enum Target {
+    /// To its members, as it is made. `in_parts`: see [`crate::parts`].
+    Sockets { in_parts: bool },
+    /// Into a file. `keeps`: as the node's snapshot file; otherwise its members are sent it.
+    File { keeps: bool },
+}
+
 pub(super) struct Snapshot {
     pub id: u64,
     pub members: Vec<ReplicaId>,
@@ -61,26 +69,37 @@ impl Home {
             self.begin_history();
             self.merge.forget_db();
         }
-        let id = self.next_snapshot;
-        self.next_snapshot += 1;
         let with_data = !start.needs.without_data;
         let in_parts = self.decide_on_parts(&start.replicas, start.is_diskless && with_data);
+        let target =
+            if start.is_diskless { Target::Sockets { in_parts } } else { Target::File { keeps: false } };
+        self.begin_snapshot(start.replicas, with_data, target);
+    }
+
+    /// Has a snapshot cut. Its place is taken.
+    pub(super) fn begin_snapshot(&mut self, members: Vec<ReplicaId>, with_data: bool, target: Target) {
+        let id = self.next_snapshot;
+        self.next_snapshot += 1;
+        let (mark, file, in_parts) = match target {
+            Target::Sockets { in_parts } => (Some(EofMark::random(&mut self.rng)), None, in_parts),
+            Target::File { keeps } => {
+                self.actions.push(Action::File { snapshot: id, step: FileStep::Create { keeps } });
+                (None, Some(FileOut { keeps, unwritten_bytes: 0 }), false)
+            }
+        };
         self.snapshot = Some(Snapshot {
             id,
-            members: start.replicas,
+            members,
             with_data,
             writer: Writer::new(self.writer_options()),
-            mark: start.is_diskless.then(|| EofMark::random(&mut self.rng)),
-            file: (!start.is_diskless).then_some(FileOut { keeps: false, unwritten_bytes: 0 }),
+            mark,
+            file,
             in_parts,
             shards_left: self.shards,
             early: Vec::new(),
             is_cut: false,
             is_paused: false,
         });
-        if !start.is_diskless {
-            self.actions.push(Action::File { snapshot: id, step: FileStep::Create { keeps: false } });
-        }
         self.actions.push(Action::Cut { snapshot: id, with_data });
     }
 
@@ -94,21 +113,23 @@ impl Home {
         }
     }
 
-    /// Nobody wants the snapshot in the making any more.
-    pub(super) fn abort_snapshot(&mut self) {
-        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.file.is_some()) {
-            return self.abort_file();
-        }
+    /// Nobody wants the snapshot in the making any more, or it failed. Returns who waited for it.
+    pub(super) fn abort_snapshot(&mut self) -> Vec<ReplicaId> {
         let snapshot = self.snapshot.take().expect("in the making");
         self.actions.push(Action::Abort { snapshot: snapshot.id });
+        if snapshot.file.is_some() {
+            self.drop_file(snapshot.id);
+        }
+        self.retry_cut_ms = None;
         self.sharing.finish();
+        snapshot.members
     }
 
     /// Adds a replica to the snapshot in the making, or to one whose file is being finished.
     pub(super) fn join_snapshot(&mut self, id: ReplicaId) {
         match &mut self.snapshot {
             Some(snapshot) => snapshot.members.push(id),
-            None => self.finishing.last_mut().expect("what can be joined is not finished").1.push(id),
+            None => self.finishing.as_mut().expect("what can be joined is not finished").1.push(id),
         }
     }
 
@@ -136,9 +157,7 @@ impl Home {
         }
         for member in &snapshot.members {
             let peer = self.peers.get_mut(member).expect("members are attached");
-            let reply = peer.handshake.cut(current, offset);
-            peer.push(reply);
-            peer.reader = Some(self.log.add_reader(offset));
+            peer.cut(current, offset, &mut self.log);
             peer.has_mark = snapshot.mark.is_some();
             if let Some(header) = super::parts::header(&snapshot) {
                 peer.push(header);
@@ -210,11 +229,7 @@ impl Home {
             .iter()
             .map(|member| self.peers[member].queue.len_bytes())
             .fold(unwritten, u64::max);
-        let pause = queued > SNAPSHOT_WINDOW_BYTES;
-        if snapshot.is_paused && !pause {
-            self.actions.push(Action::Resume { snapshot: snapshot.id });
-        }
-        snapshot.is_paused = pause;
+        snapshot.is_paused = queued > SNAPSHOT_WINDOW_BYTES;
     }
 
     pub(super) fn finish_snapshot(&mut self) {

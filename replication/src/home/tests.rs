@@ -3,8 +3,7 @@
 use super::*;
 use crate::ids::ReplId;
 use crate::psync::{Replconf, Replica};
-use braid_core::rdb::{Checksum, Writer};
-use braid_core::rdb::{Decoder, Event, Limits, load_value};
+use braid_core::rdb::{Decoder, Event, Limits, Writer, load_value};
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
@@ -185,10 +184,7 @@ impl World {
     fn online(&mut self) -> ReplicaId {
         let id = self.attach();
         let snapshot = self.cut();
-        (0..self.home.shards).for_each(|_| {
-            self.home
-                .piece(snapshot, Piece { chunks: Vec::new(), checksum: Checksum::default(), is_last: true })
-        });
+        (0..self.home.shards).for_each(|_| self.home.piece(snapshot, Piece::end()));
         self.drain();
         self.ack(id, self.home.end_offset());
         self.take(id);

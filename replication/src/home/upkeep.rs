@@ -19,6 +19,13 @@ pub(super) struct Retention {
     is_stopping: bool,
 }
 
+impl Retention {
+    /// When nobody follows the stream, that is so from then on only.
+    pub(super) fn begin_anew(&mut self) {
+        self.alone_since_ms = None;
+    }
+}
+
 /// Whether this master may replace the datasets of replicas that come with another history.
 ///
 /// A master that lost its dataset and starts empty would wipe every replica it had: they come, are told to synchronize,
@@ -43,7 +50,8 @@ impl Protection {
         self.own_ids.push_back(id);
     }
 
-    fn know(&mut self, name: String) {
+    /// A replica has our dataset.
+    pub(super) fn know(&mut self, name: String) {
         if self.known.contains(&name) {
             return;
         }
@@ -76,14 +84,6 @@ impl Home {
         self.is_protected() && *next_byte != b"1" && !ReplId::parse(id).is_some_and(is_own) && !is_known()
     }
 
-    /// A replica has our dataset.
-    pub(super) fn know(&mut self, name: impl FnOnce(&Self) -> String) {
-        if self.is_protected() {
-            let name = name(self);
-            self.protection.know(name);
-        }
-    }
-
     /// A history begins. Its first bytes mean nothing, so that whoever has followed it, be it without a single write,
     /// never asks for its first byte again.
     pub(super) fn begin_history(&mut self) {
@@ -93,7 +93,7 @@ impl Home {
     }
 
     /// Whether a replica may attach now, whatever it asks for.
-    pub(super) fn admit(&mut self, psync: Option<&[&[u8]]>) -> Result<(), String> {
+    pub(super) fn admit(&self, psync: Option<&[&[u8]]>) -> Result<(), String> {
         if self.retention.is_stopping {
             // For some milliseconds. Who has no history yet asks again all the same.
             return Err(match psync {
@@ -101,7 +101,6 @@ impl Home {
                 None => "ERR Can't SYNC while the backlog is being released".into(),
             });
         }
-        self.retention.alone_since_ms = None;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl Home {
     }
 
     /// Puts `REPLCONF GETACK *` into the stream. If nothing was written since the last one, its answers are on their way.
-    fn ask_for_acks(&mut self) {
+    pub(super) fn ask_for_acks(&mut self) {
         // What a replica passes on is its master's, to which nothing can be added.
         let is_read = !self.is_replica() && self.peers.values().any(|peer| peer.handshake.is_streaming());
         if is_read && self.asked_at != Some(self.log.end_offset()) {

@@ -46,9 +46,8 @@ pub(super) struct Spill {
     range: Range,
     /// Somebody is behind.
     is_on: bool,
-    /// A write failed; since when, as ticks tell.
-    is_paused: bool,
-    paused_since_ms: Option<u64>,
+    /// A write failed: the next is tried then.
+    paused_until_ms: Option<u64>,
     reads: Vec<UnderWay>,
     next_read: u64,
     absent: Vec<Absent>,
@@ -61,8 +60,7 @@ impl Spill {
             budget_bytes: 0,
             range: Range::new(),
             is_on: false,
-            is_paused: false,
-            paused_since_ms: None,
+            paused_until_ms: None,
             reads: Vec::new(),
             next_read: 0,
             absent: Vec::new(),
@@ -133,7 +131,7 @@ impl Log {
     /// The reader goes away, and whoever it is may come back for the rest. To be called before it is removed.
     pub fn expect_back(&mut self, id: ReaderId, who: String) {
         let reader = self.reader(id);
-        if self.spill.budget_bytes == 0 || reader.lost.is_some() {
+        if self.spill.budget_bytes == 0 || reader.lost.is_some() || reader.acked.is_none() {
             return;
         }
         // It acknowledges now and then only, and has more most likely.
@@ -156,14 +154,12 @@ impl Log {
 
     /// Time passes: after a failure the disk is tried again.
     pub fn tick(&mut self, now_ms: u64) {
-        if !self.spill.is_paused {
-            return;
-        }
-        let since_ms = *self.spill.paused_since_ms.get_or_insert(now_ms);
-        if now_ms.saturating_sub(since_ms) >= PAUSE_MS {
-            self.spill.is_paused = false;
-            self.spill.paused_since_ms = None;
-        }
+        self.spill.paused_until_ms.take_if(|until_ms| *until_ms <= now_ms);
+    }
+
+    /// When [`Log::tick`] has something to do. Trim the log afterwards.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        self.spill.paused_until_ms
     }
 
     /// What has to be done with segment files, in order. Each write and read is answered by [`Log::told`].
@@ -175,12 +171,12 @@ impl Log {
     ///
     /// # Panics
     /// If nothing of the kind is under way.
-    pub fn told(&mut self, told: Told) {
+    pub fn told(&mut self, told: Told, now_ms: u64) {
         match told {
             Told::Written(outcome) => {
                 self.spill.range.written(outcome.is_ok());
                 if let Err(why) = outcome {
-                    self.spill.is_paused = true;
+                    self.spill.paused_until_ms = Some(now_ms + PAUSE_MS);
                     self.spill.range.warn(format!(
                         "The replication stream can't be written to disk: {why}. What slow replicas need stays in \
                          memory, up to client-output-buffer-limit"
@@ -254,7 +250,7 @@ impl Log {
     /// How much may wait in memory for a reader before its limits matter; None: as they are.
     pub(super) fn pending_grace(&self) -> Option<u64> {
         let Sizes { slack_bytes, unacked_bytes, write_bytes, .. } = self.spill.sizes;
-        (self.spill.budget_bytes > 0 && !self.spill.is_paused)
+        (self.spill.budget_bytes > 0 && self.spill.paused_until_ms.is_none())
             .then_some(self.backlog_bytes + slack_bytes + unacked_bytes + write_bytes)
     }
 
@@ -288,7 +284,7 @@ impl Log {
             if need > self.spill.range.end() {
                 self.spill.range.restart(need);
             }
-            if self.spill.is_paused {
+            if self.spill.paused_until_ms.is_some() {
                 return;
             }
             let segment_bytes = self.spill.segment_bytes();

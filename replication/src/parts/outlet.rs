@@ -91,6 +91,16 @@ impl Outlet {
         true
     }
 
+    /// The connection is gone: what is left, to be freed elsewhere where it is long.
+    pub fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.queue.into_pieces()
+    }
+
+    /// A long piece whose end was sent, which is to be freed elsewhere. To be asked for when a send was completed.
+    pub fn take_dropped(&mut self) -> Option<Bytes> {
+        self.queue.sent()
+    }
+
     /// A send was completed. Returns, once, the RDB stream's length if that was its end.
     pub fn sent(&mut self) -> Option<u64> {
         self.is_sending = false;
@@ -113,7 +123,7 @@ impl Outlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braid_core::rdb::{Checksum, Decoder, Event, Limits, kind};
+    use braid_core::rdb::{Decoder, Event, Limits, kind};
 
     const OPTIONS: WriterOptions = WriterOptions { version: 10, compress: false, checksum: true };
 
@@ -167,8 +177,7 @@ mod tests {
         let (mut bytes, told) = drain(&mut outlet);
         assert_eq!(told, None, "more is to come");
         outlet.piece(piece("b", true));
-        let empty = Piece { chunks: Vec::new(), checksum: Checksum::default(), is_last: true };
-        outlet.piece(empty);
+        outlet.piece(Piece::end());
         let (rest, told) = drain(&mut outlet);
         bytes.extend(rest);
         assert_eq!(keys(&bytes, told.expect("it is complete")), ["a", "b"]);

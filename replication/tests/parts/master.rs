@@ -96,7 +96,6 @@ impl Master {
                 Action::Abort { snapshot } => {
                     self.walk.take_if(|walk| walk.snapshot == snapshot);
                 }
-                Action::Resume { .. } => {}
                 Action::Close { replica, .. } => self.close(network, |peer| peer.replica == Some(replica)),
                 Action::EndParts { replica } => {
                     self.close(network, |peer| peer.part.is_some_and(|(of, _)| of == replica));
@@ -124,7 +123,7 @@ impl Master {
                 {
                     let (_, part) = peer.part.expect("just seen");
                     let feeders = PartsPlan::feeders(part, *count, self.shards);
-                    let window_bytes = plan.window_bytes_of(*count);
+                    let window_bytes = PartsPlan::window_bytes_of(*count);
                     peer.outlet = Some(Outlet::new(plan.options, feeders, window_bytes, rng));
                 }
             }

@@ -321,7 +321,7 @@ impl Hub {
                     self.follower.want_cut(snapshot, with_data, Some(Box::new(hook)));
                 }
                 Action::Abort { snapshot } => aborted.push(snapshot),
-                Action::Resume { .. } | Action::Unblock { .. } => {}
+                Action::Unblock { .. } => {}
                 Action::File { snapshot, step } => self.file_step(snapshot, step),
                 Action::Close { replica, why } => self.close_peer(env, replica, &why),
                 Action::Turned(turn) => self.follower.turned(turn),

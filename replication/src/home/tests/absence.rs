@@ -6,7 +6,7 @@ use crate::log::spill::{Step, Told};
 const MEGABYTE: usize = 1 << 20;
 
 /// Carries out what the log wants of the disk, until it wants nothing more.
-fn serve_disk(world: &mut World, files: &mut BTreeMap<u64, Vec<u8>>) {
+pub(super) fn serve_disk(world: &mut World, files: &mut BTreeMap<u64, Vec<u8>>) {
     loop {
         world.home.trim();
         let steps = world.home.log().take_steps();
@@ -17,11 +17,11 @@ fn serve_disk(world: &mut World, files: &mut BTreeMap<u64, Vec<u8>>) {
             match step {
                 Step::Write { segment, bytes } => {
                     files.entry(segment).or_default().extend(bytes.concat());
-                    world.home.log().told(Told::Written(Ok(())));
+                    world.home.log().told(Told::Written(Ok(())), world.now_ms);
                 }
                 Step::Read { read, segment, at_bytes, len_bytes } => {
                     let bytes = files[&segment][at_bytes as usize..][..len_bytes as usize].to_vec();
-                    world.home.log().told(Told::Read { read, outcome: Ok(bytes.into()) });
+                    world.home.log().told(Told::Read { read, outcome: Ok(bytes.into()) }, world.now_ms);
                 }
                 Step::Delete { segment } => drop(files.remove(&segment)),
                 Step::Warn(line) => panic!("{line}"),
@@ -77,4 +77,22 @@ fn a_replica_that_was_away_continues_from_disk_as_long_as_it_is_expected() {
         serve_disk(&mut world, &mut files);
         assert!(files.is_empty());
     }
+}
+
+#[test]
+fn a_disk_that_failed_once_is_tried_again_with_nobody_there() {
+    let mut world = World::new(1, Rules { backlog_bytes: 1 << 20, backlog_disk_bytes: 64 << 20, ..rules() });
+    let gone = world.online();
+    world.home.detach(gone);
+    world.write(&"x".repeat(10 * MEGABYTE));
+    world.home.trim();
+    let is_write = |step: &Step| matches!(step, Step::Write { .. });
+    assert!(world.home.log().take_steps().iter().any(is_write));
+    world.home.log().told(Told::Written(Err("disk full".into())), world.now_ms);
+    world.home.trim();
+    assert!(!world.home.log().take_steps().iter().any(is_write), "not at once");
+    world.pass(11 * SECOND_MS);
+    world.home.trim();
+    assert!(world.home.log().take_steps().iter().any(is_write));
+    assert_eq!(world.home.next_tick_ms(), None, "nothing is left to look after");
 }

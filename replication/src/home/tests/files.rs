@@ -159,6 +159,32 @@ fn nobody_joins_a_file_whose_readers_left_while_it_was_finished() {
 }
 
 #[test]
+fn nobody_joins_a_file_behind_whose_cut_the_log_lost_something() {
+    let sharing = Policy { is_diskless: false, ..rules().sharing };
+    let with_disk = Rules { sharing, backlog_disk_bytes: 64 << 20, ..rules() };
+    for is_lost in [false, true] {
+        let mut world = World::new(1, with_disk);
+        let first = world.attach();
+        let (snapshot, file) = make_file(&mut world, false);
+        let mut segments = BTreeMap::new();
+        (0..20).for_each(|_| {
+            world.write(&"x".repeat(1 << 20));
+            super::absence::serve_disk(&mut world, &mut segments);
+        });
+        assert!(!segments.is_empty());
+        if is_lost {
+            world.home.set_rules(Rules { backlog_disk_bytes: 0, ..with_disk });
+        }
+        let second = world.attach();
+        assert_eq!(world.take(second).is_empty(), is_lost, "it gets a snapshot of its own");
+        world.home.file_done(snapshot, Ok(file.len() as u64), world.now_ms);
+        let actions = world.home.take_actions();
+        assert_eq!(actions.contains(&Action::Cut { snapshot: snapshot + 1, with_data: true }), is_lost);
+        world.home.detach(first);
+    }
+}
+
+#[test]
 fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     let to_disk = Rules { sharing: Policy { is_diskless: false, ..rules().sharing }, ..rules() };
     let mut world = World::new(1, to_disk);
@@ -175,6 +201,8 @@ fn no_loss_a_file_that_cannot_be_written_closes_those_who_wait_for_it() {
     assert!(
         actions.contains(&Action::Abort { snapshot }) && actions.contains(&Action::Close { replica, why })
     );
+    let drops = |action: &&Action| **action == Action::File { snapshot, step: FileStep::Drop };
+    assert_eq!(actions.iter().filter(drops).count(), 1);
     world.home.detach(replica);
     world.attach();
     make_file(&mut world, false);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::home::snapshots::CUT_RETRY_MS;
+use braid_core::rdb::Checksum;
 
 #[test]
 fn law5_a_replica_is_sent_header_snapshot_mark_and_after_its_ack_the_stream_from_the_cut() {
@@ -215,7 +216,6 @@ fn one_member_that_goes_does_not_stop_the_others_snapshot() {
     assert!(world.home.is_snapshot_paused());
     world.home.detach(slow);
     assert!(!world.home.is_snapshot_paused(), "nobody is left who does not read");
-    assert_eq!(world.home.take_actions(), [Action::Resume { snapshot }]);
     world.piece(snapshot, "a", true);
     let sent = world.take(stays);
     let mut sent = sent.as_slice();
@@ -236,7 +236,6 @@ fn the_walk_waits_while_the_slowest_member_has_much_to_read() {
     while world.home.is_snapshot_paused() {
         assert!(world.send(id));
     }
-    assert_eq!(world.home.take_actions(), [Action::Resume { snapshot }]);
 }
 
 #[test]
@@ -311,6 +310,54 @@ fn who_wants_the_snapshot_only_is_closed_after_it_and_is_no_replica() {
     assert_eq!((read_rdb(&sent[..len]).0, sent.len()), (vec!["a".to_owned()], len));
     let actions = world.home.take_actions();
     assert!(matches!(actions[..], [Action::Close { replica, .. }] if replica == id), "{actions:?}");
+}
+
+#[test]
+fn for_who_wants_the_snapshot_only_nothing_of_the_stream_is_kept() {
+    let limits = ReaderLimits { hard_bytes: 5000, soft_bytes: 0, soft_ms: 0 };
+    let mut world = World::new(1, Rules { backlog_bytes: 100, limits, ..rules() });
+    let id = world.attach_as(&[b"capa", b"eof", b"rdb-only", b"1"], None).unwrap();
+    let snapshot = world.cut();
+    world.begin_send(id);
+    world.write(&"x".repeat(10_000));
+    world.home.trim();
+    assert_eq!(world.home.report(world.now_ms).histlen_bytes, 100);
+    world.pass(2 * SECOND_MS);
+    assert_eq!(world.home.take_actions(), [], "it is not behind");
+    world.home.sent(id, world.now_ms);
+    world.piece(snapshot, "a", true);
+    let sent = world.take(id);
+    assert_eq!(marked_snapshot(&mut sent.as_slice()).0, ["a"]);
+}
+
+#[test]
+fn law8_a_long_element_is_sent_in_parts_and_handed_back_whole_to_be_freed() {
+    for breaks in [false, true] {
+        let mut world = World::new(1, rules());
+        let id = world.attach();
+        let snapshot = world.cut();
+        world.take(id);
+        let long = Bytes::from(vec![b'x'; 10 << 20]);
+        let is_long = |piece: &Bytes| (piece.as_ptr(), piece.len()) == (long.as_ptr(), long.len());
+        let piece = Piece { chunks: vec![long.clone()], checksum: Checksum::default(), is_last: false };
+        world.home.piece(snapshot, piece);
+        let mut sends = 0;
+        while world.begin_send(id) {
+            sends += 1;
+            if breaks && sends == 5 {
+                world.home.detach(id);
+                break;
+            }
+            assert!(!world.home.take_dropped().iter().any(is_long), "not all of it is sent");
+            // Twice the time that a send may take, for all of it.
+            world.pass(12 * SECOND_MS);
+            world.home.sent(id, world.now_ms);
+        }
+        assert_eq!(sends, if breaks { 5 } else { 10 });
+        assert_eq!(world.home.take_dropped().iter().filter(|piece| is_long(piece)).count(), 1);
+        let closes = |action: &Action| matches!(action, Action::Close { .. });
+        assert!(!world.home.take_actions().iter().any(closes), "it gets on");
+    }
 }
 
 #[test]

@@ -44,11 +44,22 @@ fn what_a_reader_has_not_had_is_kept_beyond_the_backlog() {
     world.home.trim();
     let report = world.home.report(world.now_ms);
     assert_eq!(report.histlen_bytes, world.home.end_offset(), "all of it waits for the slow one");
-    // It goes away and comes back: as long as nothing is trimmed it continues.
     world.home.sent(slow, world.now_ms);
+    let received = SELECT_0.len() + "first".len();
+    assert_eq!(world.received[&slow].len(), received);
+    // It goes away and comes back: as long as nothing is trimmed it continues.
+    let history = world.id();
     world.home.detach(slow);
+    let back = world.resume(&history, received as u64 + 1);
+    let continued = world.take(back);
+    assert!(continued.starts_with(b"+CONTINUE"));
+    assert!(continued.ends_with(format!("{:0100}", 99).as_bytes()));
+    // Without a disk nobody is waited for, once the log is trimmed.
+    world.home.detach(back);
     world.home.trim();
     assert_eq!(world.home.report(world.now_ms).histlen_bytes, 1000);
+    let late = world.resume(&history, received as u64 + 1);
+    assert_eq!(world.take(late), b"", "it gets a snapshot");
 }
 
 #[test]

@@ -32,8 +32,7 @@ fn come(world: &mut World, id: ReplicaId, token: Token) {
 /// The shards are done with a snapshot that they sent themselves.
 fn walked(world: &mut World, snapshot: u64) {
     for _ in 0..world.home.shards {
-        let end = Piece { chunks: Vec::new(), checksum: Checksum::default(), is_last: true };
-        world.home.piece(snapshot, end);
+        world.home.piece(snapshot, Piece::end());
     }
 }
 

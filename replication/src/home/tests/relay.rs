@@ -317,3 +317,18 @@ fn law7_signs_of_life_of_another_history_hide_no_writes() {
     world.relay("effects", 0);
     assert_eq!((world.home.end_offset(), world.home.written_offset()), (end, end));
 }
+
+#[test]
+fn no_loss_the_time_alone_counts_a_masters_time_only() {
+    let mut world = World::new(2, Rules { backlog_ttl_ms: 20 * SECOND_MS, ..rules() });
+    world.home.resume(id(b'a'), 500, false);
+    world.pass(10 * SECOND_MS);
+    world.turn(Turn::Follow);
+    world.home.replace_history(id(b'b'), 700, 0);
+    world.pass(60 * SECOND_MS);
+    world.turn(Turn::Promote);
+    world.pass(19 * SECOND_MS);
+    assert_eq!(world.home.take_actions(), [], "its siblings come with this history");
+    world.pass(2 * SECOND_MS);
+    assert_eq!(world.home.take_actions(), [Action::StopStream]);
+}

@@ -75,6 +75,21 @@ fn a_stream_that_nobody_follows_ends_after_its_time_and_its_history_with_it() {
 }
 
 #[test]
+fn who_is_refused_does_not_keep_the_stream() {
+    let mut world = World::new(1, Rules { backlog_ttl_ms: 20 * SECOND_MS, protects: true, ..rules() });
+    let id = world.online();
+    world.home.detach(id);
+    let foreign = "1".repeat(40);
+    let words: [&[u8]; 2] = [foreign.as_bytes(), b"100"];
+    let stranger: &[&[u8]] = &[b"listening-port", b"7", b"capa", b"eof", b"capa", b"psync2"];
+    for _ in 0..21 {
+        assert!(world.attach_as(stranger, Some(&words)).unwrap_err().starts_with("NOMASTERLINK"));
+        world.pass(SECOND_MS);
+    }
+    assert_eq!(world.home.take_actions(), [Action::StopStream]);
+}
+
+#[test]
 fn no_loss_a_master_that_started_empty_wipes_nobody_who_has_a_history() {
     let mut world = World::new(1, Rules { protects: true, ..rules() });
     let foreign = "1".repeat(40);
@@ -126,11 +141,11 @@ fn the_end_waits_for_replicas_that_lag_and_for_no_more_than_its_time() {
         for id in [one, two] {
             world.ack(id, world.home.end_offset());
         }
-        assert!(!world.home.begin_farewell(deadline_ms, world.now_ms), "nobody lags");
+        assert!(!world.home.begin_farewell(deadline_ms), "nobody lags");
         let before = world.home.end_offset();
         world.write("write");
         let offset = world.home.end_offset();
-        assert!(world.home.begin_farewell(deadline_ms, world.now_ms));
+        assert!(world.home.begin_farewell(deadline_ms));
         world.home.poll_farewell(world.now_ms);
         assert!(String::from_utf8(world.take(one)).unwrap().ends_with(&format!("write{GETACK}")), "at once");
         world.home.poll_farewell(world.now_ms);
@@ -160,4 +175,16 @@ fn the_end_waits_for_replicas_that_lag_and_for_no_more_than_its_time() {
         assert_eq!(world.home.take_actions(), [], "once");
         assert!(!world.home.cancel_farewell());
     }
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_sign_of_life_to_be_acknowledged() {
+    let mut world = World::new(1, rules());
+    let id = world.online();
+    world.write("write");
+    world.take(id);
+    world.ack(id, world.home.end_offset());
+    world.pass(10 * SECOND_MS);
+    assert_eq!(world.take(id), PING.as_bytes());
+    assert!(!world.home.begin_farewell(world.now_ms + 5000));
 }

@@ -34,6 +34,7 @@ struct World {
     readers: Vec<ReaderId>,
     /// Bytes that went through files.
     read_bytes: u64,
+    now_ms: u64,
 }
 
 impl World {
@@ -58,6 +59,7 @@ impl World {
             lines: Vec::new(),
             readers: Vec::new(),
             read_bytes: 0,
+            now_ms: 0,
         }
     }
 
@@ -112,7 +114,7 @@ impl World {
 
     fn tell(&mut self) -> bool {
         let Some(told) = self.told.pop_front() else { return false };
-        self.log.told(told);
+        self.log.told(told, self.now_ms);
         self.trim();
         true
     }
@@ -131,7 +133,7 @@ impl World {
         let mut out = Vec::new();
         let len_bytes = self.log.reader_slices(id, max_bytes, max_slices, &mut out);
         assert!(out.len() <= max_slices && len_bytes <= max_bytes);
-        let from = (self.log.position(id) - self.first_offset) as usize;
+        let from = (self.log.reader(id).position - self.first_offset) as usize;
         assert_eq!(out.concat(), self.stream[from..from + len_bytes as usize]);
         // While it is sent the log goes on.
         if self.rng.bool() {
@@ -182,7 +184,6 @@ fn one_stream_every_reader_reads_it_whatever_the_disk_does() {
             // Memory keeps more than a small budget does.
             world.log.set_sizes(Sizes { unacked_bytes: 3000, ..SIZES });
         }
-        let mut now_ms = 0;
         for _ in 0..600 {
             match world.rng.u8(..20) {
                 0..5 => {
@@ -203,12 +204,12 @@ fn one_stream_every_reader_reads_it_whatever_the_disk_does() {
                 7 => world.log.is_back(&world.rng.u8(..4).to_string()),
                 8 if !world.readers.is_empty() => {
                     let id = world.readers[world.rng.usize(..world.readers.len())];
-                    let acked = world.log.position(id).saturating_sub(world.rng.u64(..200));
+                    let acked = world.log.reader(id).position.saturating_sub(world.rng.u64(..200));
                     world.log.acked(id, acked);
                 }
                 9 => {
-                    now_ms += PAUSE_MS / 3;
-                    world.log.tick(now_ms);
+                    world.now_ms += PAUSE_MS / 3;
+                    world.log.tick(world.now_ms);
                 }
                 10..13 if !world.readers.is_empty() => {
                     let id = world.readers[world.rng.usize(..world.readers.len())];
@@ -232,8 +233,8 @@ fn one_stream_every_reader_reads_it_whatever_the_disk_does() {
         let mut left = world.readers.clone();
         while let Some(id) = left.pop() {
             while world.lost(id).is_none() && world.log.pending_bytes(id) > 0 {
-                now_ms += PAUSE_MS;
-                world.log.tick(now_ms);
+                world.now_ms += PAUSE_MS;
+                world.log.tick(world.now_ms);
                 world.settle();
                 if world.lost(id).is_some() {
                     break;
@@ -241,7 +242,7 @@ fn one_stream_every_reader_reads_it_whatever_the_disk_does() {
                 let mut out = Vec::new();
                 let len_bytes = world.log.reader_slices(id, 1000, 10, &mut out);
                 assert!(len_bytes > 0, "seed {seed}: it is stuck");
-                let from = (world.log.position(id) - world.first_offset) as usize;
+                let from = (world.log.reader(id).position - world.first_offset) as usize;
                 assert_eq!(out.concat(), world.stream[from..from + len_bytes as usize]);
                 world.log.advance(id, len_bytes);
                 world.log.acked(id, u64::MAX);
@@ -288,6 +289,10 @@ fn a_slow_reader_costs_no_memory_and_reads_from_disk() {
         world.trim();
     }
     world.settle();
+    assert!(world.files.len() > 190, "it may have got nothing of that: {} files", world.files.len());
+    world.log.acked(slow, world.log.reader(slow).position);
+    world.trim();
+    world.settle();
     assert!(world.files.len() < 110, "{} files", world.files.len());
     assert!(world.lines.is_empty());
 }
@@ -333,14 +338,47 @@ fn who_went_away_comes_back_to_what_it_has_not_acknowledged() {
         world.settle();
         let mut out = Vec::new();
         let len_bytes = world.log.reader_slices(reader, 1000, 10, &mut out);
-        let from = (world.log.position(reader) - world.first_offset) as usize;
+        let from = (world.log.reader(reader).position - world.first_offset) as usize;
         assert_eq!(out.concat(), world.stream[from..from + len_bytes as usize]);
         world.log.advance(reader, len_bytes);
-        world.log.acked(reader, world.log.position(reader));
+        world.log.acked(reader, world.log.reader(reader).position);
         world.trim();
     }
     world.settle();
     assert!(world.files.is_empty());
+}
+
+#[test]
+fn who_has_acknowledged_nothing_yet_may_have_got_nothing() {
+    let mut world = World::new(3, 1 << 20);
+    let gone = world.log.add_reader(world.first_offset);
+    world.log.expect_back(gone, "it".into());
+    world.log.remove_reader(gone);
+    for _ in 0..100 {
+        world.append(100);
+        world.settle();
+    }
+    // It catches up, as far as the sockets tell, and its connection breaks before its first acknowledgement.
+    let back = world.log.add_reader(world.first_offset);
+    world.log.is_back("it");
+    world.readers.push(back);
+    while world.log.pending_bytes(back) > 0 {
+        world.settle();
+        let len_bytes = world.log.reader_slices(back, 1000, 10, &mut Vec::new());
+        world.log.advance(back, len_bytes);
+        world.trim();
+    }
+    world.settle();
+    let window = world.log.end_offset() - BACKLOG_BYTES;
+    assert!(world.log.can_continue_with(window - SIZES.unacked_bytes + 1), "what the sockets may have held");
+    world.log.expect_back(back, "it".into());
+    world.log.remove_reader(back);
+    let needed = world.log.first_byte();
+    for _ in 0..100 {
+        world.append(100);
+        world.settle();
+    }
+    assert!(world.log.can_continue_with(needed));
 }
 
 #[test]
@@ -384,8 +422,11 @@ fn a_disk_that_fails_leaves_it_to_memory_and_its_limits() {
     assert_eq!(world.log.check_limits(slow, limits, 0), Some(Exceeded::Hard));
     // Nothing was lost by that: the disk comes back, and takes what memory kept.
     world.failing = 0;
-    world.log.tick(1);
-    world.log.tick(PAUSE_MS + 1);
+    assert_eq!(world.log.next_tick_ms(), Some(PAUSE_MS));
+    world.log.tick(PAUSE_MS - 1);
+    assert_eq!(world.log.check_limits(slow, limits, 0), Some(Exceeded::Hard));
+    world.log.tick(PAUSE_MS);
+    assert_eq!(world.log.next_tick_ms(), None);
     world.trim();
     world.settle();
     assert_eq!(world.log.check_limits(slow, limits, 0), None);
