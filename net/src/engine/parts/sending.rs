@@ -275,7 +275,7 @@ impl Front {
         let Some(replica) = session.replica else { return };
         let part = self.parts.sending.parts.get_mut(&(replica, session.index));
         let Some(sends) = part.and_then(|part| part.sends.as_mut()) else { return };
-        sends.outlet.take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
+        drop(sends.outlet.take_dropped());
         if let Some(len_bytes) = sends.outlet.sent() {
             self.parts.send(HOME, PartMsg::Sent { replica, part: session.index, len_bytes });
         }
