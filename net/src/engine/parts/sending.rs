@@ -285,8 +285,6 @@ impl Front {
     pub(in crate::engine) fn forget_part(&mut self, session: &PartSession) {
         let Some(replica) = session.replica else { return };
         if let Some(part) = self.parts.sending.parts.remove(&(replica, session.index)) {
-            let unsent = part.sends.into_iter().flat_map(|sends| sends.outlet.into_pieces());
-            unsent.for_each(|piece| self.node.freeing.let_go(piece));
             let why = part.why.unwrap_or_else(|| "it was closed".to_owned());
             self.parts.send(HOME, PartMsg::Gone { replica, part: session.index, why });
         }
