@@ -6,8 +6,10 @@
 //! resident set shows it.
 
 use crate::allocator::Allocator;
+use crate::freeing::{self, Block};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 /// Threads with a counter of their own; any more share the last one.
@@ -84,9 +86,11 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as in `alloc`.
-        unsafe { Allocator.dealloc(block, layout) };
-        count(-block_bytes(layout.size()));
+        // SAFETY: no block begins at null; the caller's promises are those that are asked for.
+        let taken = unsafe { freeing::take(NonNull::new_unchecked(block), layout) };
+        if let Err(block) = taken {
+            free_for_good(block);
+        }
     }
 
     #[inline]
@@ -98,6 +102,15 @@ unsafe impl GlobalAlloc for CountingAllocator {
         }
         new_block
     }
+}
+
+/// Frees a block of [`CountingAllocator`]'s here and now.
+#[inline]
+pub fn free_for_good(block: Block) {
+    let (start, layout) = block.into_parts();
+    // SAFETY: a `Block` is one that was to be freed, with the layout it was allocated with, and there is no other of it.
+    unsafe { Allocator.dealloc(start.as_ptr(), layout) };
+    count(-block_bytes(layout.size()));
 }
 
 /// Bytes in use, in all threads together.

@@ -2,7 +2,6 @@
 //! nothing here is touched on a request's path but counters.
 
 use crate::config;
-use crate::freeing::Freeing;
 use crate::holds::WalkHolds;
 use crate::persistence::Persistence;
 use crate::ring::Waker;
@@ -78,7 +77,6 @@ pub struct Node {
     pub statistics: Statistics,
     pub pause: Pause,
     pub persistence: Persistence,
-    pub freeing: Freeing,
     slowlog: Mutex<SlowLog>,
     latency: Mutex<Latency>,
     /// The TCP sockets it listens on, by their addresses, to be kept when others are added.
@@ -137,7 +135,6 @@ impl Node {
             statistics: Statistics::new(shards, databases),
             pause: Pause::default(),
             persistence: Persistence::new(unix_us() / 1_000_000),
-            freeing: Freeing::default(),
             slowlog: Mutex::default(),
             latency: Mutex::default(),
             tcp_listeners: Mutex::default(),

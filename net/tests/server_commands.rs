@@ -456,6 +456,18 @@ fn idle_clients_and_those_beyond_their_limits_are_closed() {
             })
         });
         assert!(outcome.is_err() || endless.wait_closed().is_ok());
+        // One of whose arguments each is whole.
+        let mut endless = connect(&peer);
+        endless.send_raw(b"*100\r\n$4\r\nMSET\r\n").unwrap();
+        let whole = format!("$300000\r\n{}\r\n", "x".repeat(300_000));
+        let outcome = (0..64).try_for_each(|_| endless.send_raw(whole.as_bytes()));
+        assert!(outcome.is_err() || endless.wait_closed().is_ok());
+        let stats = watcher.info("stats").unwrap();
+        assert_eq!(stats["client_query_buffer_limit_disconnections"], "2");
+        for directive in ["client-query-buffer-limit", "proto-max-bulk-len"] {
+            assert!(watcher.call(&["CONFIG", "SET", directive, "4gb"]).is_err(), "{directive}");
+            assert_eq!(call(&mut watcher, &["CONFIG", "SET", directive, "3gb"]).text(), "OK", "{directive}");
+        }
         // Who leaves by itself is told apart.
         let mut leaver = connect(&peer);
         run(&mut leaver, "PING");

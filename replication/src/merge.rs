@@ -77,7 +77,7 @@ impl Merge {
         log: &mut Log,
         marked: &mut Vec<Marked>,
     ) {
-        let runs_bytes: u64 = segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum();
+        let runs_bytes: u64 = segment.runs.iter().map(|run| run.len_bytes).sum();
         assert_eq!(runs_bytes, segment.len_bytes(), "ticket {ticket}: runs and bytes differ");
         let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
         assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");
@@ -177,7 +177,7 @@ mod tests {
         let mut segment = Segment::default();
         let mut bytes = Vec::new();
         for _ in 0..rng.usize(..4) {
-            let len_bytes = rng.u32(..700);
+            let len_bytes = rng.u64(..700);
             bytes.extend((0..len_bytes).map(|_| rng.u8(..)));
             segment.runs.push(Run { db: rng.u16(..3), len_bytes });
         }

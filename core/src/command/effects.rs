@@ -7,7 +7,7 @@ use smallvec::{SmallVec, smallvec};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     pub db: u16,
-    pub len_bytes: u32,
+    pub len_bytes: u64,
 }
 
 /// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs. May be empty.
@@ -23,7 +23,7 @@ pub struct Segment {
 impl Segment {
     /// Effects on one database.
     pub fn of(db: u16, bytes: Bytes) -> Self {
-        let len_bytes = u32::try_from(bytes.len()).expect("a tick writes less than 4 GiB");
+        let len_bytes = bytes.len() as u64;
         Segment { pieces: smallvec![bytes], runs: SmallVec::from_slice(&[Run { db, len_bytes }]) }
     }
 
@@ -92,11 +92,10 @@ impl Effects {
     }
 
     fn encode(&mut self, db: u16, args: &[&[u8]], shared: &[(u32, Bytes)]) {
-        let len_bytes = if shared.is_empty() { self.copy(args) } else { self.refer(args, shared) };
-        let len = u32::try_from(len_bytes).expect("an effect is shorter than 4 GB");
+        let len_bytes = if shared.is_empty() { self.copy(args) } else { self.refer(args, shared) } as u64;
         match self.runs.last_mut() {
-            Some(run) if run.db == db && u32::MAX - run.len_bytes >= len => run.len_bytes += len,
-            _ => self.runs.push(Run { db, len_bytes: len }),
+            Some(run) if run.db == db => run.len_bytes += len_bytes,
+            _ => self.runs.push(Run { db, len_bytes }),
         }
     }
 
@@ -125,7 +124,8 @@ impl Effects {
         for arg in args {
             prefixed(&mut self.buf, b"$", arg.len());
             let is_arg = |(_, own): &(u32, Bytes)| own.as_ptr() == arg.as_ptr() && own.len() == arg.len();
-            match rest.iter().position(is_arg).filter(|_| arg.len() >= SHARED_ARG_LEN_BYTES) {
+            let is_long = arg.len() >= SHARED_ARG_LEN_BYTES;
+            match is_long.then(|| rest.iter().position(is_arg)).flatten() {
                 Some(at) => {
                     left_bytes += self.buf.len() + arg.len();
                     self.pieces.push(self.buf.split().freeze());
@@ -220,7 +220,7 @@ mod tests {
         let del = "*2\r\n$3\r\nDEL\r\n$1\r\nk\r\n";
         assert_eq!(segment.pieces[..], [format!("*1\r\n$5\r\nMULTI\r\n{del}{del}*1\r\n$4\r\nEXEC\r\n")]);
         assert_eq!(segment.runs.as_slice(), [Run { db: 3, len_bytes: 35 }, Run { db: 4, len_bytes: 34 }]);
-        assert_eq!(segment.runs.iter().map(|run| u64::from(run.len_bytes)).sum::<u64>(), segment.len_bytes());
+        assert_eq!(segment.runs.iter().map(|run| run.len_bytes).sum::<u64>(), segment.len_bytes());
         assert!(effects.is_empty());
     }
 
@@ -253,6 +253,25 @@ mod tests {
         assert!(effects.is_empty() && effects.take().pieces.is_empty());
     }
 
+    /// One buffer, many times: more than 32 bits count, in little memory.
+    #[test]
+    fn an_effect_may_be_longer_than_4_gib() {
+        const LEN: usize = 64 << 20;
+        let value = Bytes::from(vec![0; LEN]);
+        let mut args: Vec<&[u8]> = vec![b"MSET"];
+        let mut shared = Vec::new();
+        for at in 0..65 {
+            args.extend([&b"k"[..], &value]);
+            shared.push((2 * at + 2, value.clone()));
+        }
+        let mut effects = Effects::default();
+        effects.set_enabled(true);
+        effects.push_sharing(0, &args, &shared);
+        let segment = effects.take();
+        assert!(segment.len_bytes() > u64::from(u32::MAX));
+        assert_eq!(segment.runs.as_slice(), [Run { db: 0, len_bytes: segment.len_bytes() }]);
+    }
+
     #[test]
     fn a_transaction_may_begin_with_a_long_argument() {
         let value = Bytes::from(vec![b'v'; SHARED_ARG_LEN_BYTES]);
@@ -266,6 +285,6 @@ mod tests {
         let whole = segment.pieces.concat();
         assert!(whole.starts_with(b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$16384\r\nv"));
         assert!(whole.ends_with(b"v\r\n*1\r\n$4\r\nEXEC\r\n"));
-        assert_eq!(segment.runs.as_slice(), [Run { db: 2, len_bytes: whole.len() as u32 }]);
+        assert_eq!(segment.runs.as_slice(), [Run { db: 2, len_bytes: whole.len() as u64 }]);
     }
 }

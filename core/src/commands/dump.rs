@@ -149,8 +149,7 @@ fn restore(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     entry.set_lru(lru);
     // A replica may be older than who made the payload.
     let again = (version > DEFAULT_VERSION).then(|| payload(entry.value(), DEFAULT_VERSION));
-    let db = c.keys.db;
-    c.keys.space.attach(db, entry);
+    c.keys.attach_as_it_is(entry);
     c.keys.changed(key);
     let bytes = again.as_deref().unwrap_or(bytes);
     let at_ms = expiry_ms.unwrap_or(0).to_string();

@@ -49,7 +49,7 @@ pub const COMMANDS: &[Command] = &[
 
 /// When a new expiry may replace what the key has.
 #[derive(Default)]
-struct Condition {
+pub(super) struct Condition {
     only_without: bool,
     only_with: bool,
     only_later: bool,
@@ -60,21 +60,12 @@ impl Condition {
     fn parse(args: Args<'_>) -> Result<Self, Error> {
         let mut condition = Self::default();
         for (at, word) in args.iter().enumerate().skip(3) {
-            let flag = if args.is(at, "NX") {
-                &mut condition.only_without
-            } else if args.is(at, "XX") {
-                &mut condition.only_with
-            } else if args.is(at, "GT") {
-                &mut condition.only_later
-            } else if args.is(at, "LT") {
-                &mut condition.only_sooner
-            } else {
+            if !condition.add(args, at) {
                 return Err(Error::owned(format!(
                     "ERR Unsupported option {}",
                     String::from_utf8_lossy(word)
                 )));
-            };
-            *flag = true;
+            }
         }
         let Self { only_without, only_with, only_later, only_sooner } = condition;
         if only_without && (only_with || only_later || only_sooner) {
@@ -87,8 +78,20 @@ impl Condition {
         Ok(condition)
     }
 
-    /// Whether a key that expires at `current_ms` may expire at `new_ms` instead. None is later than any time.
-    fn allows(&self, current_ms: Option<u64>, new_ms: i64) -> bool {
+    /// Takes the word at `at`; false if it is no condition.
+    pub(super) fn add(&mut self, args: Args<'_>, at: usize) -> bool {
+        let flags = [
+            ("NX", &mut self.only_without),
+            ("XX", &mut self.only_with),
+            ("GT", &mut self.only_later),
+            ("LT", &mut self.only_sooner),
+        ];
+        let found = flags.into_iter().find(|(word, _)| args.is(at, word));
+        found.map(|(_, flag)| *flag = true).is_some()
+    }
+
+    /// Whether what expires at `current_ms` may expire at `new_ms` instead. None is later than any time.
+    pub(super) fn allows(&self, current_ms: Option<u64>, new_ms: i64) -> bool {
         let (current, new) = (current_ms.map_or(i128::MAX, i128::from), i128::from(new_ms));
         !(self.only_without && current_ms.is_some()
             || self.only_with && current_ms.is_none()

@@ -1,9 +1,11 @@
 //! What masters of other kinds put into the stream, and clients cannot say here.
 
 use super::collection::*;
+use super::expire::Condition;
 use crate::command::{Args, Category, Command, Ctx, Error, Flags, Handler, Outcome};
 use crate::resp::number::parse_i64;
 use crate::types::Hash;
+use crate::types::hash::EXPIRY_END_MS;
 
 /// The declarations.
 pub const COMMANDS: &[Command] = &[
@@ -36,14 +38,11 @@ pub const COMMANDS: &[Command] = &[
         ),
 ];
 
-/// Fields expire before this, as in Redis.
-const EXPIRY_END_MS: u64 = 1 << 48;
-
 /// When fields are to expire.
 fn expiry_ms(text: Option<&&[u8]>) -> Result<u64, Error> {
     let at_ms = text.and_then(|text| parse_i64(text)).ok_or(Error::NotInteger)?;
-    // A time before 1970 is over, too.
-    let at_ms = u64::try_from(at_ms).unwrap_or(0);
+    // A time before 1970 is over, too. 0 would be none.
+    let at_ms = u64::try_from(at_ms).unwrap_or(0).max(1);
     if at_ms < EXPIRY_END_MS { Ok(at_ms) } else { Err(Error::text("ERR invalid expire time")) }
 }
 
@@ -105,16 +104,10 @@ fn hsetex(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 /// does here.
 fn hpexpireat(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
     let expiry_ms = expiry_ms(args.get(2))?;
-    let has_condition = ["nx", "xx", "gt", "lt"].iter().any(|word| args.is(3, word));
+    let mut condition = Condition::default();
+    let has_condition = condition.add(args, 3);
     let names = fields(&args, 3 + usize::from(has_condition), 1)?;
-    let holds = |before_ms: Option<u64>| match before_ms {
-        _ if !has_condition => true,
-        before_ms if args.is(3, "nx") => before_ms.is_none(),
-        None => args.is(3, "lt"),
-        Some(before_ms) if args.is(3, "gt") => before_ms < expiry_ms,
-        Some(before_ms) if args.is(3, "lt") => before_ms > expiry_ms,
-        Some(_) => true,
-    };
+    let holds = |before_ms| condition.allows(before_ms, expiry_ms as i64);
     set_expiries(c, args, names, Some(expiry_ms), holds)
 }
 
@@ -170,6 +163,24 @@ mod tests {
             ["HSETEX h KEEPTTL FIELDS 2 a 1", "HSETEX h FNX FIELDS 1 a 1", "HSETEX h PXAT x FIELDS 1 a 1"]
         {
             assert!(node.run(bad).starts_with('-'), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_was_to_expire_before_1970_is_over() {
+        for at_ms in [-1, 0, i64::MIN] {
+            for fields in [1, 1000] {
+                let mut node = Node::new();
+                (node.replica, node.from_master) = (true, true);
+                for field in 0..fields {
+                    node.run(&format!("HSET h f{field} 1"));
+                }
+                node.run(&format!("HPEXPIREAT h {} FIELDS 1 f0", START_MS + 1000));
+                assert_eq!(node.run(&format!("HPEXPIREAT h {at_ms} FIELDS 1 f0")), ":1\r\n");
+                node.run(&format!("HSETEX h PXAT {at_ms} FIELDS 1 g 1"));
+                node.from_master = false;
+                assert_eq!(node.run("HMGET h f0 g"), "*2\r\n$-1\r\n$-1\r\n", "{at_ms}, {fields} fields");
+            }
         }
     }
 

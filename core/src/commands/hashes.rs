@@ -359,6 +359,16 @@ mod tests {
         assert_eq!(node.dirty() > dirty, !effect.is_empty(), "{line}");
     }
 
+    /// `proto-max-bulk-len` may allow it, and a master may send it.
+    #[test]
+    fn a_value_may_be_longer_than_512_mib() {
+        let mut node = Node::new();
+        node.effects.set_enabled(false);
+        let long = vec![0; (512 << 20) + 1];
+        assert_eq!(node.run_args(&[b"HSET", b"h", b"f", &long]), b":1\r\n");
+        assert_eq!(node.run("HSTRLEN h f"), format!(":{}\r\n", long.len()));
+    }
+
     #[test]
     fn fields_are_set_read_and_removed_in_both_encodings() {
         for large in [false, true] {

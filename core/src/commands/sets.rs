@@ -1,11 +1,14 @@
 //! Sets.
 
 use super::collection::*;
-use crate::command::{Args, Category, Command, Ctx, Error, Handler, KeySpec, Outcome, Use};
+use crate::command::{Args, Category, Command, Ctx, Effects, Error, Handler, KeySpec, Outcome, Use};
 use crate::types::Set;
 use smallvec::SmallVec;
 
 const SET: Category = Category::SET;
+
+/// One command of the stream names members of no more than this, unless it is one alone.
+const SREM_MAX_BYTES: usize = if cfg!(test) { 8 << 10 } else { 64 << 20 };
 
 /// The family's declarations.
 pub const COMMANDS: &[Command] = &[
@@ -125,11 +128,30 @@ fn spop_many(c: &mut Ctx<'_>, key: &[u8], wanted: usize) -> Outcome {
     }
     c.keys.changed(key);
     if c.keys.effects.enabled() {
-        let srem: Vec<&[u8]> =
-            [&b"SREM"[..], key].into_iter().chain(drawn.iter().map(Vec::as_slice)).collect();
-        c.keys.replicate(&srem);
+        let db = c.keys.db;
+        let tell = |effects: &mut Effects| {
+            let mut rest = &drawn[..];
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(fitting(rest));
+                let members = now.iter().map(Vec::as_slice);
+                let srem: Vec<&[u8]> = [&b"SREM"[..], key].into_iter().chain(members).collect();
+                effects.push(db, &srem);
+                rest = later;
+            }
+        };
+        if fitting(&drawn) == drawn.len() { tell(c.keys.effects) } else { c.keys.effects.together(tell) }
     }
     Ok(())
+}
+
+/// How many of the members go into one command of the stream. A set may be longer than a replica takes a command to be.
+fn fitting(members: &[Vec<u8>]) -> usize {
+    let mut bytes = 0;
+    let fit = |member: &&Vec<u8>| {
+        bytes += member.len();
+        bytes <= SREM_MAX_BYTES
+    };
+    members.iter().take_while(fit).count().max(1)
 }
 
 fn scard(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
@@ -210,6 +232,7 @@ fn smove(c: &mut Ctx<'_>, args: Args<'_>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::commands::testing::{NULL, Node, bulk};
 
     /// Members that make a set of each encoding.
@@ -231,6 +254,30 @@ mod tests {
         assert_eq!(node.run(line), reply, "{line}");
         assert_eq!(node.effects(), effect, "{line}");
         assert_eq!(node.dirty() > dirty, !effect.is_empty(), "{line}");
+    }
+
+    #[test]
+    fn what_spop_removed_goes_into_commands_that_a_replica_takes() {
+        let mut node = Node::new();
+        let long = |at: usize| format!("{at:0>5000}");
+        for at in 0..6 {
+            node.run(&format!("SADD k {} {at}", long(at)));
+        }
+        node.effects();
+        node.run("SPOP k 11");
+        let effects = node.effects();
+        assert!(effects.starts_with("MULTI\nSREM k ") && effects.ends_with("\nEXEC"), "{effects}");
+        assert!(effects.lines().all(|line| line.len() < SREM_MAX_BYTES + 200));
+        let mut replica = Node::new();
+        for at in 0..6 {
+            replica.run(&format!("SADD k {} {at}", long(at)));
+        }
+        effects.lines().filter(|line| line.starts_with("SREM")).for_each(|line| drop(replica.run(line)));
+        assert_eq!(replica.run("SMEMBERS k"), node.run("SMEMBERS k"));
+        node.run("SADD k a b c");
+        node.effects();
+        node.run("SPOP k 2");
+        assert!(node.effects().starts_with("SREM k "), "one is no block");
     }
 
     #[test]

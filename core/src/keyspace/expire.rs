@@ -1,12 +1,14 @@
 //! Removing keys whose time is over, in slices.
 
 use super::snapshot::{owes_huge, preserve};
-use super::{Change, Db, Keyspace};
+use super::{Change, Db, Keyspace, Trash};
 use crate::command::{Effects, Settings};
 use crate::table::{Due, OwnedValue, Verdict};
 
 /// Keys visited at a time: enough to finish a segment of the table, which updates its record of what is due.
 const SWEEP_LEN: usize = 1024;
+/// What of their values is freed at once, steps.
+const SWEEP_FREE_STEPS: usize = 1024;
 
 impl Keyspace {
     /// One slice of the background expiry: looks at no more than about `budget` keys, only where the table knows that
@@ -60,8 +62,15 @@ impl Keyspace {
                 let done = *sweep == 0;
                 left -= visited.min(left);
                 self.db_mut(db).expires -= over.len();
+                let mut at_once = SWEEP_FREE_STEPS;
                 for object in values {
-                    self.discard_value(object);
+                    let steps = object.free_effort();
+                    if steps > at_once {
+                        self.trash.push_back(Trash::of(object));
+                    } else {
+                        at_once -= steps;
+                        self.discard_value(object);
+                    }
                 }
                 for key in over {
                     self.note(db, &key, Change::Expired);

@@ -80,14 +80,14 @@ pub trait Collection: Sized {
 /// The keys of one database at one moment, seen by one command.
 ///
 /// Keys whose time is over are never seen. On a master they are removed on the way, with the effect that tells
-/// replicas; a replica keeps them until its master says so.
+/// replicas; a replica keeps them until its master says so, but for those whose expiry its own clients gave.
 pub struct Keys<'a> {
     pub space: &'a mut Keyspace,
     pub effects: &'a mut Effects,
     pub settings: &'a Settings,
     pub db: u16,
     pub now_ms: u64,
-    /// This node follows a master: expired keys are hidden, not removed.
+    /// This node follows a master: keys that the master let expire are hidden, not removed.
     pub replica: bool,
     /// The master's own command: it sees even what has expired, for its master still had it.
     pub from_master: bool,
@@ -130,9 +130,11 @@ impl Keys<'_> {
         self.space.note(self.db, key, Change::Touched);
     }
 
-    fn is_over(&self, expiry_ms: u64) -> bool {
+    /// Whether a key that expires at a time is over.
+    fn is_over(&self) -> impl Fn(u64) -> bool + use<> {
+        let (from_master, now_ms) = (self.from_master, self.now_ms);
         // Redis's master still serves a key in the very millisecond of its expiry.
-        !self.from_master && self.now_ms > expiry_ms
+        move |expiry_ms| !from_master && now_ms > expiry_ms
     }
 
     /// Removes a key whose time has been over since `expiry_ms`. On a replica it stays, unseen, unless the expiry is its own.
@@ -173,11 +175,20 @@ impl Keys<'_> {
 
     fn settle_slowly(&mut self, hash: u64, key: &[u8]) -> bool {
         let found = self.space.db(self.db).table.find(hash, key);
-        let Some(expiry_ms) = found.and_then(EntryRef::expiry_ms).filter(|at| self.is_over(*at)) else {
+        let Some(expiry_ms) = found.and_then(EntryRef::expiry_ms).filter(|at| self.is_over()(*at)) else {
             return true;
         };
         self.expire_now(key, expiry_ms);
         false
+    }
+
+    /// To be called before a key comes into being: removes what it held if its time is over, which a writable replica may
+    /// still have.
+    #[inline]
+    pub(super) fn clear_hidden(&mut self, hash: u64, key: &[u8]) {
+        if !self.settle(hash, key) && self.replica {
+            self.space.remove_for_good(self.db, key);
+        }
     }
 
     /// Looks a key up without a trace: no hit or miss counted, access time untouched.
@@ -246,8 +257,9 @@ impl Keys<'_> {
     }
 
     /// Sets a key to a value, whatever it held.
-    pub fn put(&mut self, key: &[u8], value: NewValue<'_, Object>, expiry: Expiry) {
+    pub fn put(&mut self, key: &[u8], value: NewValue<'_, Object>, mut expiry: Expiry) {
         let hash = self.space.hash(key);
+        let is_over = self.is_over();
         let (now_ms, clock) = (self.now_ms, self.settings.access_clock);
         let Keyspace { dbs, trash, snapshot, epoch, .. } = &mut *self.space;
         let db = &mut dbs[usize::from(self.db)];
@@ -263,6 +275,10 @@ impl Keys<'_> {
                 }
                 let old_ms = entry.expiry_ms();
                 let had_expiry = old_ms.is_some();
+                if expiry == Expiry::Keep && old_ms.is_some_and(is_over) {
+                    // A replica hid it, so there is nothing to keep.
+                    expiry = Expiry::Clear;
+                }
                 let has_expiry = match expiry {
                     Expiry::Keep => had_expiry,
                     Expiry::Clear => {
@@ -318,9 +334,16 @@ impl Keys<'_> {
         self.space.detach(self.db, key)
     }
 
-    /// Puts an entry in under its own key, which must not exist.
+    /// Puts an entry in under its own key, which must not be there to be seen. It is accessed by that.
     pub fn attach(&mut self, mut entry: KeyEntry) {
         entry.set_lru(self.settings.access_clock.fresh(self.now_ms));
+        self.attach_as_it_is(entry);
+    }
+
+    /// The same, with the access time that the entry brings.
+    pub fn attach_as_it_is(&mut self, entry: KeyEntry) {
+        let hash = self.space.hash(entry.key());
+        self.clear_hidden(hash, entry.key());
         let expiry_ms = entry.expiry_ms();
         let key: Option<Box<[u8]>> = (self.replica && expiry_ms.is_some()).then(|| entry.key().into());
         self.space.attach(self.db, entry);
@@ -362,7 +385,7 @@ impl Keys<'_> {
         }
     }
 
-    /// A collection to change. When that left it empty the caller calls [`Keys::remove_if_empty`].
+    /// A collection to change. When that leaves it empty the caller calls [`Keys::remove_found`].
     pub fn get_mut<C: Collection + 'static>(&mut self, key: &[u8]) -> Result<Option<&mut C>, Error> {
         match self.write(key) {
             None => Ok(None),
@@ -371,26 +394,6 @@ impl Keys<'_> {
                 _ => Err(Error::WrongType),
             },
         }
-    }
-
-    /// A collection to change, created empty if there is none.
-    pub fn get_or_new<C: Collection + 'static>(&mut self, key: &[u8]) -> Result<&mut C, Error> {
-        if self.write(key).is_none() {
-            let mut entry = KeyEntry::new(key, NewValue::Boxed(Box::new(C::new_object())));
-            entry.set_lru(self.settings.access_clock.fresh(self.now_ms));
-            self.space.attach(self.db, entry);
-        }
-        Ok(self.get_mut(key)?.expect("exists by now"))
-    }
-
-    /// Removes a collection that a command left empty. True if it did.
-    pub fn remove_if_empty<C: Collection + 'static>(&mut self, key: &[u8]) -> bool {
-        let empty = self.get_mut::<C>(key).is_ok_and(|found| found.is_some_and(|value| value.is_empty()));
-        if empty {
-            let entry = self.space.detach(self.db, key).expect("just seen");
-            self.space.discard(entry);
-        }
-        empty
     }
 }
 

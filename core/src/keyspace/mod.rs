@@ -17,8 +17,8 @@ pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
 pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 
-use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table};
-use crate::types::Object;
+use crate::table::{Drain, Entry, HashKey, Kind, OwnedValue, Table, ValueRef};
+use crate::types::{Object, free_steps};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -85,7 +85,7 @@ pub enum Change {
 /// What became of keys, by database, in order.
 pub type Changes = Vec<(u16, Box<[u8]>, Change)>;
 
-/// A value of at most this many allocations is freed at once: that takes some microseconds.
+/// A value of at most this many steps (see [`free_steps`]) is freed at once: that takes some microseconds.
 const FREE_AT_ONCE: usize = 64;
 /// A block of this size or more goes back to the system when it is freed, at some 100 us for each megabyte.
 const HUGE_BLOCK_LEN_BYTES: usize = 1 << 20;
@@ -303,12 +303,6 @@ impl Keyspace {
         }
     }
 
-    /// Removes a key that has expired and is hidden, without any effect.
-    #[cold]
-    fn remove_unseen(&mut self, db: u16, key: &[u8]) {
-        self.remove_for_good(db, key);
-    }
-
     /// Takes a key out and frees it, large ones in slices. False if there is none.
     fn remove_for_good(&mut self, db: u16, key: &[u8]) -> bool {
         let hash = self.hash(key);
@@ -397,7 +391,7 @@ impl Keyspace {
             + self.flushed_len()
     }
 
-    /// Frees about `budget` allocations of what waits. True if something is left. What cannot be freed in slices, blocks of
+    /// Frees for about `budget` steps of what waits. True if something is left. What cannot be freed in slices, blocks of
     /// megabytes, is given to `free_elsewhere`.
     pub fn free_some(&mut self, budget: usize, mut free_elsewhere: impl FnMut(Bytes)) -> bool {
         let mut left = budget;
@@ -431,9 +425,14 @@ impl Keyspace {
                         && let Some(entry) = drain.next()
                     {
                         // A large value is set aside, the small ones are freed on the way.
+                        let steps = match entry.value() {
+                            ValueRef::Boxed(object) if Trash::takes_long(object) => 1,
+                            ValueRef::Boxed(object) => 1 + object.free_effort(),
+                            _ => free_steps(entry.heap_bytes()),
+                        };
+                        left -= steps.min(left);
                         self.discard(entry);
                         self.stats.lazyfreed_objects += 1;
-                        left -= 1;
                     }
                     if drain.len() > 0 {
                         self.trash.push_back(Trash::Table(drain));

@@ -248,6 +248,80 @@ mod tests {
         }
     }
 
+    /// What a client of a writable replica writes takes the place of what the master let expire, which is still there.
+    #[test]
+    fn what_the_master_let_expire_gives_way_to_a_clients_key() {
+        for line in [
+            "RENAME own theirs",
+            "RENAMENX own theirs",
+            "COPY own theirs",
+            "SET theirs 2",
+            "SET theirs 2 KEEPTTL",
+            "INCR theirs",
+            "INCRBYFLOAT theirs 1",
+            "APPEND theirs x",
+            "SETRANGE theirs 0 x",
+            "SETBIT theirs 1 1",
+            "BITFIELD theirs SET u8 0 1",
+            "GETSET theirs x",
+            "MSETNX theirs 1",
+            "BITOP NOT theirs own",
+            "RPUSH theirs x",
+            "HSET theirs f x",
+            "ZADD theirs 1 x",
+            "SADD theirs x",
+            "RESTORE-own",
+            "MOVE",
+        ] {
+            let mut node = Node::new();
+            (node.replica, node.from_master) = (true, true);
+            node.run("SET theirs 1 PX 10");
+            node.from_master = false;
+            node.advance_ms(11);
+            node.run("SET own 1 PX 1000");
+            match line {
+                "RESTORE-own" => {
+                    let dump = node.run_args(&[b"DUMP", b"own"]);
+                    let start = dump.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+                    let payload = &dump[start..dump.len() - 2];
+                    assert_eq!(node.run_args(&[b"RESTORE", b"theirs", b"0", payload]), b"+OK\r\n");
+                }
+                "MOVE" => {
+                    node.db = 3;
+                    node.run("SET theirs 2 PX 1000");
+                    assert_eq!(node.run("MOVE theirs 0"), ":1\r\n");
+                    node.db = 0;
+                }
+                line => assert!(!node.run(line).starts_with('-'), "{line}"),
+            }
+            assert_eq!(node.run("EXISTS theirs"), ":1\r\n", "{line}");
+            let entries = node.space.detach_all(b"theirs").len();
+            assert_eq!((entries, node.space.detach_all(b"theirs").len()), (1, 0), "{line}: one key, once");
+            node.advance_ms(1001);
+            assert!(!node.space.expire_own_slice(node.now_ms(), 10), "{line}");
+            assert_eq!((node.space.db(0).expires, node.space.own_expiries_len()), (0, 0), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_restored_key_has_its_mark() {
+        let mut node = replica();
+        node.run("SET k v");
+        let dump = node.run_args(&[b"DUMP", b"k"]);
+        let start = dump.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+        let payload = &dump[start..dump.len() - 2];
+        node.run_args(&[b"RESTORE", b"new", b"10", payload]);
+        node.run_args(&[b"RESTORE", b"own", b"10", payload, b"REPLACE"]);
+        assert_eq!(node.space.own_expiries_len(), 2);
+        node.from_master = true;
+        node.run_args(&[b"RESTORE", b"own", b"10", payload, b"REPLACE"]);
+        node.from_master = false;
+        assert_eq!(node.space.own_expiries_len(), 1);
+        node.advance_ms(11);
+        assert!(!node.space.expire_own_slice(node.now_ms(), 10));
+        assert_eq!(node.space.detach_all(b"new").len(), 0);
+    }
+
     #[test]
     fn another_dataset_or_role_forgets_the_marks() {
         let mut node = replica();

@@ -155,7 +155,8 @@ impl Keyspace {
     }
 
     /// Bytes that wait to be taken.
-    pub fn snapshot_output_len_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn snapshot_output_len_bytes(&self) -> usize {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.output_len_bytes())
     }
 
@@ -263,11 +264,15 @@ impl Keyspace {
             return;
         }
         snapshot.writer = None;
-        let adopted = snapshot.huge.abort();
         self.huge_values_written += 1;
-        adopted.into_iter().for_each(|entry| self.discard(entry));
-        let snapshot = self.snapshot.as_mut().expect("under way");
+        self.discard_kept();
+    }
+
+    /// What only the snapshot holds on to is freed in slices.
+    fn discard_kept(&mut self) {
+        let Some(snapshot) = &mut self.snapshot else { return };
         self.trash.extend(snapshot.flushed.drain(..).map(|(_, drain)| Trash::Table(drain)));
+        snapshot.huge.abort().into_iter().for_each(|entry| self.discard(entry));
     }
 
     /// Lets go of a database that was emptied: what the snapshot still owes of it is written while it is freed.
@@ -300,9 +305,8 @@ impl Keyspace {
     pub fn replace_with(&mut self, mut successor: Keyspace) {
         assert_eq!(self.databases(), successor.databases(), "datasets of one node");
         assert!(successor.snapshot.is_none(), "nobody has seen the successor");
-        if let Some(snapshot) = self.snapshot.take() {
-            self.trash.extend(snapshot.flushed.into_iter().map(|(_, drain)| Trash::Table(drain)));
-        }
+        self.discard_kept();
+        self.snapshot = None;
         self.replacements += 1;
         self.forget_own_expiries();
         std::mem::swap(&mut self.dbs, &mut successor.dbs);

@@ -1,8 +1,9 @@
 //! Changing strings in place.
 //!
 //! A string that is edited becomes a buffer of its own ([`Object::Str`], Redis's `raw`), however short: it will likely
-//! be edited again, and the buffer grows with room to spare, so that appending is cheap on average. A buffer that a
-//! reply still refers to is copied before it is changed.
+//! be edited again, and the buffer grows with room to spare, so that appending is cheap on average. A buffer that
+//! somebody else still refers to (a reply, a segment of the stream that is not sent, the log) is copied before it is
+//! changed, at once.
 
 use super::{Expiry, Keys};
 use crate::command::Error;

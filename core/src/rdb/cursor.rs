@@ -233,6 +233,25 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// The length of a string whose bytes follow as they are; `None` if it is encoded otherwise: then nothing is consumed.
+    pub fn plain_len(&mut self) -> Result<Option<usize>, Stop> {
+        let start = self.clone();
+        match self.atomically(Self::len_or_form)? {
+            Length::Plain(len) => start.bounded(len).map(Some),
+            Length::Special(_) => {
+                *self = start;
+                Ok(None)
+            }
+        }
+    }
+
+    /// As many of the next `max` bytes as are at hand.
+    pub fn some_bytes(&mut self, max: usize) -> &'a [u8] {
+        let taken = &self.bytes[self.at..][..max.min(self.remaining_bytes())];
+        self.at += taken.len();
+        taken
+    }
+
     /// Passes a string, whichever way it is encoded.
     pub fn skip_string(&mut self) -> Result<(), Stop> {
         self.atomically(|c| {

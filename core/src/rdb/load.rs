@@ -11,12 +11,12 @@ use super::ziplist::{ziplist_to_listpack, zipmap_to_listpack};
 use crate::table::{MAX_LEN_BYTES, OwnedValue};
 use crate::types::num::parse_f64;
 use crate::types::{
-    Element, Hash, IntSet, Limits, List, Listpack, Misfit, Object, Quicklist, Set, ZSet, intset,
+    Element, Hash, IntSet, Limits, List, Listpack, Misfit, Object, Quicklist, Set, ZSet, hash, intset,
 };
 use std::borrow::Cow;
 
-/// Expiry times of fields lie below, ms since the Unix epoch: the bound that Redis sets, too.
-const FIELD_EXPIRY_END_MS: u64 = 1 << 48;
+/// A string's buffer has room for all of it from the start, unless more than this was announced.
+const BUFFER_MAX_BYTES: usize = 512 << 20;
 
 const NOT_AN_EXPIRY: FaultKind = FaultKind::Value("Hash field expiry is out of range");
 const DUPLICATE: FaultKind = FaultKind::Value("Collection has a duplicate element");
@@ -49,6 +49,8 @@ pub struct ValueLoader {
 enum Growing {
     /// One string, possibly a whole collection in its compact encoding.
     Nothing,
+    /// A string whose bytes come as they are: a buffer that they go into, and no other, how ever many pieces they come in.
+    Text(Vec<u8>),
     Items(List),
     Nodes(Quicklist),
     /// With the time that expiries are relative to, ms since the Unix epoch.
@@ -100,6 +102,9 @@ impl ValueLoader {
     /// [`Stop::NeedMore`]: what the cursor has passed is read for good; call again with a cursor behind it when more has
     /// arrived. [`Stop::Fault`]: the value is malformed.
     pub fn read(&mut self, cursor: &mut Cursor<'_>, limits: &Limits) -> Result<OwnedValue<Object>, Stop> {
+        if self.kind == kind::STRING {
+            return self.string(cursor);
+        }
         if matches!(self.growing, Growing::Nothing) {
             return cursor.atomically(|cursor| compact(self.kind, cursor, limits));
         }
@@ -114,7 +119,7 @@ impl ValueLoader {
         }
         self.left = Some(0);
         Ok(match std::mem::replace(&mut self.growing, Growing::Nothing) {
-            Growing::Nothing => unreachable!("handled above"),
+            Growing::Nothing | Growing::Text(_) => unreachable!("handled above"),
             Growing::Items(list) => boxed(list.is_empty(), Object::List(list)),
             Growing::Nodes(quick) => {
                 boxed(quick.is_empty(), Object::List(List::from_quicklist(quick, limits)))
@@ -134,8 +139,36 @@ impl ValueLoader {
             Growing::Fields(hash, _) => Object::Hash(hash),
             Growing::Members(set) => Object::Set(set),
             Growing::Scores(zset) => Object::ZSet(zset),
+            Growing::Text(buffer) => Object::Str(buffer.into()),
         };
         Some(Box::new(object))
+    }
+
+    /// A value that is a string: what has come of it is in its place.
+    fn string(&mut self, cursor: &mut Cursor<'_>) -> Result<OwnedValue<Object>, Stop> {
+        let left = match self.left {
+            Some(left) => left,
+            None => {
+                if let Some(number) = cursor.integer()? {
+                    return Ok(OwnedValue::Int(number));
+                }
+                let start = cursor.clone();
+                let Some(len) = cursor.plain_len()? else {
+                    return Ok(OwnedValue::Str(text(cursor)?.into_owned()));
+                };
+                bounded(len).map_err(|fault| start.fault(fault))?;
+                self.growing = Growing::Text(Vec::with_capacity(len.min(BUFFER_MAX_BYTES)));
+                len as u64
+            }
+        };
+        let Growing::Text(buffer) = &mut self.growing else { unreachable!("made with the length") };
+        let bytes = cursor.some_bytes(left as usize);
+        buffer.extend_from_slice(bytes);
+        let left = left - bytes.len() as u64;
+        self.left = Some(left);
+        // Nothing is at hand any more: either more comes, or the end was early.
+        cursor.bytes(left as usize)?;
+        Ok(OwnedValue::Str(std::mem::take(buffer)))
     }
 
     /// Reads what stands before the elements, and makes ready for them. A collection said to be large becomes a table at
@@ -157,7 +190,7 @@ impl ValueLoader {
             }
             Growing::Members(set) => set.prepare(len, limits),
             Growing::Scores(zset) => *zset = ZSet::with_hint(len, 0, limits),
-            Growing::Items(_) | Growing::Nodes(_) | Growing::Nothing => {}
+            Growing::Items(_) | Growing::Nodes(_) | Growing::Nothing | Growing::Text(_) => {}
         }
         Ok(count)
     }
@@ -165,7 +198,7 @@ impl ValueLoader {
     fn element(&mut self, cursor: &mut Cursor<'_>, limits: &Limits) -> Result<(), Stop> {
         let kind = self.kind;
         match &mut self.growing {
-            Growing::Nothing => unreachable!("strings have no elements"),
+            Growing::Nothing | Growing::Text(_) => unreachable!("strings have no elements"),
             Growing::Items(list) => list.push_back(&text(cursor)?, limits),
             Growing::Nodes(quick) => match kind {
                 kind::LIST_QUICKLIST => quick.push_back_pack(ziplist(cursor)?),
@@ -187,7 +220,7 @@ impl ValueLoader {
                     (_, 0) => None,
                     (_, distance) => Some(base_ms.unwrap_or(0).saturating_add(distance - 1)),
                 };
-                if expiry_ms.is_some_and(|at_ms| !(1..FIELD_EXPIRY_END_MS).contains(&at_ms)) {
+                if expiry_ms.is_some_and(|at_ms| !(1..hash::EXPIRY_END_MS).contains(&at_ms)) {
                     return Err(cursor.fault(NOT_AN_EXPIRY));
                 }
                 if !hash.set(&name, &value, limits) {
@@ -225,10 +258,12 @@ fn boxed(is_empty: bool, object: Object) -> OwnedValue<Object> {
 /// A string that the tables can hold.
 fn text<'a>(cursor: &mut Cursor<'a>) -> Result<Cow<'a, [u8]>, Stop> {
     let text = cursor.string()?;
-    if text.len() > MAX_LEN_BYTES {
-        return Err(cursor.fault(FaultKind::StringTooLong(text.len() as u64)));
-    }
+    bounded(text.len()).map_err(|fault| cursor.fault(fault))?;
     Ok(text)
+}
+
+fn bounded(len: usize) -> Result<(), FaultKind> {
+    if len > MAX_LEN_BYTES { Err(FaultKind::StringTooLong(len as u64)) } else { Ok(()) }
 }
 
 fn listpack(cursor: &mut Cursor<'_>) -> Result<Listpack, Stop> {
@@ -278,10 +313,6 @@ fn zset_of(cursor: &Cursor<'_>, pack: &Listpack, limits: &Limits) -> Result<Owne
 /// Reads a value that is one string.
 fn compact(kind: u8, cursor: &mut Cursor<'_>, limits: &Limits) -> Result<OwnedValue<Object>, Stop> {
     match kind {
-        kind::STRING => Ok(match cursor.integer()? {
-            Some(number) => OwnedValue::Int(number),
-            None => OwnedValue::Str(text(cursor)?.into_owned()),
-        }),
         kind::LIST_ZIPLIST => {
             let mut quick = Quicklist::new();
             quick.push_back_pack(ziplist(cursor)?);

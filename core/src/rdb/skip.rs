@@ -4,7 +4,8 @@ use super::codes::kind;
 use super::cursor::{Cursor, FaultKind, Stop};
 use super::load::ValueLoader;
 
-/// Passes over one value, as far as it has arrived. It stops where a [`ValueLoader`] can go on: between elements.
+/// Passes over one value, as far as it has arrived. It stops where a [`ValueLoader`] can go on:
+/// between elements, or within a string.
 pub struct ValueSkipper {
     kind: u8,
     /// Elements to come; `None` before their number was read.
@@ -26,6 +27,9 @@ impl ValueSkipper {
     /// [`Stop::NeedMore`]: what the cursor has passed is done; call again with a cursor behind it when more has arrived.
     /// [`Stop::Fault`]: this is no such value.
     pub fn skip(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+        if self.kind == kind::STRING {
+            return self.string(cursor);
+        }
         let mut left = match self.left {
             Some(left) => left,
             None => cursor.atomically(|cursor| self.begin(cursor))?,
@@ -37,6 +41,20 @@ impl ValueSkipper {
         }
         self.left = Some(0);
         Ok(())
+    }
+
+    /// Passes as much of a string as is there, if its bytes come as they are.
+    fn string(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+        let left = match self.left {
+            Some(left) => left,
+            None => match cursor.plain_len()? {
+                Some(len) => len as u64,
+                None => return cursor.skip_string(),
+            },
+        };
+        let left = left - cursor.some_bytes(left as usize).len() as u64;
+        self.left = Some(left);
+        cursor.bytes(left as usize).map(drop)
     }
 
     /// Passes what stands before the elements. A value that is one string counts as one element.
@@ -108,6 +126,24 @@ mod tests {
                 }
                 Err(stop) => panic!("{stop:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn law8_a_long_string_is_passed_as_it_comes() {
+        let mut writer = Writer::new(WriterOptions { compress: false, ..WriterOptions::default() });
+        writer.string(&[b'x'; 100_000]);
+        let bytes = writer.take();
+        let mut skipper = ValueSkipper::new(kind::STRING, 10).unwrap();
+        let mut input = Input::new(Limits::default(), false);
+        for piece in bytes.chunks(1000) {
+            input.feed(piece);
+            let mut cursor = input.cursor();
+            let step = skipper.skip(&mut cursor);
+            let used_bytes = cursor.used_bytes();
+            input.consume(used_bytes);
+            assert_eq!(input.buffered_bytes(), 0);
+            assert_eq!(step.is_ok(), input.position() == bytes.len() as u64);
         }
     }
 

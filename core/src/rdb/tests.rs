@@ -183,3 +183,49 @@ fn old_layouts_are_read() {
     assert_eq!(load(kind::ZSET, b"\x02\x01b\x012\x01a\x011"), zset);
     assert_eq!(load(kind::LIST, b"\x02\x01b\xc0\x02"), Plain::List(texts(&["b", "2"])));
 }
+
+#[test]
+fn law8_a_string_that_comes_in_pieces_is_put_together_in_one_buffer() {
+    const LEN: usize = 100_000;
+    let text: Vec<u8> = (0..LEN).map(|at| (at % 251) as u8).collect();
+    let mut writer = Writer::new(WriterOptions { compress: false, ..WriterOptions::default() });
+    writer.string(&text);
+    let file = writer.take();
+    let mut loader = ValueLoader::new(kind::STRING, 10).unwrap();
+    let limits = crate::types::Limits::default();
+    let mut at = 0;
+    // The first piece ends within the length.
+    let ends = [3, 5, 6, 1000, 50_000, file.len() - 1, file.len()];
+    let mut loaded = None;
+    for end in ends {
+        let is_last = end == file.len();
+        let mut cursor = Cursor::over(&file[at..end], at as u64, is_last, Limits::default());
+        match loader.read(&mut cursor, &limits) {
+            Ok(value) => loaded = Some(value),
+            Err(stop) => assert!(!is_last && matches!(stop, Stop::NeedMore(_)), "{stop:?}"),
+        }
+        if end > 5 {
+            assert_eq!(cursor.remaining_bytes(), 0, "nothing is left to be kept elsewhere");
+        }
+        at += cursor.used_bytes();
+    }
+    let Some(OwnedValue::Str(loaded)) = loaded else { panic!("a string") };
+    assert!(loaded == text && loaded.capacity() == LEN);
+}
+
+#[test]
+fn a_string_that_ends_early_or_is_too_long_is_a_fault() {
+    let limits = crate::types::Limits::default();
+    let read = |bytes: &[u8], string_bytes: u64| {
+        let mut cursor = Cursor::whole(bytes, Limits { string_bytes });
+        ValueLoader::new(kind::STRING, 10).unwrap().read(&mut cursor, &limits).unwrap_err()
+    };
+    let kind_of = |stop: Stop| match stop {
+        Stop::Fault(fault) => fault.kind,
+        Stop::NeedMore(_) => panic!("nothing more comes"),
+    };
+    assert_eq!(kind_of(read(&[0x3f, b'x'], 100)), FaultKind::Truncated);
+    assert_eq!(kind_of(read(&[0x3f, b'x'], 10)), FaultKind::StringTooLong(63));
+    let announced = [0x81, 0, 0, 0, 1, 0, 0, 0, 0];
+    assert_eq!(kind_of(read(&announced, u64::MAX)), FaultKind::StringTooLong(1 << 32));
+}

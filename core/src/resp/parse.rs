@@ -63,6 +63,16 @@ pub enum Arg {
     Big(Bytes),
 }
 
+impl Arg {
+    /// The argument itself, if it is a big one.
+    pub fn into_big(self) -> Option<Bytes> {
+        match self {
+            Self::Big(value) => Some(value),
+            Self::Range { .. } => None,
+        }
+    }
+}
+
 /// Outcome of [`Parser::parse`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parsed {
@@ -92,6 +102,8 @@ pub struct Parser {
     pos: usize,
     args: SmallVec<[Arg; 8]>,
     big: Option<Box<Assembly>>,
+    /// Bytes of the big bulks in `args`.
+    assembled_bytes: usize,
     /// Inline arguments after unquoting, which need not appear in the input as they are.
     inline: Vec<u8>,
     is_inline: bool,
@@ -133,20 +145,17 @@ impl Parser {
         self.bulk_len = None;
         self.pos = 0;
         self.args.clear();
+        self.assembled_bytes = 0;
         self.is_inline = false;
         if self.inline.capacity() > 1024 {
             self.inline = Vec::new();
         }
     }
 
-    /// True in the midst of a command.
-    pub fn is_midway(&self) -> bool {
-        self.bulks_left > 0 || self.big.is_some()
-    }
-
-    /// Bytes held for a big bulk under assembly (they count towards the query buffer limit).
+    /// Bytes held for big bulks of the command under way, or last returned, that are or were assembled (they count towards
+    /// the query buffer limit).
     pub fn held_bytes(&self) -> usize {
-        self.big.as_ref().map_or(0, |big| big.buffer.len())
+        self.assembled_bytes + self.big.as_ref().map_or(0, |big| big.buffer.len())
     }
 
     /// While a big bulk is under assembly: moves what belongs to it out of `input`, returning how many bytes were
@@ -157,11 +166,6 @@ impl Parser {
         big.buffer.extend_from_slice(&input[..taken]);
         big.missing -= taken;
         taken
-    }
-
-    /// Gives up a big bulk under assembly, which will not be completed: what there is of it.
-    pub fn abandon_big(&mut self) -> Option<Bytes> {
-        self.big.take().map(|big| big.buffer.freeze())
     }
 
     /// Looks for one command at the start of `input`, which must begin with the same bytes as in the call before as
@@ -225,6 +229,7 @@ impl Parser {
                     return Ok(Parsed::Incomplete);
                 }
                 let big = self.big.take().expect("checked above");
+                self.assembled_bytes += big.buffer.len();
                 self.args.push(Arg::Big(big.buffer.freeze()));
                 self.pos += 2;
             } else if input.len() >= self.pos + len + 2 {
@@ -438,6 +443,30 @@ mod tests {
             assert_eq!(run(&input, |_| size).unwrap(), commands);
             assert_eq!(run(&input, |turn| 1 + (turn * 7919) % 900).unwrap(), commands);
         }
+    }
+
+    /// What the limit of a connection's memory is compared with.
+    #[test]
+    fn finished_bulks_count_until_their_command_is_done() {
+        let mut parser = Parser::new();
+        let bulk = vec![b'v'; BIG_BULK_LEN_BYTES];
+        let mut held = b"*4\r\n$4\r\nMSET\r\n".to_vec();
+        for at in 1..4 {
+            held.extend(format!("${}\r\n", bulk.len()).bytes());
+            held.extend(&bulk[..7]);
+            let Parsed::Assembling { keep, taken } = parser.parse(&held, &LIMITS).unwrap() else {
+                panic!("it has not arrived whole")
+            };
+            held.drain(keep..keep + taken);
+            assert_eq!(parser.held_bytes(), (at - 1) * bulk.len() + 7);
+            parser.feed_big(&bulk[7..]);
+            held.extend(b"\r\n");
+            let parsed = parser.parse(&held, &LIMITS).unwrap();
+            assert_eq!(matches!(parsed, Parsed::Command { .. }), at == 3);
+            assert_eq!(parser.held_bytes(), at * bulk.len());
+        }
+        parser.reset();
+        assert_eq!(parser.held_bytes(), 0);
     }
 
     #[test]

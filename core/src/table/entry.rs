@@ -22,8 +22,9 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-/// Longest key and longest inline value, bytes (Redis's proto-max-bulk-len default).
-pub const MAX_LEN_BYTES: usize = 512 * 1024 * 1024;
+/// Longest key and longest inline value, bytes: lengths have 32 bits. Whatever comes from outside is held to less, or to
+/// this: what clients send, a master's commands, RDB files.
+pub const MAX_LEN_BYTES: usize = u32::MAX as usize;
 
 const KIND_MASK: u32 = 7;
 const EXPIRY: u32 = 8;
@@ -371,7 +372,7 @@ impl<T> Entry<T> {
     /// A new entry without expiry, clock 0, unmarked.
     ///
     /// # Panics
-    /// If key or value exceed [`MAX_LEN_BYTES`]; the protocol's limits come first.
+    /// If key or value exceed [`MAX_LEN_BYTES`].
     pub fn new(key: &[u8], value: NewValue<'_, T>) -> Self {
         Self::with_expiry(key, value, None)
     }

@@ -5,10 +5,10 @@
 //! Expired fields stay until [`Hash::take_expired`] or [`Hash::remove`] takes them: the caller decides whether they
 //! are seen ([`Field::is_live`]), since a replica must hide what it may not remove.
 
-use super::Limits;
 use super::extended::{self, SumError};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
+use super::{Limits, free_steps};
 use crate::table::{self, Due, Entry, EntryRef, Lookup, NewValue, ValueRef, Verdict};
 
 /// A hash.
@@ -109,8 +109,12 @@ fn expiry_in(element: Element) -> Option<u64> {
 }
 
 fn stored_expiry(expiry_ms: Option<u64>) -> i64 {
-    expiry_ms.map_or(0, |ms| i64::try_from(ms).expect("expiries lie below 2^48 ms"))
+    assert!(expiry_ms.is_none_or(|ms| (1..EXPIRY_END_MS).contains(&ms)), "a time that is over is not none");
+    expiry_ms.map_or(0, |ms| ms as i64)
 }
+
+/// Times at which fields expire lie below, ms since the Unix epoch: the bound that Redis sets, too.
+pub const EXPIRY_END_MS: u64 = 1 << 48;
 
 impl Hash {
     pub fn new() -> Self {
@@ -140,7 +144,7 @@ impl Hash {
             }
             if stride == 3 {
                 let mut expiries = pack.iter().skip(2).step_by(3).map(|element| element.as_int());
-                if !expiries.clone().all(|at| at.is_some_and(|ms| (0..1 << 48).contains(&ms))) {
+                if !expiries.clone().all(|at| at.is_some_and(|ms| (0..EXPIRY_END_MS as i64).contains(&ms))) {
                     return Err(Misfit::Number);
                 }
                 let key = |at: Option<i64>| at.filter(|&ms| ms > 0).unwrap_or(i64::MAX);
@@ -416,12 +420,15 @@ impl Hash {
         }
     }
 
-    /// Number of allocations that freeing the hash takes, about.
+    /// Steps that freeing the hash takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Table(fields) = &self.form { fields.table.len() } else { 1 }
+        match &self.form {
+            Form::Table(fields) => members::free_effort(&fields.table),
+            Form::Packed(pack) | Form::Timed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to `max_steps` fields; true once nothing but the value itself is left to drop. Nothing else may be done
+    /// Frees fields for up to about `max_steps`; true once nothing but the value itself is left to drop. Nothing else may be done
     /// with it from the first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {

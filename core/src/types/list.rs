@@ -3,9 +3,9 @@
 //! It turns into a quicklist when an addition would pass `list-max-listpack-size`, and back when a removal leaves one
 //! listpack of at most half of that, as Redis 7.2 and later do.
 
-use super::Limits;
 use super::listpack::{self, Element, Listpack, Needle};
 use super::quicklist::{self, NodeLimit, NodeRef, Quicklist, remove_matching_in};
+use super::{Limits, free_steps};
 
 /// One of a list's two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,12 +269,15 @@ impl List {
         }
     }
 
-    /// Number of allocations that freeing the list takes, about.
+    /// Steps that freeing the list takes, about.
     pub fn free_effort(&self) -> usize {
-        self.node_count()
+        match &self.form {
+            Form::Packed(pack) => free_steps(pack.heap_bytes()),
+            Form::Quick(quick) => quick.free_effort(),
+        }
     }
 
-    /// Frees up to `max_steps` allocations; true once nothing but the value itself is left to drop. The list holds
+    /// Frees for up to about `max_steps`; true once nothing but the value itself is left to drop. The list holds
     /// fewer and fewer elements meanwhile and must not be read.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {

@@ -40,10 +40,6 @@ impl<'a> Element<'a> {
         self.bytes(&mut itoa::Buffer::new()).to_vec()
     }
 
-    pub fn append_to(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.bytes(&mut itoa::Buffer::new()));
-    }
-
     /// Length of the element as text.
     pub fn len_bytes(self) -> usize {
         self.bytes(&mut itoa::Buffer::new()).len()
@@ -445,10 +441,6 @@ impl Listpack {
     /// Replaces the element at `at`, which stays the position of the new one.
     pub fn replace(&mut self, at: usize, text: &[u8]) {
         self.splice(at, self.next(at), 1, Some(Encoded::text(text)));
-    }
-
-    pub fn replace_int(&mut self, at: usize, value: i64) {
-        self.splice(at, self.next(at), 1, Some(Encoded::int(value)));
     }
 
     /// Removes the element at `at`, which becomes the position of what followed it.

@@ -1,6 +1,7 @@
 //! What hashes, sets and sorted sets share: their large tables, drawing members at random, and checks on bytes from
 //! outside.
 
+use super::free_steps;
 use super::listpack::{Element, Listpack};
 use crate::table::{Entry, EntryRef, HashKey, NewValue, Table, ValueRef, Verdict};
 use std::collections::HashSet;
@@ -43,14 +44,31 @@ pub(super) fn clone_table(table: &MemberTable) -> MemberTable {
     copy
 }
 
-/// Frees up to `count` entries; true once the table is empty.
-pub(super) fn free_some(table: &mut MemberTable, count: usize) -> bool {
-    let goal_len = table.len().saturating_sub(count);
+/// Steps that freeing the table takes, about.
+pub(super) fn free_effort(table: &MemberTable) -> usize {
+    // Long entries are looked for where few entries would be freed at once.
+    const FEW: usize = 64;
+    if table.len() > FEW {
+        table.len()
+    } else {
+        table.iter().map(|entry| free_steps(entry.heap_bytes())).sum()
+    }
+}
+
+/// Frees entries for up to about `max_steps`; true once the table is empty.
+pub(super) fn free_some(table: &mut MemberTable, max_steps: usize) -> bool {
+    let mut left = max_steps;
     // Each time from another place, and around the end if need be: the directory does not shrink, and from the front
     // each call would pass everything that the earlier ones have emptied.
     let mut position = (table.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    while table.len() > goal_len {
-        position = table.retain_slice(position, table.len() - goal_len, |_| Verdict::Remove);
+    while left > 0 && !table.is_empty() {
+        position = table.retain_slice(position, left, |entry| {
+            if left == 0 {
+                return Verdict::Keep;
+            }
+            left -= free_steps(entry.heap_bytes()).min(left);
+            Verdict::Remove
+        });
     }
     table.is_empty()
 }

@@ -34,6 +34,12 @@ pub use scored::ScoredSet;
 pub use set::{Set, SetRef};
 pub use zset::{AddFlags, Added, NotANumber, ZSet, ZSetRef};
 
+/// What freeing a block costs, in steps: one, and more if it is long, for the kernel takes its pages back at some 100 us for
+/// each megabyte. A block of megabytes costs no more than one of them: the layer above has it freed elsewhere.
+pub fn free_steps(block_bytes: usize) -> usize {
+    1 + block_bytes.min(1 << 20) / (16 << 10)
+}
+
 /// When a value leaves its compact encoding. The fields are the `redis.conf` directives of the same names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,5 +1,6 @@
 //! What an entry of the keyspace boxes: a big string or a collection.
 
+use super::free_steps;
 use super::hash::Hash;
 use super::list::List;
 use super::set::Set;
@@ -55,10 +56,10 @@ impl Object {
         size_of::<Object>() + owned
     }
 
-    /// Number of allocations that freeing the value takes, about.
+    /// Steps that freeing the value takes, about (see [`free_steps`]).
     pub fn free_effort(&self) -> usize {
         match self {
-            Object::Str(_) => 1,
+            Object::Str(bytes) => free_steps(bytes.len()),
             Object::List(list) => list.free_effort(),
             Object::Hash(hash) => hash.free_effort(),
             Object::Set(set) => set.free_effort(),
@@ -66,7 +67,7 @@ impl Object {
         }
     }
 
-    /// Frees up to about `max_steps` allocations; true once the rest can be dropped at once. The value must not be read
+    /// Frees for up to about `max_steps`; true once the rest can be dropped at once. The value must not be read
     /// or changed from the first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match self {

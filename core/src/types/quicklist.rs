@@ -8,6 +8,7 @@ mod chunks;
 mod iter;
 mod node;
 
+use super::free_steps;
 use super::list::End;
 use super::listpack::{Element, Listpack, Needle};
 use chunks::{Nodes, Place};
@@ -230,11 +231,24 @@ impl Quicklist {
         self.nodes.heap_bytes()
     }
 
-    /// Frees up to `max_nodes` nodes from the back; true once nothing is left.
-    pub fn free_some(&mut self, max_nodes: usize) -> bool {
-        for _ in 0..max_nodes {
-            let Some(last) = self.nodes.last() else { break };
-            self.nodes.remove(last);
+    /// Steps that freeing the list takes, about.
+    pub fn free_effort(&self) -> usize {
+        // Long nodes are looked for where few would be freed at once.
+        const FEW: usize = 64;
+        if self.node_count() > FEW {
+            return self.node_count();
+        }
+        self.nodes.iter_from(0).map(|node| free_steps(node.heap_bytes())).sum()
+    }
+
+    /// Frees nodes from the back for up to about `max_steps`; true once nothing is left.
+    pub fn free_some(&mut self, max_steps: usize) -> bool {
+        let mut left = max_steps;
+        while left > 0
+            && let Some(last) = self.nodes.last()
+        {
+            let (node, _) = self.nodes.remove(last);
+            left -= free_steps(node.heap_bytes()).min(left);
         }
         self.nodes.is_empty()
     }

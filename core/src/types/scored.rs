@@ -197,12 +197,12 @@ impl ScoredSet {
         self.tree.heap_bytes() + members::table_bytes(&self.table)
     }
 
-    /// Number of allocations, about.
+    /// Steps that freeing the set takes, about.
     pub fn free_effort(&self) -> usize {
-        self.table.len() + self.tree.node_count()
+        members::free_effort(&self.table) + self.tree.node_count()
     }
 
-    /// Frees up to `max_steps` allocations; true once nothing is left. Nothing else may be done with the set from the
+    /// Frees for up to about `max_steps`; true once nothing is left. Nothing else may be done with the set from the
     /// first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         // Items first: they refer to entries.

@@ -3,11 +3,11 @@
 //! The rules are Redis 8's: a set of integers up to `set-max-intset-entries`, other small ones a listpack, everything
 //! else a table; nothing goes back to a smaller encoding when members leave.
 
-use super::Limits;
 use super::intset::IntSet;
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, MemberTable, Misfit, Never};
 use super::num::parse_i64;
+use super::{Limits, free_steps};
 use crate::table::{self, Entry, Lookup, NewValue};
 
 /// Intsets count in 32 bits; Redis stops them here.
@@ -149,14 +149,6 @@ impl Set {
         }
     }
 
-    /// [`Set::contains`] for a member of another set.
-    pub fn contains_element(&self, element: Element) -> bool {
-        match (&self.form, element) {
-            (Form::Ints(ints), Element::Int(value)) => ints.contains(value),
-            _ => self.contains(element.bytes(&mut itoa::Buffer::new())),
-        }
-    }
-
     /// Adds `member`; false if it was there.
     pub fn insert(&mut self, member: &[u8], limits: &Limits) -> bool {
         match &mut self.form {
@@ -279,22 +271,6 @@ impl Set {
         }
     }
 
-    /// Turns a compact set of nothing but integers into an intset if they are few enough: what an intersection does
-    /// at its end.
-    pub fn compact_integers(&mut self, limits: &Limits) {
-        if matches!(self.form, Form::Ints(_)) || self.len() > limits.set_max_intset_entries {
-            return;
-        }
-        let mut ints = IntSet::new();
-        for element in self.iter() {
-            match element.as_int() {
-                Some(value) => ints.insert(value),
-                None => return,
-            };
-        }
-        self.form = Form::Ints(ints);
-    }
-
     /// Bytes allocated, sampled for a table.
     pub fn heap_bytes(&self) -> usize {
         match &self.form {
@@ -304,12 +280,16 @@ impl Set {
         }
     }
 
-    /// Number of allocations that freeing the set takes, about.
+    /// Steps that freeing the set takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Table(table) = &self.form { table.len() } else { 1 }
+        match &self.form {
+            Form::Table(table) => members::free_effort(table),
+            Form::Ints(ints) => free_steps(ints.heap_bytes()),
+            Form::Packed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to `max_steps` members; true once nothing but the value itself is left to drop.
+    /// Frees members for up to about `max_steps`; true once nothing but the value itself is left to drop.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {
             Form::Table(table) => members::free_some(table, max_steps),
@@ -450,8 +430,6 @@ mod tests {
         assert_eq!(["a", "1", "2"].map(|member| set.insert(member.as_bytes(), &limits)), [true; 3]);
         set.remove(b"a");
         assert_eq!(set.encoding(), "listpack");
-        set.compact_integers(&limits);
-        assert_eq!((set.encoding(), set.len()), ("intset", 2));
     }
 
     #[test]
@@ -467,7 +445,7 @@ mod tests {
         assert_eq!(of(&[]).unwrap_err(), Misfit::Empty);
         assert_eq!(of(&["a", "1"]).unwrap().encoding(), "listpack");
         let set = of(&["a", "1", "2"]).unwrap();
-        assert!(set.encoding() == "hashtable" && set.contains(b"1") && set.contains_element(Element::Int(2)));
+        assert!(set.encoding() == "hashtable" && set.contains(b"1") && set.contains(b"2"));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! The large encoding is a tree; `OBJECT ENCODING` calls it "skiplist" all the same, because clients compare that name.
 
-use super::Limits;
 use super::bounds::{LexRange, ScoreRange};
 use super::listpack::{self, Element, Listpack, Needle};
 use super::members::{self, Misfit};
 use super::num::{format_f64, parse_f64};
 use super::scored::{self, ScoredSet};
+use super::{Limits, free_steps};
 use std::ops::Range;
 
 /// A sorted set.
@@ -137,22 +137,6 @@ impl ZSet {
         let too_big =
             zset.len() > limits.zset_max_listpack_entries || longest > limits.zset_max_listpack_value_bytes;
         Ok(if too_big { ZSet { form: Form::Tree(Box::new(zset.to_tree())) } } else { zset })
-    }
-
-    /// A set of members and scores that are in order and distinct, in the encoding that fits: what `ZUNIONSTORE` and
-    /// the like store, and what an RDB file holds (in reverse).
-    pub fn from_sorted<'a>(members: impl Iterator<Item = (&'a [u8], f64)> + Clone, limits: &Limits) -> Self {
-        let (count, longest) = members
-            .clone()
-            .fold((0, 0), |(count, longest), (member, _)| (count + 1, member.len().max(longest)));
-        let mut zset = ZSet::with_hint(count, longest, limits);
-        for (member, score) in members {
-            match &mut zset.form {
-                Form::Packed(pack) => insert_pair(pack, pack.end(), member, score),
-                Form::Tree(tree) => tree.push_back(member, score),
-            }
-        }
-        zset
     }
 
     /// `OBJECT ENCODING`.
@@ -289,16 +273,6 @@ impl ZSet {
         }
     }
 
-    /// Removes the lowest member.
-    pub fn pop_min(&mut self) -> Option<(Vec<u8>, f64)> {
-        self.remove_at(0)
-    }
-
-    /// Removes the highest member.
-    pub fn pop_max(&mut self) -> Option<(Vec<u8>, f64)> {
-        self.remove_at(self.len().checked_sub(1)?)
-    }
-
     /// Removes the member of that rank.
     pub fn remove_at(&mut self, rank: usize) -> Option<(Vec<u8>, f64)> {
         match &mut self.form {
@@ -428,12 +402,15 @@ impl ZSet {
         }
     }
 
-    /// Number of allocations that freeing the set takes, about.
+    /// Steps that freeing the set takes, about.
     pub fn free_effort(&self) -> usize {
-        if let Form::Tree(tree) = &self.form { tree.free_effort() } else { 1 }
+        match &self.form {
+            Form::Tree(tree) => tree.free_effort(),
+            Form::Packed(pack) => free_steps(pack.heap_bytes()),
+        }
     }
 
-    /// Frees up to about `max_steps` allocations; true once nothing but the value itself is left to drop. Nothing else
+    /// Frees for up to about `max_steps`; true once nothing but the value itself is left to drop. Nothing else
     /// may be done with it from the first call on.
     pub fn free_some(&mut self, max_steps: usize) -> bool {
         match &mut self.form {
@@ -585,11 +562,8 @@ mod tests {
                     8 | 9 => assert_eq!(zset.remove(&member), model.remove(&member)),
                     10 => {
                         let order = sorted(&model);
-                        let (popped, expected) = if rng.bool() {
-                            (zset.pop_min(), order.first())
-                        } else {
-                            (zset.pop_max(), order.last())
-                        };
+                        let rank = if rng.bool() { 0 } else { order.len().saturating_sub(1) };
+                        let (popped, expected) = (zset.remove_at(rank), order.get(rank));
                         assert_eq!(popped.as_ref(), expected);
                         expected.map(|(member, _)| model.remove(member));
                     }
@@ -663,7 +637,10 @@ mod tests {
             let members: std::collections::BTreeSet<Vec<u8>> =
                 (0..count).map(|_| rng.u16(..2_000).to_string().into_bytes()).collect();
             let limits = Limits::default();
-            let zset = ZSet::from_sorted(members.iter().map(|member| (&member[..], 0.0)), &limits);
+            let mut zset = ZSet::with_hint(count, 0, &limits);
+            for member in &members {
+                zset.insert(member, 0.0, &limits);
+            }
             assert_eq!(zset.encoding(), if count > 128 { "skiplist" } else { "listpack" });
             for _ in 0..200 {
                 let mut bound = |open_ended: &str| match rng.u8(..4) {

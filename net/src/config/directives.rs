@@ -26,10 +26,13 @@ macro_rules! kind {
         }
     }};
     ($field:ident: $type:ty, size($min:expr)) => {
+        kind!($field: $type, size($min, u64::MAX))
+    };
+    ($field:ident: $type:ty, size($min:expr, $max:expr)) => {
         Kind::Size {
             field: Field { get: |c| c.$field, set: |c, value| c.$field = value },
             min: $min,
-            max: u64::MAX,
+            max: $max,
         }
     };
     ($field:ident: $type:ty, octal($max:expr)) => {
@@ -121,6 +124,8 @@ impl Default for Config {
 /// The largest value of a directive that Redis keeps in a C int.
 const INT: i64 = i32::MAX as i64;
 const MB: u64 = 1 << 20;
+/// The longest request that may be allowed: positions in it have 32 bits.
+const REQUEST_MAX_BYTES: u64 = 3 << 30;
 const OFF: Support = Support::Only(&["no"]);
 
 directives! {
@@ -284,9 +289,11 @@ directives! {
     Limits {
         "client-output-buffer-limit" [] client_output_buffer_limit: OutputLimits = special, OutputLimits::DEFAULT,
             Runtime OutputLimits, "Close clients of a class that read too slowly; 0 sets no limit";
-        "client-query-buffer-limit" [] client_query_buffer_limit_bytes: u64 = size(MB), "1gb", Runtime Connections,
+        "client-query-buffer-limit" [] client_query_buffer_limit_bytes: u64 = size(MB, REQUEST_MAX_BYTES), "1gb",
+            Runtime Connections,
             "Longest unfinished request of a client";
-        "proto-max-bulk-len" [] proto_max_bulk_len_bytes: u64 = size(MB), "512mb", Runtime Connections,
+        "proto-max-bulk-len" [] proto_max_bulk_len_bytes: u64 = size(MB, REQUEST_MAX_BYTES), "512mb",
+            Runtime Connections,
             "Longest string in a request";
     }
     Monitoring {

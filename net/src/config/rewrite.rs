@@ -272,7 +272,7 @@ mod tests {
                 Kind::Integer { min, max, .. } | Kind::Kept(Shape::Integer(min, max)) => {
                     vec![between(min, max)]
                 }
-                Kind::Size { min, .. } => vec![(min.max(1) * (1 + number % 5000)).to_string()],
+                Kind::Size { min, max, .. } => vec![(min.max(1) * (1 + number % 5000)).min(max).to_string()],
                 Kind::Kept(Shape::Size) => vec![small(0)],
                 Kind::Octal { max, .. } => vec![format!("{:o}", number as u32 % (max + 1))],
                 Kind::Choice { names, .. } | Kind::Kept(Shape::OneOf(names)) => vec![pick(names)],

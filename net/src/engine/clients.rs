@@ -132,8 +132,7 @@ impl Front {
         info.multi_bytes.store(multi_bytes, Ordering::Relaxed);
         let watched = session.watching.as_ref().map_or(0, |watching| watching.keys.len() as u32);
         info.watched.store(watched, Ordering::Relaxed);
-        let held = conn.input.len() + conn.parser.held_bytes();
-        info.input_bytes.store(held as u32, Ordering::Relaxed);
+        info.input_bytes.store(conn.held_input_bytes() as u32, Ordering::Relaxed);
         info.input_free_bytes.store((conn.input.capacity() - conn.input.len()) as u32, Ordering::Relaxed);
         info.output_bytes.set((conn.out.len_bytes() + self.ring.unsent_len_bytes(conn.token)) as u64);
     }

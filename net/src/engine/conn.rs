@@ -74,6 +74,11 @@ impl Conn {
         }
     }
 
+    /// Bytes received for commands that were not run yet.
+    pub fn held_input_bytes(&self) -> usize {
+        self.input.len() + self.parser.held_bytes()
+    }
+
     /// Whether so much waits to be sent that nothing more may be run first: even within one tick, a pipeline of short
     /// requests can ask for gigabytes of replies.
     pub fn is_full(&self) -> bool {

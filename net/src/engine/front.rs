@@ -255,8 +255,6 @@ impl Front {
             if let Some(replica) = conn.session.replica.take() {
                 self.forget_replica(&replica);
             }
-            let unsent = conn.out.pieces.drain(..).map(|(_, piece)| piece);
-            unsent.chain(conn.parser.abandon_big()).for_each(|block| self.node.freeing.let_go(block));
             self.release(&mut conn);
         }
     }
@@ -331,9 +329,8 @@ impl Front {
     }
 
     /// A send ended.
-    pub fn sent(&mut self, token: Token, mut buffer: SendBuffer, succeeded: bool) {
-        self.recycle(std::mem::take(&mut buffer.bytes));
-        buffer.take_shared().for_each(|piece| self.node.freeing.let_go(piece));
+    pub fn sent(&mut self, token: Token, buffer: SendBuffer, succeeded: bool) {
+        self.recycle(buffer.bytes);
         let Some(mut conn) = self.take_conn(token) else { return };
         conn.sending = false;
         if let Some(mut replica) = conn.session.replica.take() {
@@ -356,7 +353,7 @@ impl Front {
 
     /// Stops reading from a connection that sends more than it is served, or does not read its replies; and resumes.
     pub fn limit_input(&mut self, conn: &mut Conn) {
-        let held = conn.input.len() + conn.parser.held_bytes();
+        let held = conn.held_input_bytes();
         // An answer or the end of a send is on its way in each case, and brings us here again.
         let busy = conn.waiting || conn.sending || conn.is_full();
         let stop = conn.is_congested() || (busy && conn.input.len() > HELD_INPUT_MAX_LEN_BYTES);
@@ -449,10 +446,6 @@ impl Host for Front {
             }
             answer => self.follower().loads.answer(from, answer),
         }
-    }
-
-    fn free_block(&mut self, block: Bytes) {
-        self.node.freeing.free(block);
     }
 
     #[inline]

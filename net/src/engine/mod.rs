@@ -29,7 +29,9 @@ pub use replicas::HOME;
 pub use saving::Asker;
 
 use crate::config::values::LogLevel;
+use crate::freeing;
 use crate::log_verbose;
+use crate::memory;
 use crate::niceness;
 use crate::node::{Node, settings, unix_us};
 use crate::ring::{Event, Ring, Token};
@@ -124,6 +126,7 @@ impl Engine {
     /// # Errors
     /// Those of the ring as a whole: none is expected, and none is recoverable.
     pub fn run(mut self) -> io::Result<()> {
+        freeing::hand_over(memory::free_for_good);
         if self.front.home.is_some() {
             self.begin_restore();
         }

@@ -251,7 +251,7 @@ impl Front {
     pub(super) fn feed_replicas(&mut self, worked: bool) {
         let Some(home) = &mut self.home else { return };
         home.trim();
-        home.take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
+        drop(home.take_dropped());
         self.spill();
         let Some(home) = &mut self.home else { return };
         let may_wait = self.now < self.next_feed && !self.node.stopping.load(Ordering::Relaxed);

@@ -60,12 +60,6 @@ impl SendBuffer {
         self.shared_len_bytes = 0;
     }
 
-    /// Moves the inserted pieces out.
-    pub fn take_shared(&mut self) -> impl Iterator<Item = Bytes> + '_ {
-        self.shared_len_bytes = 0;
-        self.shared.drain(..).map(|(_, piece)| piece)
-    }
-
     /// The contiguous pieces in sending order; none is empty.
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;

@@ -100,7 +100,7 @@ pub struct Stream {
     /// Long values, which the parser put together, with the positions in `input` where they belong, ascending. Those of the
     /// command that is being parsed are empty as yet.
     values: VecDeque<(usize, Bytes)>,
-    /// Their lengths.
+    /// Their lengths, but for those that the parser still counts.
     values_bytes: usize,
     /// The parser has found a command, which is so long without its long values.
     found: Option<usize>,
@@ -247,6 +247,7 @@ impl Stream {
             self.found = Some(len);
             return Ok(false);
         }
+        self.values_bytes += self.parser.held_bytes();
         self.parser.reset();
         self.parsed += len;
         if self.block.is_none() {
@@ -273,13 +274,9 @@ impl Stream {
                 Ok(None)
             }
             Parsed::Command { len } => {
-                let found = self.parser.args().iter().filter_map(|arg| match arg {
-                    Arg::Big(value) => Some(value.clone()),
-                    Arg::Range { .. } => None,
-                });
+                let found = self.parser.args().iter().cloned().filter_map(Arg::into_big);
                 let missing = self.values.iter_mut().filter(|(_, value)| value.is_empty());
                 for ((_, place), value) in missing.zip(found) {
-                    self.values_bytes += value.len();
                     *place = value;
                 }
                 Ok(Some(len))

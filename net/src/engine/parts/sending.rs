@@ -277,7 +277,7 @@ impl Front {
         let Some(replica) = session.replica else { return };
         let part = self.parts.sending.parts.get_mut(&(replica, session.index));
         let Some(sends) = part.and_then(|part| part.sends.as_mut()) else { return };
-        sends.outlet.take_dropped().into_iter().for_each(|piece| self.node.freeing.let_go(piece));
+        drop(sends.outlet.take_dropped());
         if let Some(len_bytes) = sends.outlet.sent() {
             self.parts.send(HOME, PartMsg::Sent { replica, part: session.index, len_bytes });
         }
@@ -287,8 +287,6 @@ impl Front {
     pub(in crate::engine) fn forget_part(&mut self, session: &PartSession) {
         let Some(replica) = session.replica else { return };
         if let Some(part) = self.parts.sending.parts.remove(&(replica, session.index)) {
-            let unsent = part.sends.into_iter().flat_map(|sends| sends.outlet.into_pieces());
-            unsent.for_each(|piece| self.node.freeing.let_go(piece));
             let why = part.why.unwrap_or_else(|| "it was closed".to_owned());
             self.parts.send(HOME, PartMsg::Gone { replica, part: session.index, why });
         }
