@@ -55,6 +55,15 @@ fn no_loss_a_dataset_survives_a_shutdown_whatever_the_number_of_shards() {
     run_load(&peer, 3, 3000, |_| {});
     settle(&peer);
     let before = Dataset::read(&mut connect(&peer)).expect("is read");
+    // A file has keys that are over, too, as long as they are not removed.
+    let mut client = connect(&peer);
+    wait_until("what is over is removed", || {
+        let sizes = (0..16).map(|db| {
+            call(&mut client, &cmd!["SELECT", db]);
+            call(&mut client, &["DBSIZE"]).as_int().expect("a number")
+        });
+        sizes.sum::<i64>() == before.len() as i64
+    });
     for shards in [1, 5, 2] {
         connect(&peer).send(&["SHUTDOWN", "SAVE"]).expect("is sent");
         assert!(peer.wait_exit(TIMEOUT).expect("it ends").success());

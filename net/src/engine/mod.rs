@@ -7,6 +7,7 @@
 mod accepting;
 mod clients;
 mod conn;
+mod courtesy;
 pub mod follower;
 mod front;
 mod handover;
@@ -43,6 +44,7 @@ use braid_core::resp::Batch;
 use braid_core::resp::batch::BATCH_MAX_COMMANDS;
 use braid_core::resp::parse::ParseLimits;
 use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
+use courtesy::Courtesy;
 use mailbox::Mailboxes;
 use patience::Patience;
 use std::io;
@@ -74,6 +76,7 @@ pub struct Engine {
     )]
     spare: Vec<Box<Batch>>,
     next_sweep: Instant,
+    courtesy: Courtesy,
     /// Of the listening sockets, those of TCP.
     tcp_listeners: Vec<Token>,
     accepting: Accepting,
@@ -105,6 +108,7 @@ impl Engine {
             config_version,
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
+            courtesy: Courtesy::of_worker(),
             tcp_listeners: Vec::new(),
             accepting: Accepting::default(),
         };
@@ -146,7 +150,7 @@ impl Engine {
                 continue;
             }
             if self.shard.awaits_answers() && patience.lasts(idle) {
-                patience::look_again(idle);
+                patience.look_again(idle);
                 continue;
             }
             let rests = self.front.home.is_some() && self.front.node.persistence.rests();
@@ -177,7 +181,7 @@ impl Engine {
             self.mailboxes.wake();
             if self.shard.is_held_up() {
                 // The home shard may want this very core.
-                std::thread::yield_now();
+                self.courtesy.give_way();
                 return Ok(true);
             }
         }

@@ -5,6 +5,7 @@
 //! shows: looking that was rewarded makes the shard more patient, looking in vain less. Two impatient shards would put
 //! each other to sleep for ever, so now and then one looks for long enough to see the other wake.
 
+use super::courtesy::Courtesy;
 use std::time::Duration;
 
 const MIN: Duration = Duration::from_micros(4);
@@ -20,11 +21,12 @@ pub struct Patience {
     current: Duration,
     is_looking: bool,
     in_vain: u32,
+    courtesy: Courtesy,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { current: MAX, is_looking: false, in_vain: 0 }
+        Self { current: MAX, is_looking: false, in_vain: 0, courtesy: Courtesy::of_waiter() }
     }
 }
 
@@ -39,17 +41,19 @@ impl Patience {
         self.is_looking
     }
 
+    /// Lets some time pass before the next look; nothing has come for `idle`.
+    pub fn look_again(&mut self, idle: Duration) {
+        if idle < ALONE || !self.courtesy.give_way() {
+            std::hint::spin_loop();
+        }
+    }
+
     /// There was something to do.
     pub fn worked(&mut self) {
         if std::mem::take(&mut self.is_looking) {
             self.current = (self.current * 2).min(MAX);
         }
     }
-}
-
-/// Lets some time pass before the next look; nothing has come for `idle`.
-pub fn look_again(idle: Duration) {
-    if idle < ALONE { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 #[cfg(test)]
