@@ -8,8 +8,8 @@ use rustix::process::{getpriority_process, setpriority_process};
 use std::sync::OnceLock;
 use std::thread;
 
-/// A tenth of the weight of others, so that it always gets on.
-const STEP: i32 = 10;
+/// Half of the weight of others: enough for them to go first, and not so much that a busy neighbour stops a full sync.
+const STEP: i32 = 3;
 /// The least urgent there is.
 const LAST: i32 = 19;
 

@@ -13,8 +13,8 @@ use braid_shards::{LoadBatch, LoadFault, ShardId, SlotMap};
 
 /// Bytes that one round of a shard feeds to its loaders: who waits for its sockets waits as long.
 pub const FEED_BYTES: usize = 32 << 10;
-/// A batch is sent when it has this size: decoding it takes some 50 us.
-const BATCH_BYTES: usize = 8 << 10;
+/// A batch is sent when it has this size: decoding it takes some 100 us.
+const BATCH_BYTES: usize = 16 << 10;
 /// Bytes that the shards were sent and have not decoded before the feeders are asked to pause.
 pub const IN_FLIGHT_BYTES: usize = 16 << 20;
 

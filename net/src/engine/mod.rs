@@ -108,7 +108,7 @@ impl Engine {
             config_version,
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
-            courtesy: Courtesy::of_worker(),
+            courtesy: Courtesy::default(),
             tcp_listeners: Vec::new(),
             accepting: Accepting::default(),
         };
@@ -150,7 +150,7 @@ impl Engine {
                 continue;
             }
             if self.shard.awaits_answers() && patience.lasts(idle) {
-                patience.look_again(idle);
+                patience.look_again(idle, self.front.now);
                 continue;
             }
             let rests = self.front.home.is_some() && self.front.node.persistence.rests();
@@ -181,7 +181,7 @@ impl Engine {
             self.mailboxes.wake();
             if self.shard.is_held_up() {
                 // The home shard may want this very core.
-                self.courtesy.give_way();
+                self.courtesy.give_way(self.front.now);
                 return Ok(true);
             }
         }

@@ -6,7 +6,7 @@
 //! each other to sleep for ever, so now and then one looks for long enough to see the other wake.
 
 use super::courtesy::Courtesy;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIN: Duration = Duration::from_micros(4);
 const MAX: Duration = Duration::from_micros(50);
@@ -26,7 +26,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { current: MAX, is_looking: false, in_vain: 0, courtesy: Courtesy::of_waiter() }
+        Self { current: MAX, is_looking: false, in_vain: 0, courtesy: Courtesy::default() }
     }
 }
 
@@ -41,9 +41,9 @@ impl Patience {
         self.is_looking
     }
 
-    /// Lets some time pass before the next look; nothing has come for `idle`.
-    pub fn look_again(&mut self, idle: Duration) {
-        if idle < ALONE || !self.courtesy.give_way() {
+    /// Lets some time pass before the next look; nothing has come for `idle`. `look`: when the last one began.
+    pub fn look_again(&mut self, idle: Duration, look: Instant) {
+        if idle < ALONE || !self.courtesy.give_way(look) {
             std::hint::spin_loop();
         }
     }
