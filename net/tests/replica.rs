@@ -198,7 +198,10 @@ fn chain(kinds: [(&Kind, usize); 3]) {
     let syncs = [&first, &middle].map(|node| number(&mut connect(node), "stats", "sync_full"));
     let again = forgot(&last);
     assert_eq!(syncs.iter().sum::<u64>(), 2 + again, "moving within the tree costs no full sync");
-    assert_eq!(syncs[0], 1, "the last node moves to where it was known");
+    assert!(
+        (1..=1 + again).contains(&syncs[0]),
+        "the last node moves to where it was known: {syncs:?}, {again}"
+    );
 }
 
 #[test]
