@@ -94,7 +94,8 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         let (start, wakers) = bounded(1);
         starts.push(start);
         let listeners = listeners.take().unwrap_or_default();
-        let shard = ShardThread { id, node: Arc::clone(&node), mailboxes, listeners };
+        let cpus = (*cpu, allowed.clone());
+        let shard = ShardThread { id, node: Arc::clone(&node), mailboxes, listeners, cpus };
         let (started, node) = (started.clone(), Arc::clone(&node));
         let handle = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
             .name(&format!("braid-shard-{id}"))
@@ -166,6 +167,8 @@ struct ShardThread {
     node: Arc<Node>,
     mailboxes: mailbox::Mailboxes,
     listeners: Vec<OwnedFd>,
+    /// The shard's own processor, and all that the process may use.
+    cpus: (usize, Vec<usize>),
 }
 
 impl ShardThread {
@@ -189,6 +192,7 @@ impl ShardThread {
         for listener in self.listeners {
             engine.listen(listener);
         }
+        engine.roam(self.cpus.0, &self.cpus.1);
         engine.run()
     }
 }

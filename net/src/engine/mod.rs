@@ -18,6 +18,7 @@ pub mod parts;
 mod patience;
 mod replicas;
 mod restoring;
+mod roaming;
 mod saving;
 mod spilling;
 mod spooling;
@@ -47,6 +48,7 @@ use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
 use courtesy::Courtesy;
 use mailbox::Mailboxes;
 use patience::Patience;
+use roaming::Berth;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -77,6 +79,7 @@ pub struct Engine {
     spare: Vec<Box<Batch>>,
     next_sweep: Instant,
     courtesy: Courtesy,
+    berth: Option<Berth>,
     /// Of the listening sockets, those of TCP.
     tcp_listeners: Vec<Token>,
     accepting: Accepting,
@@ -109,6 +112,7 @@ impl Engine {
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
             courtesy: Courtesy::default(),
+            berth: None,
             tcp_listeners: Vec::new(),
             accepting: Accepting::default(),
         };
@@ -123,6 +127,12 @@ impl Engine {
         if is_tcp {
             self.tcp_listeners.push(token);
         }
+    }
+
+    /// The calling thread is pinned to processor `own`; while that is overcrowded, and others of `all` that the process may
+    /// use are not, it may run on those.
+    pub fn roam(&mut self, own: usize, all: &[usize]) {
+        self.berth = Berth::new(self.front.id, own, all);
     }
 
     /// Runs until the node stops.
@@ -140,9 +150,10 @@ impl Engine {
             let worked = self.round()?;
             if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
-                patience.worked();
+                patience.worked(self.front.now);
                 continue;
             }
+            patience.found_nothing(self.front.now);
             let idle = self.front.now.duration_since(last_worked);
             let busy_poll = Duration::from_micros(u64::from(self.front.config.busy_poll_us));
             if idle < busy_poll {
@@ -193,6 +204,8 @@ impl Engine {
         self.front.feed_parts();
         worked |= self.front.catch_up();
         self.give_way();
+        let now = self.front.now;
+        self.berth.take_if(|berth| !berth.look(now));
         Ok(worked)
     }
 

@@ -4,6 +4,9 @@
 //! one has to be woken; where several threads share a core it cannot come before this one sleeps. Which of these it is
 //! shows: looking that was rewarded makes the shard more patient, looking in vain less. Two impatient shards would put
 //! each other to sleep for ever, so now and then one looks for long enough to see the other wake.
+//!
+//! That is for shards that have little to do for each message, as for one connection's pipeline that goes to and fro. Who
+//! had much to do is no slower for being woken, and while it sleeps others have its core.
 
 use super::courtesy::Courtesy;
 use std::time::{Duration, Instant};
@@ -13,6 +16,8 @@ const MAX: Duration = Duration::from_micros(50);
 /// From here on others on the same core go first: the answer may be theirs to give. On a core of its own that costs a call
 /// to the kernel.
 const ALONE: Duration = Duration::from_micros(3);
+/// Work of this length is worth being woken for.
+const LONG_WORK: Duration = Duration::from_micros(30);
 /// One in so many looks after one in vain is a long one.
 const TRIES: u32 = 16;
 
@@ -21,18 +26,38 @@ pub struct Patience {
     current: Duration,
     is_looking: bool,
     in_vain: u32,
+    /// The beginning of the rounds with something to do, of which no end was seen yet.
+    busy_since: Option<Instant>,
+    worked_long: bool,
     courtesy: Courtesy,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { current: MAX, is_looking: false, in_vain: 0, courtesy: Courtesy::default() }
+        Self {
+            current: MAX,
+            is_looking: false,
+            in_vain: 0,
+            busy_since: None,
+            worked_long: false,
+            courtesy: Courtesy::default(),
+        }
     }
 }
 
 impl Patience {
+    /// A round that began at `now` found nothing to do.
+    pub fn found_nothing(&mut self, now: Instant) {
+        if let Some(since) = self.busy_since.take() {
+            self.worked_long = now.duration_since(since) >= LONG_WORK;
+        }
+    }
+
     /// Nothing has come for `idle`: whether to go on looking.
     pub fn lasts(&mut self, idle: Duration) -> bool {
+        if self.worked_long {
+            return false;
+        }
         self.is_looking = idle < self.current;
         if !self.is_looking {
             self.in_vain += 1;
@@ -48,8 +73,9 @@ impl Patience {
         }
     }
 
-    /// There was something to do.
-    pub fn worked(&mut self) {
+    /// There was something to do in a round that began at `now`.
+    pub fn worked(&mut self, now: Instant) {
+        self.busy_since.get_or_insert(now);
         if std::mem::take(&mut self.is_looking) {
             self.current = (self.current * 2).min(MAX);
         }
@@ -65,7 +91,7 @@ mod tests {
         let mut patience = Patience::default();
         let idle = MAX - Duration::from_nanos(1);
         assert!(patience.lasts(idle));
-        patience.worked();
+        patience.worked(Instant::now());
         assert!(patience.lasts(idle));
         assert!(!patience.lasts(MAX));
         assert!(!patience.lasts(idle), "half as long");
@@ -73,11 +99,27 @@ mod tests {
             assert!(!patience.lasts(MAX));
         }
         assert!(patience.lasts(MIN / 2));
-        patience.worked();
+        patience.worked(Instant::now());
         assert!(patience.lasts(MIN + MIN / 2), "twice as long");
-        patience.worked();
-        patience.worked();
+        patience.worked(Instant::now());
+        patience.worked(Instant::now());
         assert!(!patience.lasts(idle), "work that came without looking teaches nothing");
+    }
+
+    #[test]
+    fn who_had_much_to_do_sleeps_at_once() {
+        let mut patience = Patience::default();
+        let start = Instant::now();
+        let mut work = |rounds: u32| {
+            (0..rounds).for_each(|round| patience.worked(start + LONG_WORK * round / 10));
+            patience.found_nothing(start + LONG_WORK * rounds / 10);
+            // What was found before does not count again.
+            patience.found_nothing(start + LONG_WORK * 100);
+            patience.lasts(Duration::ZERO)
+        };
+        assert!(work(9));
+        assert!(!work(10));
+        assert!(work(1), "each time anew");
     }
 
     #[test]
