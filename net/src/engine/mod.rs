@@ -45,7 +45,7 @@ use braid_core::resp::Batch;
 use braid_core::resp::batch::BATCH_MAX_COMMANDS;
 use braid_core::resp::parse::ParseLimits;
 use braid_shards::{ConnId, Pipeline, Shard, ShardConfig, ShardId};
-use courtesy::Courtesy;
+use courtesy::Worker;
 use mailbox::Mailboxes;
 use patience::Patience;
 use roaming::Berth;
@@ -78,7 +78,7 @@ pub struct Engine {
     )]
     spare: Vec<Box<Batch>>,
     next_sweep: Instant,
-    courtesy: Courtesy,
+    courtesy: Worker,
     berth: Option<Berth>,
     /// Of the listening sockets, those of TCP.
     tcp_listeners: Vec<Token>,
@@ -111,7 +111,7 @@ impl Engine {
             config_version,
             spare: Vec::new(),
             next_sweep: Instant::now() + SWEEP_PERIOD,
-            courtesy: Courtesy::default(),
+            courtesy: Worker::default(),
             berth: None,
             tcp_listeners: Vec::new(),
             accepting: Accepting::default(),
@@ -192,7 +192,7 @@ impl Engine {
             self.mailboxes.wake();
             if self.shard.is_held_up() {
                 // The home shard may want this very core.
-                self.courtesy.give_way(self.front.now);
+                self.courtesy.give_way();
                 return Ok(true);
             }
         }
@@ -218,7 +218,7 @@ impl Engine {
             if steps_back { niceness::step_back() } else { niceness::come_back() }
         }
         if is_loading || self.front.is_walking {
-            std::thread::yield_now();
+            self.courtesy.give_way();
         }
     }
 

@@ -8,7 +8,7 @@
 //! That is for shards that have little to do for each message, as for one connection's pipeline that goes to and fro. Who
 //! had much to do is no slower for being woken, and while it sleeps others have its core.
 
-use super::courtesy::Courtesy;
+use super::courtesy::Looker;
 use std::time::{Duration, Instant};
 
 const MIN: Duration = Duration::from_micros(4);
@@ -29,7 +29,7 @@ pub struct Patience {
     /// The beginning of the rounds with something to do, of which no end was seen yet.
     busy_since: Option<Instant>,
     worked_long: bool,
-    courtesy: Courtesy,
+    courtesy: Looker,
 }
 
 impl Default for Patience {
@@ -40,7 +40,7 @@ impl Default for Patience {
             in_vain: 0,
             busy_since: None,
             worked_long: false,
-            courtesy: Courtesy::default(),
+            courtesy: Looker::default(),
         }
     }
 }
