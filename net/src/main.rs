@@ -58,7 +58,10 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         startup::cpus::allowed().map_err(|error| format!("can't read the CPU affinity: {error}"))?;
     braid_net::background::allow(allowed.clone());
     braid_net::niceness::learn();
-    let placement = startup::cpus::place(config.shards, &allowed, startup::cpus::quota())?;
+    let quota = startup::cpus::quota();
+    let placement = startup::cpus::place(config.shards, &allowed, quota)?;
+    // Who has used up a quota waits as for a processor, and other processors are of no use to it.
+    let may_roam = quota.is_none_or(|quota| quota >= allowed.len() as f64);
     let shards = placement.cpus.len();
     startup::kernel::check()?;
     startup::limits::adjust_memlock(shards as u16)?;
@@ -94,7 +97,7 @@ fn serve(loaded: config::Loaded) -> Result<(), String> {
         let (start, wakers) = bounded(1);
         starts.push(start);
         let listeners = listeners.take().unwrap_or_default();
-        let cpus = (*cpu, allowed.clone());
+        let cpus = may_roam.then(|| (*cpu, allowed.clone()));
         let shard = ShardThread { id, node: Arc::clone(&node), mailboxes, listeners, cpus };
         let (started, node) = (started.clone(), Arc::clone(&node));
         let handle = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
@@ -167,8 +170,8 @@ struct ShardThread {
     node: Arc<Node>,
     mailboxes: mailbox::Mailboxes,
     listeners: Vec<OwnedFd>,
-    /// The shard's own processor, and all that the process may use.
-    cpus: (usize, Vec<usize>),
+    /// The shard's own processor, and all that the process may use, if it may roam.
+    cpus: Option<(usize, Vec<usize>)>,
 }
 
 impl ShardThread {
@@ -192,7 +195,9 @@ impl ShardThread {
         for listener in self.listeners {
             engine.listen(listener);
         }
-        engine.roam(self.cpus.0, &self.cpus.1);
+        if let Some((own, all)) = self.cpus {
+            engine.roam(own, &all);
+        }
         engine.run()
     }
 }

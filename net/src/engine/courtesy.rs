@@ -18,6 +18,8 @@ const RESERVE: u32 = 64;
 const PATIENCE: u32 = 10;
 /// What work can earn ahead of yields.
 const EARNED_MAX: Duration = Duration::from_millis(5);
+/// Whoever seems to have worked for longer did not: the core was taken away.
+const ROUND_MAX: Duration = Duration::from_micros(250);
 
 /// The courtesy of who looks for something that another may be about to give.
 #[derive(Default)]
@@ -66,8 +68,8 @@ pub struct Worker {
 impl Worker {
     /// It worked until now. Whether others may go first.
     fn worked(&mut self, now: Instant) -> bool {
-        let worked = self.since.replace(now).map_or(EARNED_MAX, |since| now.duration_since(since));
-        let earned = self.earned + worked * PATIENCE;
+        let worked = self.since.replace(now).map_or(ROUND_MAX, |since| now.duration_since(since));
+        let earned = self.earned + worked.min(ROUND_MAX) * PATIENCE;
         self.earned = earned.saturating_sub(self.owed).min(EARNED_MAX);
         self.owed = self.owed.saturating_sub(earned);
         self.owed.is_zero()
@@ -145,6 +147,23 @@ mod tests {
     fn law8_who_works_is_not_starved_by_who_computes() {
         let (worked, _) = work(&mut Worker::default(), || Duration::from_millis(4));
         assert!((8..=10).contains(&worked), "{worked}");
+    }
+
+    #[test]
+    fn law8_losing_the_core_earns_nothing() {
+        let (mut worker, mut now) = (Worker::default(), Instant::now());
+        let mut yields = 0;
+        for _ in 0..1000 {
+            now += Duration::from_micros(50);
+            if worker.worked(now) {
+                now += Duration::from_millis(8);
+                worker.yielded(now);
+                yields += 1;
+            }
+            // The kernel's clock ends its turn.
+            now += Duration::from_millis(8);
+        }
+        assert!((200..400).contains(&yields), "{yields}");
     }
 
     #[test]

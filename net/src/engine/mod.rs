@@ -150,7 +150,9 @@ impl Engine {
             let worked = self.round()?;
             if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
-                patience.worked(self.front.now);
+                if worked {
+                    patience.worked(self.front.now);
+                }
                 continue;
             }
             patience.found_nothing(self.front.now);
@@ -160,7 +162,8 @@ impl Engine {
                 std::hint::spin_loop();
                 continue;
             }
-            if self.shard.awaits_answers() && patience.lasts(idle) {
+            let is_crowded = self.berth.as_ref().is_none_or(Berth::is_crowded);
+            if self.shard.awaits_answers() && patience.lasts(idle, is_crowded) {
                 patience.look_again(idle, self.front.now);
                 continue;
             }

@@ -5,8 +5,8 @@
 //! shows: looking that was rewarded makes the shard more patient, looking in vain less. Two impatient shards would put
 //! each other to sleep for ever, so now and then one looks for long enough to see the other wake.
 //!
-//! That is for shards that have little to do for each message, as for one connection's pipeline that goes to and fro. Who
-//! had much to do is no slower for being woken, and while it sleeps others have its core.
+//! Where others want the core, too, that is for shards that have little to do for each message, as for one connection's
+//! pipeline that goes to and fro. Who had much to do is hardly slower for being woken, and while it sleeps others have the core.
 
 use super::courtesy::Looker;
 use std::time::{Duration, Instant};
@@ -53,9 +53,9 @@ impl Patience {
         }
     }
 
-    /// Nothing has come for `idle`: whether to go on looking.
-    pub fn lasts(&mut self, idle: Duration) -> bool {
-        if self.worked_long {
+    /// Nothing has come for `idle`: whether to go on looking. `is_crowded`: others want the core, too.
+    pub fn lasts(&mut self, idle: Duration, is_crowded: bool) -> bool {
+        if self.worked_long && is_crowded {
             return false;
         }
         self.is_looking = idle < self.current;
@@ -90,20 +90,20 @@ mod tests {
     fn it_grows_with_success_and_shrinks_without() {
         let mut patience = Patience::default();
         let idle = MAX - Duration::from_nanos(1);
-        assert!(patience.lasts(idle));
+        assert!(patience.lasts(idle, true));
         patience.worked(Instant::now());
-        assert!(patience.lasts(idle));
-        assert!(!patience.lasts(MAX));
-        assert!(!patience.lasts(idle), "half as long");
+        assert!(patience.lasts(idle, true));
+        assert!(!patience.lasts(MAX, true));
+        assert!(!patience.lasts(idle, true), "half as long");
         for _ in 0..10 {
-            assert!(!patience.lasts(MAX));
+            assert!(!patience.lasts(MAX, true));
         }
-        assert!(patience.lasts(MIN / 2));
+        assert!(patience.lasts(MIN / 2, true));
         patience.worked(Instant::now());
-        assert!(patience.lasts(MIN + MIN / 2), "twice as long");
+        assert!(patience.lasts(MIN + MIN / 2, true), "twice as long");
         patience.worked(Instant::now());
         patience.worked(Instant::now());
-        assert!(!patience.lasts(idle), "work that came without looking teaches nothing");
+        assert!(!patience.lasts(idle, true), "work that came without looking teaches nothing");
     }
 
     #[test]
@@ -115,18 +115,18 @@ mod tests {
             patience.found_nothing(start + LONG_WORK * rounds / 10);
             // What was found before does not count again.
             patience.found_nothing(start + LONG_WORK * 100);
-            patience.lasts(Duration::ZERO)
+            [patience.lasts(Duration::ZERO, true), patience.lasts(Duration::ZERO, false)]
         };
-        assert!(work(9));
-        assert!(!work(10));
-        assert!(work(1), "each time anew");
+        assert_eq!(work(9), [true, true]);
+        assert_eq!(work(10), [false, true], "where others want the core");
+        assert_eq!(work(1), [true, true], "each time anew");
     }
 
     #[test]
     fn now_and_then_it_looks_for_long() {
         let mut patience = Patience::default();
         let mut look_in_vain = || {
-            let idle = (0..).map(Duration::from_micros).take_while(|idle| patience.lasts(*idle));
+            let idle = (0..).map(Duration::from_micros).take_while(|idle| patience.lasts(*idle, true));
             Duration::from_micros(idle.count() as u64)
         };
         let looks: Vec<Duration> = (0..10 * TRIES).map(|_| look_in_vain()).collect();
