@@ -3,7 +3,7 @@
 // Every test binary uses its own part of this.
 #![allow(dead_code)]
 
-use super::common::{TIMEOUT, braid_builder, call, connect, field, start, wait_until};
+use super::common::{TIMEOUT, braid, braid_builder, call, connect, field, start, wait_until};
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::dataset::{self, Dataset};
@@ -21,6 +21,11 @@ pub fn node(kind: &Kind, shards: usize) -> Builder {
     // On a machine that is short of time a replica may fall far behind, and full syncs are counted.
     let patient = ["--repl-backlog-size", "512mb", "--client-output-buffer-limit", "replica 0 0 0"];
     builder.args(patient)
+}
+
+/// A Braid of so many shards that will follow somebody.
+pub fn replica(shards: usize) -> Peer {
+    start(node(&braid(), shards))
 }
 
 /// A master of so many shards that has a replica wait for no other.
@@ -95,3 +100,12 @@ pub fn assert_clients_equal(master: &mut Client, replica: &mut Client) {
         dataset::assert_same(master, replica).expect("both hold the same");
     }
 }
+
+/// The error of a command that must fail.
+pub fn error(client: &mut Client, words: &[&str]) -> String {
+    let reply = client.command(words).expect("the server stays");
+    assert!(reply.is_error(), "{words:?}: {reply:?}");
+    reply.text().to_string()
+}
+
+pub const READONLY: &str = "READONLY You can't write against a read only replica.";
