@@ -162,6 +162,7 @@ impl Engine {
                 std::hint::spin_loop();
                 continue;
             }
+            // Where that is not known it is likely: shards on one processor, or a quota that looking would use up.
             let is_crowded = self.berth.as_ref().is_none_or(Berth::is_crowded);
             if self.shard.awaits_answers() && patience.lasts(idle, is_crowded) {
                 patience.look_again(idle, self.front.now);

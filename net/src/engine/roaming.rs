@@ -85,10 +85,11 @@ impl Roaming {
 
     /// To be called when a look [is due](Self::is_due).
     pub fn look(&mut self, now: Instant, times: &mut impl Times) -> Option<Move> {
+        // Whatever comes of it: what the system does not tell any more is not to be asked for in every round.
+        self.next_look = now + WINDOW;
         let State::Home { looked, waited, idle } = &mut self.state else {
             self.state = Self::at_home(now, times)?;
             self.window = WINDOW;
-            self.next_look = now + WINDOW;
             return Some(Move::Home);
         };
         let time = now.duration_since(std::mem::replace(looked, now));
@@ -98,7 +99,6 @@ impl Roaming {
         if !self.is_crowded {
             *idle = None;
             self.window = WINDOW;
-            self.next_look = now + WINDOW;
             return None;
         }
         let idles = times.idle()?;
@@ -242,16 +242,18 @@ mod tests {
         idle: [Duration; 2],
         moves: Vec<Move>,
         idle_reads: u32,
+        /// The system tells how long the thread waited, and how long the processors idled.
+        tells: [bool; 2],
     }
 
     impl Times for World {
         fn waited(&mut self) -> Option<Duration> {
-            Some(self.waited)
+            self.tells[0].then_some(self.waited)
         }
 
         fn idle(&mut self) -> Option<Vec<Duration>> {
             self.idle_reads += 1;
-            Some(self.idle.to_vec())
+            self.tells[1].then(|| self.idle.to_vec())
         }
     }
 
@@ -264,6 +266,7 @@ mod tests {
                 idle: [Duration::from_secs(5); 2],
                 moves: Vec::new(),
                 idle_reads: 0,
+                tells: [true; 2],
             };
             let roaming = Roaming::new(world.now, &mut world).unwrap();
             (world, roaming)
@@ -329,6 +332,22 @@ mod tests {
         assert!(!world.home);
         world.run(&mut roaming, 10, 0, 1000);
         assert!(world.home);
+    }
+
+    #[test]
+    fn what_the_system_tells_no_more_is_not_asked_for_all_the_time() {
+        for (tells, roams) in [([false, true], false), ([true, false], false), ([false, true], true)] {
+            let (mut world, mut roaming) = World::new();
+            if roams {
+                world.run(&mut roaming, 1, 300, 300);
+                assert!(!world.home);
+            }
+            world.tells = tells;
+            world.now += ROAM_MIN;
+            world.waited += ROAM_MIN;
+            world.look(&mut roaming);
+            assert!(!roaming.is_due(world.now), "{tells:?} {roams}");
+        }
     }
 
     #[test]
