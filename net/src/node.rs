@@ -146,7 +146,7 @@ impl Node {
             config_path,
             map: SlotMap::new(shards),
             hash: HashKey::from_seed(rng.u64(..)),
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(shards)),
             wakers: OnceLock::new(),
             started: Instant::now(),
             run_id: (0..40).map(|_| char::from_digit(rng.u32(..16), 16).expect("a hex digit")).collect(),

@@ -23,7 +23,7 @@ use crate::merge::{Marked, Merge};
 use crate::psync::State;
 use crate::sharing::{Policy, Sharing};
 use braid_core::command::Segment;
-use braid_shards::Mark;
+use braid_shards::{Mark, Share};
 use bytes::Bytes;
 use farewell::Farewell;
 use peers::Peer;
@@ -211,6 +211,16 @@ impl Home {
     /// A tick's effects arrive under their ticket.
     pub fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.merge.submit(ticket, segment, mark, &mut self.log, &mut self.marked);
+        self.answer_marks();
+    }
+
+    /// A shard's share of a batch's effects arrives under its ticket.
+    pub fn share(&mut self, ticket: u64, share: Share) {
+        self.merge.submit_share(ticket, share, &mut self.log, &mut self.marked);
+        self.answer_marks();
+    }
+
+    fn answer_marks(&mut self) {
         if self.marked.is_empty() {
             return;
         }

@@ -16,3 +16,4 @@ pub mod parts;
 pub mod psync;
 mod queue;
 pub mod sharing;
+mod weave;

@@ -2,15 +2,17 @@
 //!
 //! A shard that wrote during a tick takes a ticket and hands in its segment under it. Tickets are dense, so the merge
 //! emits ticket `n` when it has it, then `n + 1`, and never guesses. Nothing goes between the parts of one segment but
-//! `SELECT`, so a `MULTI` … `EXEC` inside one stays whole. Payload is passed on by reference.
+//! `SELECT`, so a `MULTI` … `EXEC` inside one stays whole. Payload is passed on by reference, but for what several shards did
+//! under one ticket ([`crate::weave`]).
 
 use std::collections::VecDeque;
 
 use braid_core::command::Segment;
-use braid_shards::Mark;
+use braid_shards::{Mark, Share};
 use bytes::Bytes;
 
 use crate::log::Log;
+use crate::weave::Weaver;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
@@ -22,9 +24,24 @@ pub struct Marked {
     pub offset: u64,
 }
 
-struct Arrival {
-    segment: Segment,
-    mark: Option<Mark>,
+enum Arrival {
+    Whole {
+        segment: Segment,
+        mark: Option<Mark>,
+    },
+    /// Of what several shards did, what came so far.
+    Shares(Vec<Share>),
+}
+
+impl Arrival {
+    fn is_complete(&self) -> bool {
+        match self {
+            Arrival::Whole { .. } => true,
+            Arrival::Shares(shares) => {
+                shares.first().is_some_and(|first| shares.len() == usize::from(first.shares))
+            }
+        }
+    }
 }
 
 /// See the module.
@@ -35,16 +52,25 @@ pub struct Merge {
     early_max: usize,
     /// The database that a reader of the stream is in, if every reader knows.
     stream_db: Option<u16>,
+    weaver: Weaver,
     /// The last piece of the stream that holds no effects, from where to where: signs of life, and questions.
     idle: (u64, u64),
 }
 
 impl Merge {
     /// Starts with `next_ticket`. `early_max` bounds how far ahead of the next ticket one may come. Nothing holds the shards
-    /// back before that: each takes one ticket a tick and hands it in with it, so for one to get there another has to have stopped.
+    /// back before that: each takes a ticket or two a tick and hands them in with it, or waits for the shards concerned before it
+    /// gives its connections more to do. So for one to get there another has to have stopped.
     pub fn new(next_ticket: u64, early_max: usize) -> Self {
         assert!(early_max > 0);
-        Merge { next_ticket, early: VecDeque::new(), early_max, stream_db: None, idle: (0, 0) }
+        Merge {
+            next_ticket,
+            early: VecDeque::new(),
+            early_max,
+            stream_db: None,
+            weaver: Weaver::default(),
+            idle: (0, 0),
+        }
     }
 
     /// The ticket that everything waits for.
@@ -79,29 +105,57 @@ impl Merge {
     ) {
         let runs_bytes: u64 = segment.runs.iter().map(|run| run.len_bytes).sum();
         assert_eq!(runs_bytes, segment.len_bytes(), "ticket {ticket}: runs and bytes differ");
-        let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
-        assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");
-        let ahead = ahead as usize;
-        let arrival = Arrival { segment, mark };
-        if ahead == 0 && self.early.is_empty() {
+        let arrival = Arrival::Whole { segment, mark };
+        if ticket == self.next_ticket && self.early.is_empty() {
             self.emit(arrival, log, marked);
             return;
         }
+        let replaced = self.place(ticket).replace(arrival);
+        assert!(replaced.is_none(), "ticket {ticket} came twice");
+        self.emit_complete(log, marked);
+    }
+
+    /// A share of a ticket that several shards have together arrives; with the last of them all is as in [`Merge::submit`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn submit_share(&mut self, ticket: u64, share: Share, log: &mut Log, marked: &mut Vec<Marked>) {
+        match self.place(ticket).get_or_insert_with(|| Arrival::Shares(Vec::new())) {
+            Arrival::Shares(shares) if shares.len() < usize::from(share.shares) => shares.push(share),
+            _ => panic!("ticket {ticket} came twice"),
+        }
+        self.emit_complete(log, marked);
+    }
+
+    /// Where a ticket waits for its turn.
+    fn place(&mut self, ticket: u64) -> &mut Option<Arrival> {
+        let ahead = ticket.checked_sub(self.next_ticket).expect("a ticket that was merged already");
+        assert!(ahead < self.early_max as u64, "ticket {ticket} is {ahead} ahead of the next one");
+        let ahead = ahead as usize;
         if self.early.len() <= ahead {
             self.early.resize_with(ahead + 1, || None);
         }
-        let replaced = self.early[ahead].replace(arrival);
-        assert!(replaced.is_none(), "ticket {ticket} came twice");
-        while let Some(arrival) = self.early.front_mut().and_then(Option::take) {
+        &mut self.early[ahead]
+    }
+
+    /// Emits what has its turn and is whole.
+    fn emit_complete(&mut self, log: &mut Log, marked: &mut Vec<Marked>) {
+        while let Some(arrival) =
+            self.early.front_mut().and_then(|first| first.take_if(|it| it.is_complete()))
+        {
             self.early.pop_front();
             self.emit(arrival, log, marked);
         }
     }
 
     fn emit(&mut self, arrival: Arrival, log: &mut Log, marked: &mut Vec<Marked>) {
-        let mut pieces = arrival.segment.pieces.into_iter();
+        let (segment, mark) = match arrival {
+            Arrival::Whole { segment, mark } => (segment, mark),
+            Arrival::Shares(shares) => (self.weaver.weave(shares), None),
+        };
+        let mut pieces = segment.pieces.into_iter();
         let mut rest = Bytes::new();
-        for run in arrival.segment.runs.iter().filter(|run| run.len_bytes > 0) {
+        for run in segment.runs.iter().filter(|run| run.len_bytes > 0) {
             if self.stream_db != Some(run.db) {
                 log.append(select(run.db));
                 self.stream_db = Some(run.db);
@@ -117,7 +171,7 @@ impl Merge {
             }
         }
         debug_assert!(rest.is_empty() && pieces.next().is_none());
-        if let Some(mark) = arrival.mark {
+        if let Some(mark) = mark {
             marked.push(Marked { mark, offset: log.end_offset() });
             if matches!(mark, Mark::Cut(_) | Mark::Role) {
                 self.forget_db();
@@ -160,6 +214,7 @@ fn select(db: u16) -> Bytes {
 mod tests {
     use super::*;
     use braid_core::command::Run;
+    use braid_shards::Cut;
 
     fn stream(log: &mut Log) -> Vec<u8> {
         let mut slices = Vec::new();
@@ -281,6 +336,31 @@ mod tests {
         let mut slices = Vec::new();
         log.slices(0, u64::MAX, 10, &mut slices);
         assert_eq!(slices[1].as_ptr(), payload.as_ptr());
+    }
+
+    fn share(place: u32, bytes: &'static [u8]) -> Share {
+        let cuts = vec![Cut { place, end_bytes: bytes.len() as u64 }];
+        Share { segment: Segment::of(0, Bytes::from_static(bytes)), cuts, shares: 2 }
+    }
+
+    #[test]
+    fn one_stream_a_ticket_of_several_shards_waits_for_all_of_them() {
+        let (mut merge, mut log, mut marked) = (Merge::new(0, 10), new_log(), Vec::new());
+        merge.submit(1, Segment::of(0, Bytes::from_static(b"third")), None, &mut log, &mut marked);
+        merge.submit_share(0, share(7, b"second"), &mut log, &mut marked);
+        assert_eq!((log.end_offset(), merge.next_ticket()), (0, 0));
+        merge.submit_share(0, share(3, b"first"), &mut log, &mut marked);
+        assert_eq!(stream(&mut log), [&select(0)[..], b"first", b"second", b"third"].concat());
+        assert_eq!(merge.next_ticket(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "came twice")]
+    fn a_share_comes_once() {
+        let (mut merge, mut log) = (Merge::new(0, 3), new_log());
+        for _ in 0..3 {
+            merge.submit_share(1, share(1, b"x"), &mut log, &mut Vec::new());
+        }
     }
 
     #[test]

@@ -256,6 +256,7 @@ impl Shard {
     fn begin_epoch(&mut self, epoch: u64, parts: Vec<(ShardId, Part)>) {
         let holds = parts.len() > 1;
         let shards: SmallVec<[ShardId; 8]> = parts.iter().map(|(shard, _)| *shard).collect();
+        self.counters.sequencer.begin_unrest(parts.len() as u64);
         self.outstanding = Some(Outstanding { epoch, left: shards.len(), shards, error: None });
         for (to, part) in parts {
             self.send(to, Msg::Epoch(Box::new(EpochMsg::Apply { epoch, holds, part })));
@@ -364,6 +365,7 @@ impl Shard {
     fn release_hold(&mut self, host: &mut impl Host) {
         self.locks.release_hold();
         self.retry_waiting(host);
+        self.counters.sequencer.end_unrest();
     }
 
     /// Home: a shard has applied its part.

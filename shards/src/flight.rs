@@ -1,12 +1,13 @@
 //! Flights: the commands of one connection under way on several shards at once, in program order (law 2).
 //!
 //! A pipeline's commands are cut into legs: consecutive commands for the same shard. All legs are sent at once, the
-//! connection's own shard among them. A leg runs when the leg before it has run and the tick in which it ran has its
-//! ticket: the shard of that leg then says so to the shard of the next ([`crate::parcel::Msg::Go`]; to the
-//! coordinator the answer itself says it). So a pipeline that crosses between shards many times costs one message for
-//! each crossing, and its connection is looked at once.
+//! connection's own shard among them. Mostly they are part of a batch, which all shards run in the same order
+//! ([`crate::sequencer`]).
 //!
-//! A leg waits for earlier legs of its own flight only, so there is no cycle.
+//! Where something may have to wait, the legs keep their order by themselves. A leg runs when the leg before it has run and
+//! the tick in which it ran has its ticket: the shard of that leg then says so to the shard of the next
+//! ([`crate::parcel::Msg::Go`]; to the coordinator the answer itself says it). A leg waits for earlier legs of its own
+//! flight only, so there is no cycle.
 
 use crate::parcel::{Caller, ConnId, Parcel};
 use crate::slots::ShardId;
@@ -26,6 +27,8 @@ pub struct Leg {
     pub flight: FlightId,
     /// Its place in the flight, from 0.
     pub number: u16,
+    /// Its place among all that its shard sends in one tick, from 1.
+    pub place: u32,
     /// It may run only after the leg before it.
     pub waits: bool,
     /// The shard with the next leg.
@@ -35,7 +38,8 @@ pub struct Leg {
 /// An answer that came before an earlier leg's.
 struct Early {
     number: u16,
-    bytes: Vec<u8>,
+    /// In the flight's buffer.
+    bytes: Range<usize>,
     pieces: Pieces,
 }
 
@@ -44,7 +48,11 @@ struct Flight {
     legs: u16,
     answered: u16,
     early: Vec<Early>,
+    buf: Vec<u8>,
 }
+
+/// A buffer that grew beyond this is not kept for reuse.
+const KEEP_BUF_BYTES: usize = 16 << 10;
 
 /// The flights that a shard coordinates: puts the answers in order.
 #[derive(Default)]
@@ -56,7 +64,7 @@ pub(crate) struct Flights {
 impl Flights {
     pub fn begin(&mut self, conn: ConnId) -> FlightId {
         let flight = self.free.pop().unwrap_or_else(|| {
-            self.all.push(Flight { conn, legs: 0, answered: 0, early: Vec::new() });
+            self.all.push(Flight { conn, legs: 0, answered: 0, early: Vec::new(), buf: Vec::new() });
             (self.all.len() - 1) as FlightId
         });
         let fresh = &mut self.all[flight as usize];
@@ -90,14 +98,20 @@ impl Flights {
         let flight = &mut self.all[id as usize];
         assert!(flight.answered <= number && number < flight.legs, "each leg is answered once");
         if number != flight.answered {
-            return flight.early.push(Early { number, bytes: bytes.to_vec(), pieces });
+            let start = flight.buf.len();
+            flight.buf.extend_from_slice(bytes);
+            return flight.early.push(Early { number, bytes: start..flight.buf.len(), pieces });
         }
         flight.answered += 1;
         deliver(flight.conn, bytes, pieces, flight.answered == flight.legs);
         while let Some(at) = flight.early.iter().position(|early| early.number == flight.answered) {
             let Early { bytes, pieces, .. } = flight.early.swap_remove(at);
             flight.answered += 1;
-            deliver(flight.conn, &bytes, pieces, flight.answered == flight.legs);
+            deliver(flight.conn, &flight.buf[bytes], pieces, flight.answered == flight.legs);
+        }
+        if flight.early.is_empty() {
+            flight.buf.clear();
+            flight.buf.shrink_to(KEEP_BUF_BYTES);
         }
         if flight.answered == flight.legs {
             self.free.push(id);

@@ -4,6 +4,7 @@ use crate::epoch::EpochMsg;
 use crate::flight::{FlightId, Leg, Pieces};
 use crate::load::LoadMsg;
 use crate::locks::{Claim, LockKey, TxId};
+use crate::sequencer::{Batch, Position};
 use crate::slots::ShardId;
 use braid_core::command::Segment;
 use braid_core::keyspace::{Change, KeyEntry, Keyspace, MarkedDbs, WatcherId};
@@ -58,6 +59,25 @@ pub enum Mark {
     Role,
 }
 
+/// One shard's share of the effects of a batch ([`crate::sequencer`]).
+#[derive(Debug, Clone, Default)]
+pub struct Share {
+    pub segment: Segment,
+    /// Where its legs end, in order.
+    pub cuts: Vec<Cut>,
+    /// How many shares the ticket has.
+    pub shares: u16,
+}
+
+/// The end of a leg's effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The leg's place in its batch, over all shards; 0: what the shard did before.
+    pub place: u32,
+    /// In the share.
+    pub end_bytes: u64,
+}
+
 /// One message. Bytes it refers to lie in its parcel's arena.
 pub enum Msg {
     /// Commands of one connection for the receiver's keys, to be executed in order and answered by one `Reply`.
@@ -91,6 +111,11 @@ pub enum Msg {
         ticket: u64,
         segment: Segment,
         mark: Option<Mark>,
+    },
+    /// A shard's share of a batch's effects for the merge stage.
+    Share {
+        ticket: u64,
+        share: Box<Share>,
     },
     /// For the layers above, which know the type.
     Upper(Box<dyn Any + Send>),
@@ -157,6 +182,12 @@ pub struct Parcel {
     pub arena: Vec<u8>,
     /// Values that encoded commands refer to, whichever message they belong to.
     pub shared: Vec<Bytes>,
+    /// There are commands among it.
+    pub has_legs: bool,
+    /// The receiver's last batch when this was sent: nothing of it may run before.
+    pub after: Position,
+    /// The commands in it are part of a batch.
+    pub batch: Option<Batch>,
 }
 
 /// A parcel that grew beyond this is not kept for reuse.
@@ -171,6 +202,7 @@ impl Parcel {
     pub fn clear(&mut self) {
         self.msgs.clear();
         self.shared.clear();
+        (self.has_legs, self.batch) = (false, None);
         if self.arena.capacity() > KEEP_ARENA_BYTES {
             self.arena = Vec::new();
         }

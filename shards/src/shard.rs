@@ -17,7 +17,8 @@ use crate::epoch::{EpochError, EpochMsg, Outstanding, Part, WaitingPart};
 use crate::flight::{Flights, Pieces, WaitingLegs};
 use crate::load::{LoadAnswer, LoadMsg, Loads};
 use crate::locks::{Locks, TxId};
-use crate::parcel::{ConnId, Mark, Parcel, TxMsg};
+use crate::parcel::{ConnId, Mark, Parcel, Share, TxMsg};
+use crate::sequencer::{Position, Sequencer};
 use crate::slots::{ShardId, SlotMap};
 use crate::stats::CommandStats;
 use crate::tx::Tx;
@@ -33,12 +34,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters that all shards of a process share.
-#[derive(Default)]
 pub struct Counters {
-    /// Next ticket of the stream.
-    pub ticket: AtomicU64,
+    pub sequencer: Sequencer,
     /// Last transaction id.
     pub tx: AtomicU64,
+}
+
+impl Counters {
+    pub fn new(shards: usize) -> Self {
+        Self { sequencer: Sequencer::new(shards), tx: AtomicU64::new(0) }
+    }
 }
 
 /// What a shard needs of the layer above while it works.
@@ -57,6 +62,11 @@ pub trait Host {
 
     /// Effects for the merge stage, which lives on this shard.
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>);
+
+    /// On the home shard: a share of the effects of a batch, for the merge stage.
+    fn share(&mut self, _ticket: u64, _share: Share) {
+        unreachable!("only who has clients runs batches");
+    }
 
     /// On the home shard: an epoch that [`Shard::apply_epoch`] began is applied by every shard concerned, and its effects
     /// may be seen. With an error the commands that failed did nothing; all others took effect.
@@ -83,6 +93,11 @@ pub trait Host {
 
 /// Where the parcels of a tick go.
 pub trait Outlet {
+    /// Whether [`Outlet::deliver`] would take a parcel now.
+    fn has_room(&self, _to: ShardId) -> bool {
+        true
+    }
+
     /// Hands a parcel to another shard; gives it back if there is no room.
     fn deliver(&mut self, to: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>>;
 }
@@ -136,6 +151,19 @@ pub struct Shard {
     outgoing: Vec<Box<Parcel>>,
     #[allow(clippy::vec_box)]
     pool: Vec<Box<Parcel>>,
+    /// What this tick sends has so many legs.
+    legs: u32,
+    /// There are flights of several among them, for which shards have to keep an order.
+    has_order: bool,
+    /// What could not be delivered has legs that keep their order by themselves.
+    left_in_order: bool,
+    /// The last batch that ran here.
+    ran: Position,
+    /// By sender, what came before its turn.
+    early: Vec<VecDeque<Box<Parcel>>>,
+    early_len: usize,
+    /// A snapshot walks the slice: commands may have to wait for that.
+    pub(crate) is_walked: bool,
     /// What the shard has for itself, to be handled by [`Shard::settle`].
     pub(crate) loopback: VecDeque<Loopback>,
     pub(crate) effects: Effects,
@@ -201,6 +229,13 @@ impl Shard {
             waiting: BTreeMap::new(),
             outgoing: (0..shards).map(|_| Box::default()).collect(),
             pool: Vec::new(),
+            legs: 0,
+            has_order: false,
+            left_in_order: false,
+            ran: 0,
+            early: (0..shards).map(|_| VecDeque::new()).collect(),
+            early_len: 0,
+            is_walked: false,
             loopback: VecDeque::new(),
             effects: Effects::default(),
             mark: None,
@@ -262,10 +297,32 @@ impl Shard {
             || self.locks.is_holding()
     }
 
+    /// The last batch that was given a place here.
+    #[inline]
+    pub fn latest_batch(&self) -> Position {
+        self.counters.sequencer.latest(self.id)
+    }
+
+    /// Whether a batch has run here. Until then nothing may run that arrived after it was given its place: it is on its way.
+    #[inline]
+    pub fn has_run(&self, batch: Position) -> bool {
+        self.ran >= batch
+    }
+
+    /// There is a batch that has not run here yet.
+    #[inline]
+    pub fn is_behind(&self) -> bool {
+        !self.has_run(self.latest_batch())
+    }
+
     /// Nothing is on loan and nothing waits: the state in which most ticks find a shard.
     pub fn is_quiet(&self) -> bool {
         let nothing_waits = self.waiting.is_empty() && self.waiting_legs.is_empty();
-        self.locks.is_empty() && nothing_waits && self.txs.is_empty() && self.flights.is_empty()
+        self.early_len == 0
+            && self.locks.is_empty()
+            && nothing_waits
+            && self.txs.is_empty()
+            && self.flights.is_empty()
     }
 
     /// Background work in a slice of about `budget` keys: expiry, freeing. True if there is more to do now.

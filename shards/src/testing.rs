@@ -3,9 +3,9 @@
 use crate::epoch::EpochError;
 use crate::load::LoadAnswer;
 use crate::locks::LockKey;
-use crate::parcel::{Caller, ConnId, Mark, Parcel, RunFlags};
+use crate::parcel::{Caller, ConnId, Mark, Parcel, RunFlags, Share};
 use crate::pipeline::{Admit, Pipeline, Place, Target, place};
-use crate::shard::{Host, Outlet, Ran, Shard, ShardConfig};
+use crate::shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 use crate::slots::{ShardId, SlotMap};
 use crate::tx::Work;
 use crate::unit::{Invocation, Unit};
@@ -22,6 +22,7 @@ pub struct Told {
     pub replies: Vec<(ConnId, String)>,
     /// Ticket, effects, mark.
     pub segments: Vec<(u64, String, Option<Mark>)>,
+    pub shares: Vec<(u64, Share)>,
     /// Epochs that ended.
     pub epochs: Vec<(u64, Result<(), EpochError>)>,
     pub loads: Vec<(ShardId, LoadAnswer)>,
@@ -42,6 +43,10 @@ impl Host for Told {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.segments.push((ticket, String::from_utf8(segment.pieces.concat()).unwrap(), mark));
+    }
+
+    fn share(&mut self, ticket: u64, share: Share) {
+        self.shares.push((ticket, share));
     }
 
     fn epoch_applied(&mut self, epoch: u64, outcome: Result<(), EpochError>) {
@@ -95,7 +100,7 @@ pub const ATOMIC: RunFlags = RunFlags { resp3: false, atomic: true, no_touch: fa
 
 impl Cluster {
     pub fn new(shards: usize) -> Self {
-        let counters = std::sync::Arc::default();
+        let counters = std::sync::Arc::new(Counters::new(shards));
         let config = |id: usize| ShardConfig {
             id: id as ShardId,
             map: SlotMap::new(shards),

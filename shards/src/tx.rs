@@ -77,6 +77,7 @@ impl Shard {
             Work::Commands { caller, .. } => caller.watcher,
             Work::Action(_) => None,
         };
+        self.counters.sequencer.begin_unrest(1);
         self.next_token += 1;
         let tx = Tx {
             id: 0,
@@ -140,8 +141,10 @@ impl Shard {
             TxMsg::Recall { token, id } => self.recalled(token, id),
             TxMsg::Return { id, loan } => {
                 self.take_back(id, loan);
+                self.note_walk();
                 self.try_part(host);
                 self.retry_waiting(host);
+                self.counters.sequencer.end_unrest();
             }
         }
     }
@@ -153,7 +156,7 @@ impl Shard {
         tx.refused = true;
         let is_first = !std::mem::replace(&mut tx.is_recalled, true);
         for (shard, loan) in std::mem::take(&mut tx.loans) {
-            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+            self.give_back(shard, id, loan);
         }
         if is_first {
             self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::Wait)));
@@ -246,7 +249,7 @@ impl Shard {
         let mut tx = self.txs.remove(&token).expect("under way");
         if tx.refused {
             for (shard, loan) in tx.loans.drain(..) {
-                self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id: tx.id, loan })));
+                self.give_back(shard, tx.id, loan);
             }
             tx.watch_until_ms = Some(u64::MAX);
             return self.ask(token, tx);
@@ -268,6 +271,13 @@ impl Shard {
         } else {
             self.run_over_keys(id, loans, work, watch_dirty, host);
         }
+        self.counters.sequencer.end_unrest();
+    }
+
+    /// Coordinator: returns a loan. Until it is back commands may have to wait for it.
+    fn give_back(&mut self, to: ShardId, id: TxId, loan: Loan) {
+        self.counters.sequencer.begin_unrest(1);
+        self.send(to, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
     }
 
     fn run_over_keys(
@@ -321,7 +331,7 @@ impl Shard {
         }
         self.scratch = Some(scratch);
         for (shard, loan) in loans {
-            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+            self.give_back(shard, id, loan);
         }
         host.reply(caller.conn, &reply.buf, reply.pieces, true);
     }
@@ -387,8 +397,7 @@ impl Shard {
             }
         };
         for (shard, keyspace) in slices {
-            let loan = Loan::Everything(keyspace);
-            self.send(shard, Msg::Tx(Box::new(TxMsg::Return { id, loan })));
+            self.give_back(shard, id, Loan::Everything(keyspace));
         }
         if let Some((conn, reply)) = answer {
             host.reply(conn, &reply.buf, reply.pieces, true);

@@ -54,8 +54,19 @@ impl Shard {
         host: &mut impl Host,
     ) -> Option<Walked> {
         let walked = self.walk(effort_bytes, piece_bytes, paused);
+        self.note_walk();
         self.retry_after_walk(host);
         walked
+    }
+
+    /// Whether a snapshot walks the slice may have changed.
+    pub(crate) fn note_walk(&mut self) {
+        let Some(is_walked) = self.keyspace.as_ref().map(|keyspace| keyspace.has_snapshot()) else { return };
+        match (std::mem::replace(&mut self.is_walked, is_walked), is_walked) {
+            (false, true) => self.counters.sequencer.begin_unrest(1),
+            (true, false) => self.counters.sequencer.end_unrest(),
+            _ => {}
+        }
     }
 
     fn walk(&mut self, effort_bytes: usize, piece_bytes: usize, paused: bool) -> Option<Walked> {
@@ -88,6 +99,7 @@ impl Shard {
             Some(_) => {}
             None => self.aborted_snapshots.push(snapshot),
         }
+        self.note_walk();
     }
 }
 

@@ -71,6 +71,10 @@ impl Effects {
         self.runs.is_empty()
     }
 
+    pub fn len_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.len_bytes).sum()
+    }
+
     /// Appends one command for database `db`.
     #[inline]
     pub fn push(&mut self, db: u16, args: &[&[u8]]) {

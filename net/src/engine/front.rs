@@ -22,7 +22,7 @@ use braid_replication::acks::ReplicaId;
 use braid_replication::follower::Follower;
 use braid_replication::home::Home;
 use braid_replication::loading::OWN_STREAM;
-use braid_shards::{ConnId, EpochError, Host, LoadAnswer, MASTER_CONN, Mark, ShardId};
+use braid_shards::{ConnId, EpochError, Host, LoadAnswer, MASTER_CONN, Mark, ShardId, Share};
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -429,6 +429,10 @@ impl Host for Front {
             Ok(adopt) => self.adopted.push(adopt.0),
             Err(_) => unreachable!("no other message exists"),
         }
+    }
+
+    fn share(&mut self, ticket: u64, share: Share) {
+        self.home.as_mut().expect("shares go home").share(ticket, share);
     }
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {

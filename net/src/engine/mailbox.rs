@@ -71,6 +71,10 @@ impl Mailboxes {
 }
 
 impl Outlet for Mailboxes {
+    fn has_room(&self, to: ShardId) -> bool {
+        self.outboxes[usize::from(to)].as_ref().is_some_and(|outbox| !outbox.is_full())
+    }
+
     fn deliver(&mut self, to: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
         debug_assert_ne!(to, self.id);
         let outbox = self.outboxes[usize::from(to)].as_mut().expect("every other shard has one");

@@ -57,6 +57,8 @@ use std::time::{Duration, Instant};
 
 /// Ticks that follow each other without a look at the sockets, while other shards keep sending.
 const TICKS_PER_ROUND: u32 = 16;
+/// Looks for a parcel that is being sent before its sender may have the core.
+const LOOKS: u32 = 200;
 /// Keys that one slice of background work looks at: some tens of microseconds.
 const BACKGROUND_SLICE: usize = 1024;
 /// Batches kept for reuse.
@@ -148,7 +150,8 @@ impl Engine {
         let mut patience = Patience::default();
         while !self.front.node.stopping.load(Ordering::Relaxed) {
             let worked = self.round()?;
-            if worked || self.shard.has_outgoing() || !self.front.ready.is_empty() {
+            let is_busy = self.shard.has_outgoing() || self.shard.is_behind();
+            if worked || is_busy || !self.front.ready.is_empty() {
                 last_worked = self.front.now;
                 if worked {
                     patience.worked(self.front.now);
@@ -233,6 +236,7 @@ impl Engine {
         self.front.begin_tick(now, time.ms());
         self.refresh_config();
         worked |= self.carry_out_orders();
+        worked |= self.catch_up_with_batches();
         for listener in self.accepting.due(now) {
             self.front.ring.start_accept(listener);
         }
@@ -264,6 +268,27 @@ impl Engine {
             // What a round gives to loading is bounded, for those who wait for the sockets.
             if self.mailboxes.is_empty() || self.shard.is_loading() {
                 break;
+            }
+        }
+        worked
+    }
+
+    /// What clients sent may follow from batches that others have run: they run here first. They are on their way, in rings
+    /// that have room for them.
+    fn catch_up_with_batches(&mut self) -> bool {
+        let (mut worked, mut looks) = (false, 0);
+        let latest = self.shard.latest_batch();
+        while !self.shard.has_run(latest) {
+            if let Some((from, parcel)) = self.mailboxes.receive(&mut self.turn) {
+                worked = true;
+                self.refresh_config();
+                self.shard.receive(from, parcel, &mut self.front);
+            } else if looks < LOOKS {
+                looks += 1;
+                std::hint::spin_loop();
+            } else {
+                // Its sender lost its core in between.
+                std::thread::yield_now();
             }
         }
         worked

@@ -91,7 +91,7 @@ impl Front {
         if self.stream.behind.is_empty() {
             return false;
         }
-        let taken = self.node.counters.ticket.load(Ordering::SeqCst);
+        let taken = self.node.counters.sequencer.next_ticket();
         let merged = self.node.next_ticket.load(Ordering::SeqCst);
         let mut behind = std::mem::take(&mut self.stream.behind);
         let before = behind.len();

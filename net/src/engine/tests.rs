@@ -120,6 +120,7 @@ fn law9_a_shard_that_cannot_hand_in_what_it_wrote_runs_nothing_more() {
     let (mut engine, mut others) = engine_of(1, Config::default(), 3);
     engine.round().unwrap();
     // The home shard borrows everything, as for a cut.
+    engine.front.node.counters.sequencer.begin_unrest(1);
     let lock = TxMsg::Lock { token: 1, id: 1, claim: Claim::Everything, watcher: None };
     send(&mut others[0], Msg::Tx(Box::new(lock)));
     engine.round().unwrap();

@@ -109,7 +109,7 @@ fn snapshot(keys: usize) -> Vec<u8> {
 impl Node {
     fn new(intake: Intake) -> Self {
         let map = SlotMap::new(SHARDS);
-        let counters = std::sync::Arc::default();
+        let counters = std::sync::Arc::new(braid_shards::Counters::new(SHARDS));
         let shards: Vec<Shard> = (0..SHARDS)
             .map(|id| {
                 Shard::new(ShardConfig {

@@ -51,7 +51,7 @@ struct Node {
 impl Node {
     fn new(shards: usize) -> Self {
         let map = SlotMap::new(shards);
-        let counters = std::sync::Arc::default();
+        let counters = std::sync::Arc::new(braid_shards::Counters::new(shards));
         let config = |id: usize| ShardConfig {
             id: id as ShardId,
             map,

@@ -123,7 +123,8 @@ impl Cluster {
     pub fn new(seed: u64, is_loud: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let scenario = match rng.u8(..12) {
-            0..5 => Scenario::Mixed,
+            0..3 => Scenario::Mixed,
+            3..5 => Scenario::Calm,
             5..7 => Scenario::AllOrNothing,
             7..11 => Scenario::Crowded,
             _ => Scenario::Litmus { is_ordered: true },
@@ -454,7 +455,7 @@ impl Cluster {
             crate::check::assert_same(&states[0], state, &format!("nodes 0 and {node} after healing"));
         }
         for node in 0..self.nodes.len() {
-            self.nodes[node].process.check_closed();
+            self.nodes[node].process.check_rest();
             self.close(node);
             self.count_syncs(node);
         }

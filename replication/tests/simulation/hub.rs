@@ -16,7 +16,7 @@ use braid_replication::home::{Action, FileStep, Home, Piece, Rules};
 use braid_replication::ids::ReplId;
 use braid_replication::link::Target;
 use braid_replication::psync::Replica;
-use braid_shards::{Everything, Mark, Shard};
+use braid_shards::{Everything, Mark, Shard, Share};
 use bytes::Bytes;
 use peers::Peer;
 use std::any::Any;
@@ -112,8 +112,6 @@ pub struct Hub {
     pub follower: Follower,
     pub links: Vec<StockLink>,
     pub cuts: Cuts,
-    /// Segments that came.
-    pub segments: u64,
     /// From this moment on whatever is sent has its effects in the stream.
     pub activated: Option<u64>,
     /// Keys that each shard holds, as of its last tick.
@@ -156,7 +154,6 @@ impl Hub {
             follower: Follower::new(shard.map, follower_rules),
             links: Vec::new(),
             cuts: Cuts::default(),
-            segments: 0,
             activated: None,
             keys,
             inbox: VecDeque::new(),
@@ -231,8 +228,11 @@ impl Hub {
     }
 
     pub fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
-        self.segments += 1;
         self.home.segment(ticket, segment, mark);
+    }
+
+    pub fn share(&mut self, ticket: u64, share: Share) {
+        self.home.share(ticket, share);
     }
 
     /// Takes what has arrived.

@@ -73,6 +73,16 @@ fn law4_one_stream_is_the_order_in_which_everything_happened() {
 }
 
 #[test]
+fn law4_one_stream_has_pipelines_in_their_order_though_shards_run_them_at_once() {
+    let mut batches = 0;
+    simulate(Scenario::Calm, 2000, |world| {
+        batches += world.process.batches();
+        check::check(world);
+    });
+    assert!(is_replay() || batches > 10_000, "pipelines of several shards at once: {batches}");
+}
+
+#[test]
 fn law3_atomicity_who_reads_all_keys_sees_one_writer() {
     simulate(Scenario::AllOrNothing, 800, |world| {
         for op in world.env.ops.iter().filter(|op| op.client % 2 == 1) {
@@ -170,10 +180,13 @@ fn count_violations(world: &World) -> usize {
 
 #[test]
 fn law2_program_order_who_sees_the_queue_finds_the_object() {
+    let mut batches = 0;
     simulate(Scenario::Litmus { is_ordered: true }, 800, |world| {
         assert_eq!(count_violations(world), 0, "law 2");
+        batches += world.process.batches();
         check::check(world);
     });
+    assert!(is_replay() || batches > 10_000, "pipelines of several shards at once: {batches}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use braid_core::keyspace::WatcherId;
 use braid_core::resp::Reply;
 use braid_shards::{
     Admit, Caller, ConnId, EpochError, Host, Invocation, LoadAnswer, MASTER_CONN, Mark, Pipeline, Place,
-    Plan, Ran, RunFlags, Shard, ShardId, Target, Unit, Work, place,
+    Plan, Ran, RunFlags, Shard, ShardId, Share, Target, Unit, Work, place,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -145,7 +145,8 @@ impl Thread {
             true => Pipeline::unordered(),
             false => Pipeline::default(),
         };
-        while self.front.conns[index].can_go_on() {
+        // What is in the input may follow from a batch that has not run here.
+        while self.front.conns[index].can_go_on() && !self.shard.is_behind() {
             let words = self.front.conns[index].input.pop_front().expect("it can go on");
             match self.command(index, &words, &mut pipeline) {
                 Flow::Done => {}
@@ -367,6 +368,10 @@ impl Host for Front {
 
     fn segment(&mut self, ticket: u64, segment: Segment, mark: Option<Mark>) {
         self.hub().segment(ticket, segment, mark);
+    }
+
+    fn share(&mut self, ticket: u64, share: Share) {
+        self.hub().share(ticket, share);
     }
 
     fn epoch_applied(&mut self, _epoch: u64, outcome: Result<(), EpochError>) {

@@ -6,7 +6,6 @@ use crate::model::State;
 use crate::process::{Plan, Process};
 use crate::rules::{follower_rules, rules};
 use crate::workload::Scenario;
-use std::sync::atomic::Ordering;
 
 /// Steps within which a run must come to rest: far more than any takes.
 const QUIET_STEPS_MAX: usize = 200_000;
@@ -98,9 +97,9 @@ impl World {
                 self.explain_unrest();
             }
         }
-        let tickets = self.process.counters.ticket.load(Ordering::SeqCst);
-        assert_eq!(tickets, self.hub().segments, "law 4: a ticket without a segment");
-        self.process.check_closed();
+        let tickets = self.process.counters.sequencer.next_ticket();
+        assert_eq!(tickets, self.hub().home.next_ticket(), "law 4: a ticket without its effects");
+        self.process.check_rest();
         if self.hub().activated.is_some() {
             let state = self.process.whole().expect("at rest");
             let end = self.hub().home.end_offset();

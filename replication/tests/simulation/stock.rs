@@ -11,8 +11,8 @@ use braid_core::table::{HashKey, ValueRef};
 use braid_core::types::Object;
 use braid_replication::acks::ReplicaId;
 use braid_shards::{
-    Caller, ConnId, Everything, Host, Invocation, Mark, Outlet, Parcel, Ran, RunFlags, Shard, ShardConfig,
-    ShardId, SlotMap, Work,
+    Caller, ConnId, Counters, Everything, Host, Invocation, Mark, Outlet, Parcel, Ran, RunFlags, Shard,
+    ShardConfig, ShardId, SlotMap, Work,
 };
 use bytes::Bytes;
 use std::any::Any;
@@ -103,7 +103,7 @@ impl StockReplica {
             hash: HashKey::from_seed(1),
             seed: 2,
             settings: Default::default(),
-            counters: Default::default(),
+            counters: std::sync::Arc::new(Counters::new(1)),
             home: 0,
         });
         shard.replica = true;

@@ -14,6 +14,8 @@ pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only rep
 pub enum Scenario {
     /// Everything at once.
     Mixed,
+    /// The same, with little that concerns several shards but pipelines.
+    Calm,
     /// Some set all keys to one value, the others read them all.
     AllOrNothing,
     /// All count up the same counters by `WATCH`, `GET`, `MULTI`, `SET`, `EXEC`.
@@ -179,7 +181,11 @@ impl Client {
         }
         self.ops_left = self.ops_left.saturating_sub(1);
         let (kind, commands) = match scenario {
-            Scenario::Mixed => self.mixed(id, keys, rng, tags),
+            Scenario::Calm if self.watched.is_none() && rng.u8(..60) > 0 => {
+                let roll = rng.u8(..SINGLE_KEY_ROLLS);
+                (Kind::Plain, vec![plain(id, keys, roll, rng, tags)])
+            }
+            Scenario::Mixed | Scenario::Calm => self.mixed(id, keys, rng, tags),
             Scenario::AllOrNothing => self.all_or_nothing(id, keys, rng),
             Scenario::Counters => self.count_up(id, keys, rng, ops),
             Scenario::Crowded => self.crowded(id, keys, rng, tags),
@@ -233,7 +239,8 @@ impl Client {
             1..5 => {
                 let mut body = Vec::new();
                 for _ in 0..rng.usize(1..5) {
-                    let command = plain(id, keys, rng, tags);
+                    let roll = rng.u8(..100);
+                    let command = plain(id, keys, roll, rng, tags);
                     // It counts keys whose time is over as long as nobody looked at them, and the next command may.
                     if command[0] != b"DBSIZE" {
                         body.push(command);
@@ -252,7 +259,10 @@ impl Client {
                 }
                 (Kind::Exec, framed(body))
             }
-            _ => (Kind::Plain, vec![plain(id, keys, rng, tags)]),
+            _ => {
+                let roll = rng.u8(..100);
+                (Kind::Plain, vec![plain(id, keys, roll, rng, tags)])
+            }
         }
     }
 
@@ -359,7 +369,11 @@ fn framed(body: Vec<Words>) -> Vec<Words> {
     [vec![words("MULTI")], body, vec![words("EXEC")]].concat()
 }
 
-fn plain(id: usize, keys: usize, rng: &mut fastrand::Rng, tags: &mut Tags) -> Words {
+/// The first so many kinds of [`plain`] have one key each.
+const SINGLE_KEY_ROLLS: u8 = 50;
+
+/// `roll`: one of a hundred kinds.
+fn plain(id: usize, keys: usize, roll: u8, rng: &mut fastrand::Rng, tags: &mut Tags) -> Words {
     let name = |rng: &mut fastrand::Rng| key(rng.usize(..keys));
     let (a, b) = (name(rng), name(rng));
     let some: Vec<String> = (0..rng.usize(1..5)).map(|_| name(rng)).collect();
@@ -367,21 +381,21 @@ fn plain(id: usize, keys: usize, rng: &mut fastrand::Rng, tags: &mut Tags) -> Wo
         some.iter().enumerate().map(|(index, name)| format!("{name} v{id}.{index}")).collect();
     let (some, pairs) = (some.join(" "), pairs.join(" "));
     let db = rng.usize(..DATABASES);
-    let line = match rng.u8(..100) {
+    let line = match roll {
         0..15 => format!("GET {a}"),
         // Long enough to go into the stream, and out of it, by reference.
         15 if rng.u8(..16) == 0 => format!("SET {a} v{id}.{}", "x".repeat(BIG_BULK_LEN_BYTES)),
         15..32 => format!("SET {a} v{id}"),
         32..37 => format!("SET {a} v{id} PX {}", rng.u32(1..20)),
         37..40 => format!("GETSET {a} v{id}"),
-        40..50 => format!("MGET {some}"),
+        40..44 => format!("RPUSH {a} v{id}"),
+        44..46 => format!("LPUSH {a} v{id}.1 v{id}.2"),
+        46..50 => format!("LRANGE {a} 0 -1"),
         50..58 => format!("MSET {pairs}"),
         58..60 => format!("MSETNX {pairs}"),
         60..63 => format!("EXISTS {some}"),
         63..65 => "DBSIZE".into(),
-        65..69 => format!("RPUSH {a} v{id}"),
-        69..71 => format!("LPUSH {a} v{id}.1 v{id}.2"),
-        71..75 => format!("LRANGE {a} 0 -1"),
+        65..75 => format!("MGET {some}"),
         other => {
             let tagged = match other {
                 75..80 => format!("DEL {some}"),

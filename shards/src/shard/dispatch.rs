@@ -13,7 +13,8 @@ impl Shard {
     /// Sends a command to the shard that owns its keys, as part of what a pipeline has under way. Commands for the same
     /// shard that follow each other travel together. The answers come through [`Host::reply`].
     pub fn submit(&mut self, pipeline: &mut Pipeline, to: ShardId, caller: Caller, call: Invocation<'_>) {
-        let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
+        let Parcel { msgs, arena, shared, has_legs, .. } = &mut *self.outgoing[usize::from(to)];
+        *has_legs = true;
         let start = arena.len();
         unit::encode(arena, shared, call);
         let end = arena.len();
@@ -36,6 +37,7 @@ impl Shard {
                     unreachable!("the last leg's message")
                 };
                 leg.next = pipeline.is_ordered.then_some(to);
+                self.has_order |= pipeline.is_ordered;
                 before.id
             }
             None => {
@@ -44,10 +46,16 @@ impl Shard {
             }
         };
         let number = self.flights.add_leg(flight);
-        let leg = Leg { flight, number, waits: number > 0 && pipeline.is_ordered, next: None };
+        let waits = number > 0 && pipeline.is_ordered;
+        let leg = Leg { flight, number, place: self.next_place(), waits, next: None };
         self.outgoing[usize::from(to)].msgs.push(Msg::Run { leg, caller, bytes });
         let commands = pipeline.open.map_or(1, |open| open.commands);
         pipeline.open = Some(OpenFlight { id: flight, to, message, commands });
+    }
+
+    fn next_place(&mut self) -> u32 {
+        self.legs += 1;
+        self.legs
     }
 
     /// Sends a whole transaction to the one shard that owns all of its keys.
@@ -55,8 +63,10 @@ impl Shard {
         assert_ne!(to, self.id, "own commands run at once");
         caller.flags.atomic = true;
         let flight = self.flights.begin(caller.conn);
-        let leg = Leg { flight, number: self.flights.add_leg(flight), waits: false, next: None };
-        let Parcel { msgs, arena, shared } = &mut *self.outgoing[usize::from(to)];
+        let (number, place) = (self.flights.add_leg(flight), self.next_place());
+        let leg = Leg { flight, number, place, waits: false, next: None };
+        let Parcel { msgs, arena, shared, has_legs, .. } = &mut *self.outgoing[usize::from(to)];
+        *has_legs = true;
         let start = arena.len();
         for command in unit.commands() {
             unit::encode(arena, shared, command.invocation());

@@ -1,3 +1,5 @@
+mod batches;
+
 use super::*;
 use crate::parcel::{Caller, RunFlags};
 use crate::pipeline::Pipeline;
@@ -47,8 +49,9 @@ fn crossing(cluster: &Cluster) -> Vec<String> {
 }
 
 #[test]
-fn law2_legs_run_one_after_another_whatever_comes_first() {
+fn law2_in_unrest_legs_run_one_after_another_whatever_comes_first() {
     let mut cluster = Cluster::new(3);
+    cluster.shards[0].counters.sequencer.begin_unrest(1);
     let lines = crossing(&cluster);
     let [x, y, z] = [0, 1, 2].map(|shard| cluster.key(shard, "x"));
     let value = |cluster: &mut Cluster, at: usize, key: &str| {
@@ -212,6 +215,10 @@ fn an_abort_waits_for_the_slice_and_does_not_hit_another_snapshot() {
 struct Full;
 
 impl Outlet for Full {
+    fn has_room(&self, _: ShardId) -> bool {
+        false
+    }
+
     fn deliver(&mut self, _: ShardId, parcel: Box<Parcel>) -> Result<(), Box<Parcel>> {
         Err(parcel)
     }
