@@ -262,7 +262,10 @@ impl Histories {
         let (Some(first), Some(last)) = (track.index_at(start), track.index_at(stretch.end)) else { return };
         let is_in = |index: &usize| {
             let op = &env.ops[*index];
-            op.process == process && op.sent > stretch.opened && op.replied.is_some_and(|at| at <= moment)
+            // A replica may not have applied the stream up to where its states are known.
+            let is_known = start == stretch.start || !op.may_be_replicas() || op.floor >= start;
+            let is_within = op.sent > stretch.opened && op.replied.is_some_and(|at| at <= moment);
+            op.process == process && is_known && is_within
         };
         let ops: Vec<usize> = (0..env.ops.len()).filter(is_in).collect();
         self.compared.ops += ops.len() as u64;

@@ -103,12 +103,11 @@ impl Shard {
                             host.reply(conn, bytes, pieces, is_last);
                         },
                     );
-                    next_legs.push(NextLeg {
-                        coordinator: self.id,
-                        flight,
-                        number: number + 1,
-                        is_certain: false,
-                    });
+                    // Of a batch none waits.
+                    if !self.waiting_legs.is_empty() {
+                        let (coordinator, number) = (self.id, number + 1);
+                        next_legs.push(NextLeg { coordinator, flight, number, is_certain: false });
+                    }
                 }
                 Msg::Go { coordinator, flight, number } => {
                     next_legs.push(NextLeg { coordinator, flight, number, is_certain: true });
