@@ -4,6 +4,7 @@
 //! wait for what is older only, of which there is less and less, and however many transactions come later they get their
 //! turn. They hold nothing and are older than whatever waits for them, so there is no deadlock either ([`crate::locks`]).
 
+use super::running::walks_keys;
 use super::{Host, Loopback, Shard};
 use crate::flight::Leg;
 use crate::locks::{Claim, LockKeys, TxId};
@@ -73,6 +74,9 @@ impl Shard {
         for command in unit.commands().take(count) {
             let args = command.args();
             let declared = registry().get(command.id).resolve(args);
+            if walks_keys(declared) {
+                return Some(Claim::Everything);
+            }
             let found = declared.find_keys(args).unwrap_or_default();
             if declared.is_write() && self.awaits_walk(found.iter().map(|key| args[key.index])) {
                 return None;

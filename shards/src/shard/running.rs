@@ -7,6 +7,11 @@ use braid_core::command::{Args, Command, Ctx, Error, Flags, Handler, Walk, Whole
 use braid_core::keyspace::{Keys, Keyspace, WatcherId};
 use braid_core::resp::Reply;
 
+/// Whether a command looks at all keys of a slice: one on loan is among them.
+pub(super) fn walks_keys(command: &Command) -> bool {
+    matches!(command.handler, Handler::Cursor(_))
+}
+
 impl Shard {
     /// Whether a command must wait for a transaction to return one of its keys, or for a snapshot to write it.
     fn is_blocked(&mut self, command: &Command, args: Args<'_>) -> bool {
@@ -21,6 +26,7 @@ impl Shard {
             return false;
         }
         self.locks.blocks_all()
+            || walks_keys(command) && self.locks.has_loans()
             || command
                 .find_keys(args)
                 .is_some_and(|keys| keys.iter().any(|key| self.locks.blocks(args[key.index])))

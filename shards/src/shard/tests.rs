@@ -29,6 +29,25 @@ fn law3_a_command_waits_for_a_key_on_loan() {
 }
 
 #[test]
+fn law3_who_walks_the_keys_waits_for_those_on_loan() {
+    for line in ["KEYS *", "SCAN 0"] {
+        let mut cluster = Cluster::new(3);
+        let (a, b) = (cluster.key(0, "a"), cluster.key(1, "b"));
+        cluster.ask(&format!("SET {a} old"));
+        assert_eq!(cluster.send(2, CONN, &format!("MSET {a} new {b} new")), None);
+        cluster.pass(2, 0);
+        assert_eq!(cluster.send(0, ConnId(8), line), None, "{line}: one key is away");
+        // Who comes later, and wants another key, does not go before.
+        let c = cluster.key(0, "c");
+        assert_eq!(cluster.send(1, ConnId(8), &format!("MSET {b} 1 {c} 1")), None);
+        cluster.pass(1, 0);
+        cluster.rest();
+        let replies = cluster.replies(0);
+        assert!(replies.len() == 1 && replies[0].contains(&a) && !replies[0].contains(&c), "{replies:?}");
+    }
+}
+
+#[test]
 fn law2_a_run_that_waits_keeps_its_order() {
     let (mut cluster, a, _) = borrowed();
     let c = cluster.key(0, "c");
