@@ -7,6 +7,7 @@ use braid_core::command::registry;
 use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;
+use braid_shards::flight::Leg;
 use braid_shards::locks::Claim;
 use braid_shards::parcel::{Loan, Msg, TxMsg};
 use braid_shards::{Caller, Host, Invocation, Outlet, Parcel, Ran, RunFlags};
@@ -228,6 +229,41 @@ fn read_as_replica(engine: &mut Engine, peer: &mut UnixStream, until: &[u8]) {
             Err(_) => peer.write_all(b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n").unwrap(),
         }
     }
+}
+
+#[test]
+fn law2_what_a_client_sent_runs_behind_the_batches_before_it() {
+    let (mut engine, mut others) = engine(Config::default(), 2);
+    engine.round().unwrap();
+    let (socket, mut peer) = UnixStream::pair().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    engine.front.admit(socket.into(), crate::session::Session::new(1, true));
+    engine.round().unwrap();
+    let map = engine.front.node.map;
+    let key =
+        (0..).map(|n| format!("k{n}")).find(|key| map.shard_of(key.as_bytes()) == 0).expect("one of many");
+    // Shard 1 has run its part of a batch, and a client that saw that asks here, before this part has come.
+    let set: [&[u8]; 3] = [b"SET", key.as_bytes(), b"new"];
+    let mut unit = braid_shards::Unit::default();
+    unit.push(registry().find(set[0]).expect("a command").0, 0, Args::new(&set, &[]));
+    let leg = Leg { flight: 0, number: 0, place: 1, waits: false, next: None };
+    let (caller, bytes) = (Caller::new(ConnId(1), RunFlags::default()), 0..unit.bytes.len());
+    let mut parcel =
+        Parcel { msgs: vec![Msg::Run { leg, caller, bytes }], arena: unit.bytes, ..Parcel::default() };
+    let shares = [0].into_iter().zip(std::slice::from_mut(&mut parcel.after));
+    parcel.batch = engine.front.node.counters.sequencer.sequence(false, shares);
+    assert!(parcel.batch.is_some() && engine.shard.is_behind());
+    assert!(others[0].deliver(0, Box::new(parcel)).is_ok());
+    peer.write_all(format!("GET {key}\r\n").as_bytes()).unwrap();
+    let (mut got, start) = (Vec::new(), Instant::now());
+    while got.is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10), "no answer");
+        engine.round().unwrap();
+        let mut buffer = [0; 100];
+        let len = peer.read(&mut buffer).unwrap_or(0);
+        got.extend_from_slice(&buffer[..len]);
+    }
+    assert_eq!(String::from_utf8_lossy(&got), "$3\r\nnew\r\n");
 }
 
 #[test]
