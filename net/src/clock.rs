@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 /// How long the counter is measured: an error of some 50 ns at either end is then 1 in 40,000.
 const CALIBRATION: Duration = Duration::from_millis(2);
 
+/// How far a reading of the counter may be from the system's before and after it. It takes tens of nanoseconds unless
+/// the thread loses its core just then.
+const GAP_MAX: Duration = Duration::from_nanos(500);
+
+/// How often a pair of readings is tried; the closest is taken.
+const PAIRS_MAX: usize = 100;
+
 /// A clock that counts nanoseconds from an arbitrary beginning. Copies agree with each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
@@ -27,13 +34,21 @@ impl Clock {
     }
 
     fn calibrated() -> Self {
-        let start = Instant::now();
-        let Some(first) = tsc::read_if_invariant() else { return Self { start, tsc: None } };
-        while start.elapsed() < CALIBRATION {
+        if tsc::is_invariant() {
+            Self::calibrated_by(&mut tsc::read, &mut Instant::now)
+        } else {
+            Self { start: Instant::now(), tsc: None }
+        }
+    }
+
+    /// The counter's scale, by its reading and the system's. Whoever reads may lose the core between any two readings.
+    fn calibrated_by(counter: &mut dyn FnMut() -> u64, system: &mut dyn FnMut() -> Instant) -> Self {
+        let (first, start) = pair(counter, system);
+        while system() < start + CALIBRATION {
             std::hint::spin_loop();
         }
-        let (ticks, elapsed) = (tsc::read().wrapping_sub(first), start.elapsed());
-        let scale = (elapsed.as_nanos() << 32) / u128::from(ticks.max(1));
+        let (last, end) = pair(counter, system);
+        let scale = ((end - start).as_nanos() << 32) / u128::from(last.wrapping_sub(first).max(1));
         // More than 4 s or less than 2^-32 ns per tick is no time-stamp counter.
         let scale = u64::try_from(scale).ok().filter(|scale| *scale > 0);
         Self { start, tsc: scale.map(|scale| (first, scale)) }
@@ -57,16 +72,33 @@ impl Clock {
     }
 }
 
+/// The counter, and when that was by the system's clock, to half a [`GAP_MAX`] if the thread is let.
+fn pair(counter: &mut dyn FnMut() -> u64, system: &mut dyn FnMut() -> Instant) -> (u64, Instant) {
+    let mut closest: Option<(Duration, u64, Instant)> = None;
+    for _ in 0..PAIRS_MAX {
+        let (before, ticks, after) = (system(), counter(), system());
+        let gap = after - before;
+        if closest.is_none_or(|(least, ..)| gap < least) {
+            closest = Some((gap, ticks, before + gap / 2));
+        }
+        if gap <= GAP_MAX {
+            break;
+        }
+    }
+    let (_, ticks, at) = closest.expect("it was read at least once");
+    (ticks, at)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod tsc {
     use std::arch::x86_64::{__cpuid, _rdtsc};
 
-    /// The counter, if the processor says that it runs evenly whatever it does.
-    pub fn read_if_invariant() -> Option<u64> {
+    /// Whether the processor says that its counter runs evenly whatever it does.
+    pub fn is_invariant() -> bool {
         const POWER_MANAGEMENT: u32 = 0x8000_0007;
         const INVARIANT_TSC: u32 = 1 << 8;
         let known = __cpuid(0x8000_0000).eax >= POWER_MANAGEMENT;
-        (known && __cpuid(POWER_MANAGEMENT).edx & INVARIANT_TSC != 0).then(read)
+        known && __cpuid(POWER_MANAGEMENT).edx & INVARIANT_TSC != 0
     }
 
     #[inline]
@@ -78,8 +110,8 @@ mod tsc {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod tsc {
-    pub fn read_if_invariant() -> Option<u64> {
-        None
+    pub fn is_invariant() -> bool {
+        false
     }
 
     pub fn read() -> u64 {
@@ -90,11 +122,39 @@ mod tsc {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    /// A counter of 2.5 ticks per nanosecond beside a system's clock, where the thread loses its core for 8 ms between
+    /// some of its readings.
+    fn calibrated_where(loses_core: impl Fn(u32) -> bool) -> Clock {
+        const CORE_LOST: Duration = Duration::from_millis(8);
+        let (start, since_ns, readings) = (Instant::now(), Cell::new(0), Cell::new(0));
+        let read = || {
+            readings.set(readings.get() + 1);
+            let lost = if loses_core(readings.get()) { CORE_LOST } else { Duration::ZERO };
+            since_ns.set(since_ns.get() + 20 + lost.as_nanos() as u64);
+            since_ns.get()
+        };
+        Clock::calibrated_by(&mut || read() * 5 / 2, &mut || start + Duration::from_nanos(read()))
+    }
+
+    #[test]
+    fn losing_the_core_while_it_is_measured_does_not_bend_it() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let often: Vec<bool> = (0..100_000).map(|_| random.u32(..8) == 0).collect();
+        let whatever_is_lost = (0..200).map(|at| calibrated_where(move |reading| reading == at));
+        for clock in whatever_is_lost.chain([calibrated_where(|reading| often[reading as usize])]) {
+            let (_, scale) = clock.tsc.expect("it has a scale");
+            let expected = (1 << 32) * 2 / 5;
+            assert!(scale.abs_diff(expected) < expected / 10_000, "{scale}, not {expected}");
+        }
+    }
 
     #[test]
     fn it_agrees_with_the_system() {
         let clock = Clock::get();
-        let (start, start_ns) = (Instant::now(), clock.now_ns());
+        let mut both = || pair(&mut || clock.now_ns(), &mut Instant::now);
+        let (start_ns, start) = both();
         let mut last_ns = start_ns;
         while start.elapsed() < Duration::from_millis(20) {
             let now_ns = clock.now_ns();
@@ -102,7 +162,8 @@ mod tests {
             assert!(now_ns + 1000 >= last_ns);
             last_ns = now_ns;
         }
-        let (ours, theirs) = (clock.now_ns() - start_ns, start.elapsed().as_nanos() as u64);
+        let (end_ns, end) = both();
+        let (ours, theirs) = (end_ns - start_ns, (end - start).as_nanos() as u64);
         assert!(ours.abs_diff(theirs) < theirs / 100, "{ours} {theirs}");
     }
 }

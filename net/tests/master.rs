@@ -78,7 +78,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
         let replicas: Vec<Peer> =
             [Kind::Redis7, Kind::Valkey].into_iter().map(|kind| replica_of(kind, braid.port())).collect();
         let mut readers: Vec<Client> = replicas.iter().map(connect).collect();
-        for round in 0..20 {
+        let (mut asked, mut late) = (0, 0);
+        for _ in 0..20 {
             for client in &mut connections {
                 // A write for each shard, so that each takes tickets, and the question, in one pipeline.
                 let value = fastrand::u64(..).to_string();
@@ -89,8 +90,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
                 let start = Instant::now();
                 let replies = client.pipeline(&pipeline).expect("the server stays");
                 assert_eq!(replies.last(), Some(&Value::Int(2)));
-                // They acknowledge once a second if they are not asked.
-                assert!(start.elapsed() < Duration::from_millis(900) || round == 0);
+                asked += 1;
+                late += usize::from(start.elapsed() >= Duration::from_millis(500));
                 for reader in &mut readers {
                     for key in &keys {
                         assert_eq!(call(reader, &["GET", key]), value.as_str());
@@ -98,6 +99,8 @@ fn law7_wait_counts_replicas_that_have_applied_and_comes_back_in_time() {
                 }
             }
         }
+        // They acknowledge once a second if they are not asked; a machine may be late, but not half of the time.
+        assert!(late * 2 < asked, "{late} of {asked}");
         // A replica that is stopped acknowledges nothing.
         replicas[0].stop().expect("a signal");
         let client = &mut connections[0];
