@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn it_agrees_with_the_system() {
         let clock = Clock::get();
-        let mut both = || pair(&mut || clock.now_ns(), &mut Instant::now);
+        let both = || pair(&mut || clock.now_ns(), &mut Instant::now);
         let (start_ns, start) = both();
         let mut last_ns = start_ns;
         while start.elapsed() < Duration::from_millis(20) {

@@ -15,7 +15,7 @@ use attach::attach_under_load;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{braid, call, connect, field, start, wait_until};
+use common::{braid, call, connect, field, start, wait_told, wait_until};
 use load::{Load, State, enough};
 use proxy::Proxy;
 use replicas::{assert_equal, follow, is_linked, number};
@@ -144,7 +144,7 @@ fn law5_two_replicas_share_a_snapshot_and_each_has_its_own_connections() {
     wait_until("the first waits with its connections", || data_connections(&mut client).len() == 4);
     // Who comes without the password gets no part, and the link says so.
     follow(&replicas[1], master.port());
-    wait_until("it is refused", || replicas[1].log().contains("NOAUTH"));
+    wait_told(&replicas[1], "NOAUTH");
     trust(&replicas[1]);
     for replica in &replicas {
         wait_until("the replica is linked", || is_linked(replica));
@@ -155,6 +155,7 @@ fn law5_two_replicas_share_a_snapshot_and_each_has_its_own_connections() {
         assert_eq!(call(&mut connect(replica), &["LLEN", "huge"]), 300_000);
     }
     assert_syncs(&master, 2, 2);
+    wait_told(&master, "Starting snapshot number");
     let snapshots = master.log().matches("Starting snapshot number").count();
     assert_eq!(snapshots, 1, "one for both");
 }

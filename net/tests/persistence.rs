@@ -12,7 +12,9 @@ use braid_bench::cmd;
 use braid_bench::dataset::{self, Dataset};
 use braid_bench::peers::{Kind, Peer};
 use braid_bench::wait;
-use common::{TIMEOUT, braid, braid_builder, call, connect, count, fill, restart, settle, start, wait_until};
+use common::{
+    TIMEOUT, braid, braid_builder, call, connect, count, fill, restart, settle, start, wait_told, wait_until,
+};
 use load::{Load, State};
 use replicas::{is_linked, temporary_files};
 use std::io::Write as _;
@@ -73,7 +75,7 @@ fn no_loss_a_dataset_survives_a_shutdown_whatever_the_number_of_shards() {
         assert_eq!(field(&peer, "persistence", "loading"), "0");
         assert_eq!(field(&peer, "persistence", "rdb_last_load_keys_loaded"), before.len().to_string());
     }
-    assert!(peer.log().contains("DB loaded from disk"));
+    wait_told(&peer, "DB loaded from disk");
 }
 
 #[test]
@@ -267,8 +269,9 @@ fn replicas_are_sent_a_file_when_they_are_told_not_to_go_without() {
         wait::until_caught_up(&mut connect(&peer), &mut connect(replica), TIMEOUT).expect("catches up");
         let theirs = Dataset::read(&mut connect(replica)).expect("is read");
         assert_same(&Dataset::read(&mut connect(&peer)).expect("is read"), &theirs);
+        wait_told(replica, "bytes from ");
         let log = replica.log();
-        assert!(!log.contains("streamed replication with EOF") && log.contains("bytes from "), "{log}");
+        assert!(!log.contains("streamed replication with EOF"), "{log}");
     }
     wait_until("no file is left", || temporary_files(&peer).is_empty());
 }

@@ -18,7 +18,7 @@ use braid_bench::client::{Client, Value};
 use braid_bench::cmd;
 use braid_bench::dataset::Dataset;
 use braid_bench::peers::{Kind, Peer};
-use common::{TIMEOUT, braid, call, connect, count, field, key_per_shard, start, wait_until};
+use common::{TIMEOUT, braid, call, connect, count, field, key_per_shard, start, wait_told, wait_until};
 use load::{Load, State, enough};
 use proxy::Proxy;
 use replicas::{READONLY, assert_equal, error, follow, is_linked, node, number, replica};
@@ -265,7 +265,7 @@ fn without_a_link_old_data_is_served_or_not() {
     let mut there = connect(&master);
     call(&mut there, &["SET", "b", "1"]);
     // A master that lost its dataset does not wipe those of its replicas before it is told to.
-    wait_until("the replica is refused", || replica.log().contains("protected from wiping its replicas"));
+    wait_told(&replica, "protected from wiping its replicas");
     call(&mut client, &["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     assert_eq!(call(&mut client, &["GET", "a"]), "1");
     call(&mut there, &["REPLICAOF", "NO", "ONE"]);
@@ -293,7 +293,7 @@ fn law9_a_master_that_comes_back_empty_does_not_wipe_its_replica() {
             assert_eq!(call(&mut client, &["GET", "a"]), "1");
             is_refused(&mut client)
         });
-        assert!(replica.log().contains("empty dataset of another history"));
+        wait_told(&replica, "empty dataset of another history");
         // Whoever says so means it.
         follow(&replica, master.port());
         wait_until("the dataset is accepted", || is_linked(&replica) && !is_refused(&mut client));
@@ -416,7 +416,7 @@ fn a_command_that_fails_is_counted_and_the_dataset_is_fetched_anew() {
     wait_until("the link is back", || is_linked(&replica));
     assert_equal(&master, &replica);
     assert_eq!(number(&mut connect(&master), "stats", "sync_full"), 2);
-    assert!(replica.log().contains("failed on shard"), "{}", replica.log());
+    wait_told(&replica, "failed on shard");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod replicas;
 use braid_bench::client::Client;
 use braid_bench::cmd;
 use braid_bench::peers::{Builder, Kind, Peer};
-use common::{call, connect, start, wait_until};
+use common::{call, connect, start, wait_told, wait_until};
 use proxy::Proxy;
 use replicas::{assert_equal, number, temporary_files};
 
@@ -118,7 +118,7 @@ fn who_is_behind_the_disks_budget_is_closed_and_told_why() {
         number(&mut client, "replication", "connected_slaves") == 0
     });
     assert!(most_bytes <= 16 << 20, "{most_bytes}");
-    wait_until("it is told why", || braid.log().contains("further behind than repl-backlog-disk-size"));
+    wait_told(&braid, "further behind than repl-backlog-disk-size");
     replica.cont().expect("goes on");
     assert_equal(&braid, &replica);
     assert_eq!(number(&mut client, "stats", "sync_full"), 2);
@@ -135,7 +135,7 @@ fn a_replica_is_served_from_memory_when_no_disk_is_allowed() {
         number(&mut client, "replication", "connected_slaves") == 0
     });
     assert_eq!(disk_bytes(&mut client), 0);
-    wait_until("it is told why", || braid.log().contains("output buffer limit"));
+    wait_told(&braid, "output buffer limit");
     replica.cont().expect("goes on");
     assert_equal(&braid, &replica);
 }
@@ -153,7 +153,7 @@ fn no_loss_a_disk_that_fails_leaves_it_to_memory() {
     folder.close().expect("is removed");
     replica.stop().expect("is stopped");
     write(&mut client, 60);
-    wait_until("it is told", || braid.log().contains("can't be written to disk"));
+    wait_told(&braid, "can't be written to disk");
     assert_eq!(disk_bytes(&mut client), 0);
     replica.cont().expect("goes on");
     assert_equal(&braid, &replica);

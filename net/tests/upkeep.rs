@@ -10,7 +10,7 @@ mod replicas;
 use braid_bench::client::{Client, Value};
 use braid_bench::peers::{Builder, Kind, Peer};
 use braid_bench::sys::Signal;
-use common::{braid_builder, call, connect, field, start, wait_until};
+use common::{braid_builder, call, connect, field, start, wait_told, wait_until};
 use proxy::Proxy;
 use replicas::{assert_equal, follow, is_linked, number, replica_of, temporary_files};
 use std::time::Duration;
@@ -218,6 +218,7 @@ fn no_loss_a_dataset_goes_for_a_file_only_when_that_is_whole() {
         is_whole_yet
     });
     assert_equal(&master, &replica);
+    wait_told(&replica, FLUSHED);
     assert_eq!(replica.log().matches(FLUSHED).count(), 1);
     assert!(temporary_files(&replica).is_empty());
     // What was taken in is as good as any: links go on, and it can be saved.
@@ -291,6 +292,8 @@ fn only_a_dataset_that_is_not_empty_makes_way_on_empty_db() {
         let (master, replica) = (populated(1000), intake("on-empty-db", keys));
         follow(&replica, master.port());
         assert_equal(&master, &replica);
+        // It is told before the link.
+        wait_told(&replica, "Finished with success");
         assert_eq!(replica.log().contains("Flushing old data"), flushes);
     }
 }
@@ -345,7 +348,7 @@ fn no_loss_a_type_that_does_not_exist_here_is_named_and_the_dataset_stays() {
         call(&mut there, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         call(&mut there, &["XADD", "stream", "*", "field", "value"]);
         follow(&replica, master.port());
-        wait_until("it is refused", || replica.log().contains("Values of type stream are not supported"));
+        wait_told(&replica, "Values of type stream are not supported");
         assert_eq!(call(&mut here, &["DBSIZE"]), 10);
         call(&mut there, &["DEL", "stream"]);
         wait_until("it is linked", || is_linked(&replica));
@@ -354,8 +357,7 @@ fn no_loss_a_type_that_does_not_exist_here_is_named_and_the_dataset_stays() {
         let offset = number(&mut there, "replication", "master_repl_offset");
         call(&mut there, &["XADD", "stream", "*", "field", "value"]);
         wait_until("it fails", || number(&mut here, "replication", "slave_failed_commands") == 1);
-        // A thread of its own writes the log.
-        wait_until("it is told", || replica.log().contains("unknown command 'XADD'"));
+        wait_told(&replica, "unknown command 'XADD'");
         let place = "The master's stream cannot be followed at offset ";
         let log = replica.log();
         let told = log.split(place).nth(1).and_then(|rest| rest.split(':').next()).expect("it is told");
@@ -381,7 +383,7 @@ fn no_loss_the_end_waits_for_replicas() {
         let (mut braid, replica, mut client) = lagging(&[]);
         let mut writer = connect(&braid);
         client.send(&["SHUTDOWN", saves]).expect("sent");
-        wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+        wait_told(&braid, "Waiting for replicas before shutting down.");
         writer.send(&["SET", "key", "too late"]).expect("sent");
         replica.cont().expect("a signal");
         assert!(braid.wait_exit(Duration::from_secs(20)).expect("it ends").success());
@@ -427,7 +429,7 @@ fn an_end_that_waits_can_be_aborted() {
     let none = |reply: Value| assert_eq!(reply, Value::Error("ERR No shutdown in progress.".into()));
     none(admin.command(&["SHUTDOWN", "ABORT"]).expect("a reply"));
     client.send(&["SHUTDOWN"]).expect("sent");
-    wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+    wait_told(&braid, "Waiting for replicas before shutting down.");
     writer.send(&["SET", "key", "later"]).expect("sent");
     wait_until("the write waits", || blocked(&mut admin) >= 1);
     assert_eq!(call(&mut admin, &["SHUTDOWN", "ABORT"]), Value::Simple("OK".into()));
@@ -465,7 +467,7 @@ fn no_loss_a_signal_saves_and_waits_also_after_an_end_that_was_given_up() {
 fn who_insists_from_the_terminal_waits_for_nothing() {
     let (mut braid, replica, _client) = lagging(&["--save", "3600 1"]);
     braid.signal(Signal::Int).expect("a signal");
-    wait_until("it waits", || braid.log().contains("Waiting for replicas before shutting down."));
+    wait_told(&braid, "Waiting for replicas before shutting down.");
     braid.signal(Signal::Int).expect("a signal");
     assert!(braid.wait_exit(Duration::from_secs(8)).expect("it ends").success());
     assert!(braid.log().contains("You insist... exiting now."));
@@ -485,7 +487,7 @@ fn without_descriptors_nobody_is_busy_and_later_all_are_served() {
     let mut others: Vec<Client> =
         (0..100).map(|_| Client::connect(("127.0.0.1", port)).expect("is queued")).collect();
     others.iter_mut().for_each(|other| other.send(&["PING"]).expect("is sent"));
-    wait_until("it is told", || braid.log().contains("Accepting client connection: Too many open files"));
+    wait_told(&braid, "Accepting client connection: Too many open files");
     let rounds = |client: &mut Client| number(client, "stats", "eventloop_cycles");
     let before = rounds(&mut client);
     // Half a second passes.

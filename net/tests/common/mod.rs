@@ -41,6 +41,11 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait::until(what, TIMEOUT, || Ok(condition())).unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Waits for a line of the log: a thread of its own writes it, after what it tells.
+pub fn wait_told(peer: &Peer, text: &str) {
+    wait_until(text, || peer.log().contains(text));
+}
+
 /// A field of `INFO`.
 pub fn field(client: &mut Client, section: &str, name: &str) -> String {
     client.info(section).expect("INFO").remove(name).unwrap_or_else(|| panic!("no {name} in INFO {section}"))
