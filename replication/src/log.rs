@@ -4,8 +4,8 @@
 //! are counted from 1. So offset `n` is also the number of the last byte of `n`, and a replica that has `n` bytes asks
 //! for byte `n + 1`.
 //!
-//! The log holds pieces by reference count and hands out slices of them; it copies only pieces too small to be worth a
-//! reference. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them: then in memory
+//! The log holds long pieces by reference count and hands out slices of them; it copies the others together. A short piece
+//! kept by reference would keep all of the buffer that it was cut from. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them: then in memory
 //! or, if it may use the disk, there ([`behind`], [`spill`]). A reader is whoever consumes the stream, such as a replica.
 
 mod behind;
@@ -14,12 +14,14 @@ pub mod spill;
 use std::collections::VecDeque;
 
 use behind::Spill;
+use braid_core::command::SHARED_ARG_LEN_BYTES;
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Smaller pieces are copied together: a reference costs about 80 bytes here and in the iovec of every send.
-const COPY_BELOW_BYTES: usize = 256;
+/// Shorter pieces are copied together. What is by reference thereby keeps at most four times as much in memory as it is long:
+/// effects are cut from buffers of 64 KiB, or are most of a longer one.
+const COPY_BELOW_BYTES: usize = if cfg!(test) { 256 } else { SHARED_ARG_LEN_BYTES };
 /// Room made for copied pieces at a time.
-const TAIL_BYTES: usize = 16 << 10;
+const TAIL_BYTES: usize = 64 << 10;
 
 /// Freeing a piece at least this long takes too long for a shard's thread.
 const LONG_PIECE_LEN_BYTES: usize = 1 << 20;
@@ -195,18 +197,26 @@ impl Log {
     }
 
     /// Appends to the stream. Call [`Log::trim`] when a batch is in.
-    pub fn append(&mut self, bytes: Bytes) {
+    pub fn append(&mut self, mut bytes: Bytes) {
+        let len_bytes = bytes.len();
+        self.append_first(&mut bytes, len_bytes);
+    }
+
+    /// Takes the first `len_bytes` of `bytes` and appends them, as [`Log::append`] does.
+    pub fn append_first(&mut self, bytes: &mut Bytes, len_bytes: usize) {
         let start = self.end;
-        self.end += bytes.len() as u64;
-        if !self.is_active {
+        self.end += len_bytes as u64;
+        if self.is_active && len_bytes >= COPY_BELOW_BYTES {
+            self.seal_before(start);
+            return self.push(Piece { start, bytes: bytes.split_to(len_bytes) });
+        }
+        if self.is_active {
+            self.copy(&bytes[..len_bytes], start);
+        } else {
             debug_assert_eq!(self.readers().count(), 0);
             self.start = self.end;
-        } else if bytes.len() < COPY_BELOW_BYTES {
-            self.copy(&bytes, start);
-        } else {
-            self.seal_before(start);
-            self.push(Piece { start, bytes });
         }
+        bytes.advance(len_bytes);
     }
 
     fn copy(&mut self, bytes: &[u8], start: u64) {

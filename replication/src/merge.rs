@@ -12,7 +12,7 @@ use braid_shards::{Mark, Share};
 use bytes::Bytes;
 
 use crate::log::Log;
-use crate::weave::Weaver;
+use crate::weave::weave;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
@@ -52,7 +52,6 @@ pub struct Merge {
     early_max: usize,
     /// The database that a reader of the stream is in, if every reader knows.
     stream_db: Option<u16>,
-    weaver: Weaver,
     /// The last piece of the stream that holds no effects, from where to where: signs of life, and questions.
     idle: (u64, u64),
 }
@@ -63,14 +62,7 @@ impl Merge {
     /// gives its connections more to do. So for one to get there another has to have stopped.
     pub fn new(next_ticket: u64, early_max: usize) -> Self {
         assert!(early_max > 0);
-        Merge {
-            next_ticket,
-            early: VecDeque::new(),
-            early_max,
-            stream_db: None,
-            weaver: Weaver::default(),
-            idle: (0, 0),
-        }
+        Merge { next_ticket, early: VecDeque::new(), early_max, stream_db: None, idle: (0, 0) }
     }
 
     /// The ticket that everything waits for.
@@ -149,28 +141,19 @@ impl Merge {
     }
 
     fn emit(&mut self, arrival: Arrival, log: &mut Log, marked: &mut Vec<Marked>) {
-        let (segment, mark) = match arrival {
-            Arrival::Whole { segment, mark } => (segment, mark),
-            Arrival::Shares(shares) => (self.weaver.weave(shares), None),
+        let mark = match arrival {
+            Arrival::Whole { segment, mark } => {
+                self.append(segment, log);
+                mark
+            }
+            Arrival::Shares(shares) => {
+                weave(shares, |db, piece, len_bytes| {
+                    self.select(db, log);
+                    log.append_first(piece, len_bytes);
+                });
+                None
+            }
         };
-        let mut pieces = segment.pieces.into_iter();
-        let mut rest = Bytes::new();
-        for run in segment.runs.iter().filter(|run| run.len_bytes > 0) {
-            if self.stream_db != Some(run.db) {
-                log.append(select(run.db));
-                self.stream_db = Some(run.db);
-            }
-            let mut left_bytes = run.len_bytes as usize;
-            while left_bytes > 0 {
-                if rest.is_empty() {
-                    rest = pieces.next().expect("the pieces are as long as the runs");
-                }
-                let part = rest.split_to(left_bytes.min(rest.len()));
-                left_bytes -= part.len();
-                log.append(part);
-            }
-        }
-        debug_assert!(rest.is_empty() && pieces.next().is_none());
         if let Some(mark) = mark {
             marked.push(Marked { mark, offset: log.end_offset() });
             if matches!(mark, Mark::Cut(_) | Mark::Role) {
@@ -178,6 +161,33 @@ impl Merge {
             }
         }
         self.next_ticket += 1;
+    }
+
+    fn append(&mut self, segment: Segment, log: &mut Log) {
+        let mut pieces = segment.pieces.into_iter();
+        let mut rest = Bytes::new();
+        for run in segment.runs.iter().filter(|run| run.len_bytes > 0) {
+            self.select(run.db, log);
+            let mut left_bytes = run.len_bytes as usize;
+            while left_bytes > 0 {
+                if rest.is_empty() {
+                    rest = pieces.next().expect("the pieces are as long as the runs");
+                }
+                let len_bytes = left_bytes.min(rest.len());
+                log.append_first(&mut rest, len_bytes);
+                left_bytes -= len_bytes;
+            }
+        }
+        debug_assert!(rest.is_empty() && pieces.next().is_none());
+    }
+
+    /// What follows is on this database.
+    #[inline]
+    fn select(&mut self, db: u16, log: &mut Log) {
+        if self.stream_db != Some(db) {
+            log.append(select(db));
+            self.stream_db = Some(db);
+        }
     }
 
     /// Puts a `PING` into the stream here: replicas notice a dead link by its absence.

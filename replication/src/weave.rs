@@ -3,12 +3,10 @@
 //! Each shard hands in one segment with the ends of its legs in it. The legs of all shards are numbered as they were sent, so
 //! the stream has them by number: program order for whoever follows it (law 2).
 
-use braid_core::command::{Run, SHARED_ARG_LEN_BYTES, Segment};
+use braid_core::command::{Run, Segment};
 use braid_shards::{Cut, Share};
-use bytes::{Buf, Bytes, BytesMut};
-
-/// The buffer that short pieces are copied into: a reference to each would cost everybody behind more.
-const CHUNK_BYTES: usize = 64 << 10;
+use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// What is left of a share.
 struct Rest {
@@ -42,75 +40,41 @@ impl Rest {
         let end_bytes = self.cuts.next()?.end_bytes;
         Some(end_bytes - std::mem::replace(&mut self.start_bytes, end_bytes))
     }
-}
 
-/// See the module.
-#[derive(Default)]
-pub(crate) struct Weaver {
-    buf: BytesMut,
-}
-
-impl Weaver {
-    /// # Panics
-    /// If a share's cuts are not within it: the caller is broken, and a stream in wrong order must not leave the node.
-    pub fn weave(&mut self, shares: Vec<Share>) -> Segment {
-        let mut written = shares.iter().filter(|share| share.segment.len_bytes() > 0);
-        if let (Some(_), None) | (None, _) = (written.next(), written.next()) {
-            let only = shares.into_iter().find(|share| share.segment.len_bytes() > 0);
-            return only.map_or_else(Segment::default, |share| share.segment);
-        }
-        let mut rests: Vec<Rest> = shares.into_iter().map(Rest::new).collect();
-        let mut woven = Segment::default();
-        while let Some(next) = rests.iter_mut().min_by_key(|rest| rest.next_place()) {
-            let Some(len_bytes) = next.take_leg() else { break };
-            self.pass(next, len_bytes, &mut woven);
-        }
-        self.cut_piece(&mut woven);
-        woven
-    }
-
-    /// Takes so much of a segment.
-    fn pass(&mut self, rest: &mut Rest, mut len_bytes: u64, woven: &mut Segment) {
+    /// Gives so much to `emit`.
+    fn pass(&mut self, mut len_bytes: u64, emit: &mut impl FnMut(u16, &mut Bytes, usize)) {
         while len_bytes > 0 {
-            if rest.run.len_bytes == 0 {
-                rest.run = rest.runs.next().expect("the runs are as long as the legs");
+            if self.run.len_bytes == 0 {
+                self.run = self.runs.next().expect("the runs are as long as the legs");
             }
-            if rest.piece.is_empty() {
-                rest.piece = rest.pieces.next().expect("the pieces are as long as the runs");
+            if self.piece.is_empty() {
+                self.piece = self.pieces.next().expect("the pieces are as long as the runs");
             }
-            let part = len_bytes.min(rest.run.len_bytes).min(rest.piece.len() as u64);
-            let db = rest.run.db;
-            match woven.runs.last_mut() {
-                Some(run) if run.db == db => run.len_bytes += part,
-                _ => woven.runs.push(Run { db, len_bytes: part }),
-            }
-            rest.run.len_bytes -= part;
+            let part = len_bytes.min(self.run.len_bytes).min(self.piece.len() as u64);
+            emit(self.run.db, &mut self.piece, part as usize);
+            self.run.len_bytes -= part;
             len_bytes -= part;
-            if part as usize >= SHARED_ARG_LEN_BYTES {
-                self.cut_piece(woven);
-                woven.pieces.push(rest.piece.split_to(part as usize));
-            } else {
-                if self.buf.capacity() - self.buf.len() < part as usize {
-                    self.cut_piece(woven);
-                    self.buf.reserve(CHUNK_BYTES);
-                }
-                self.buf.extend_from_slice(&rest.piece[..part as usize]);
-                rest.piece.advance(part as usize);
-            }
         }
     }
+}
 
-    fn cut_piece(&mut self, woven: &mut Segment) {
-        if !self.buf.is_empty() {
-            woven.pieces.push(self.buf.split().freeze());
-        }
+/// See the module. Stretches of the stream are given to `emit` one after the other: each is so many bytes, on this
+/// database, which it takes off the front of a piece.
+///
+/// # Panics
+/// If a share's cuts are not within it: the caller is broken, and a stream in wrong order must not leave the node.
+pub(crate) fn weave(shares: Vec<Share>, mut emit: impl FnMut(u16, &mut Bytes, usize)) {
+    let mut rests: SmallVec<[Rest; 8]> = shares.into_iter().map(Rest::new).collect();
+    while let Some(next) = rests.iter_mut().min_by_key(|rest| rest.next_place()) {
+        let Some(len_bytes) = next.take_leg() else { break };
+        next.pass(len_bytes, &mut emit);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braid_core::command::Effects;
+    use braid_core::command::{Effects, SHARED_ARG_LEN_BYTES};
     use braid_shards::Cut;
 
     /// Legs in random order over shards; their effects are random commands on random databases, some with long arguments.
@@ -143,10 +107,16 @@ mod tests {
                 .map(|(mut effects, cuts)| Share { segment: effects.take(), cuts, shares: shards as u16 })
                 .collect();
             rng.shuffle(&mut shares);
-            let (woven, model) = (Weaver::default().weave(shares), all.take());
+            let (mut woven, model) = (Segment::default(), all.take());
+            weave(shares, |db, piece, len_bytes| {
+                woven.pieces.push(piece.split_to(len_bytes));
+                match woven.runs.last_mut() {
+                    Some(run) if run.db == db => run.len_bytes += len_bytes as u64,
+                    _ => woven.runs.push(Run { db, len_bytes: len_bytes as u64 }),
+                }
+            });
             assert_eq!(woven.runs, model.runs, "seed {seed}");
             assert!(woven.pieces.concat() == model.pieces.concat(), "seed {seed}");
-            assert!(woven.pieces.iter().all(|piece| !piece.is_empty()));
         }
     }
 }

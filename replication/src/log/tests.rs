@@ -100,6 +100,20 @@ fn small_ranges_all_of_them() {
 }
 
 #[test]
+fn law8_what_is_short_keeps_no_more_than_itself() {
+    let mut log = Log::new(0, 1 << 20);
+    log.activate();
+    for len_bytes in [0, 1, COPY_BELOW_BYTES - 1, COPY_BELOW_BYTES] {
+        let buffer = Bytes::from(vec![1; 64 << 10]);
+        let mut piece = buffer.clone();
+        log.append_first(&mut piece, len_bytes);
+        assert_eq!(piece.len(), buffer.len() - len_bytes);
+        drop(piece);
+        assert_eq!(buffer.is_unique(), len_bytes < COPY_BELOW_BYTES, "{len_bytes}");
+    }
+}
+
+#[test]
 fn psync_range_is_that_of_redis() {
     let mut log = Log::new(100, 50);
     assert!(!log.can_continue_with(101), "inactive");

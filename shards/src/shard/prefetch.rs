@@ -15,10 +15,11 @@ impl Shard {
         }
     }
 
-    /// As [`prefetch`], for those of the keys that are this shard's.
+    /// As [`prefetch`], for a pipeline's keys as far as they are this shard's: from the first that is not, everything runs
+    /// later, as legs, and is fetched then.
     pub fn prefetch<'a>(&self, db: u16, keys: impl Iterator<Item = &'a [u8]>) {
         if let Some(keyspace) = &self.keyspace {
-            prefetch(keyspace, db, keys.filter(|key| self.map.shard_of(key) == self.id));
+            prefetch(keyspace, db, keys.take_while(|key| self.map.shard_of(key) == self.id));
         }
     }
 }
