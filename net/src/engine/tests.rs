@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::ring::RingConfig;
-use braid_core::command::registry;
+use braid_core::command::{SHARED_ARG_LEN_BYTES, registry};
 use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;
@@ -66,7 +66,9 @@ fn law8_what_the_log_lets_go_is_freed_before_the_shard_sleeps() {
     let (mut engine, _others) = engine(Config::default(), 1);
     let home = engine.front.home.as_mut().expect("it is the home shard");
     home.log().activate();
-    (0..10_000).for_each(|_| home.log().append(vec![7; 300].into()));
+    // Long enough to be kept by reference: many pieces in little memory.
+    let piece = bytes::Bytes::from(vec![7; SHARED_ARG_LEN_BYTES]);
+    (0..1000).for_each(|_| home.log().append(piece.clone()));
     home.trim();
     home.log().deactivate();
     let mut rounds = 0;
