@@ -360,7 +360,8 @@ impl Follower {
             EpochWork::Parts if self.builder.0.is_empty() => self.applied = Some(Ok(())),
             EpochWork::Parts => {
                 self.epoch += 1;
-                site.shard.apply_epoch(self.epoch, self.builder.0.take());
+                let parts = self.builder.0.take(&mut site.shard.spare_parts);
+                site.shard.apply_epoch(self.epoch, parts);
             }
         }
         true

@@ -40,20 +40,22 @@ pub struct Part {
     indexes: Vec<u32>,
 }
 
-/// Room that a part is given ahead, at most.
-const ROOM_MAX_BYTES: usize = 64 << 10;
+/// A part that grew beyond this is not kept for reuse.
+const KEEP_PART_BYTES: usize = 512 << 10;
 
 impl Part {
-    /// An empty one that is likely to become as long as another.
-    fn with_room_of(other: &Part) -> Self {
-        let mut part = Self::default();
-        part.unit.bytes.reserve(other.unit.bytes.len().min(ROOM_MAX_BYTES));
-        part.indexes.reserve(other.indexes.len().min(ROOM_MAX_BYTES / size_of::<u32>()));
-        part
-    }
-
     pub fn unit(&self) -> &Unit {
         &self.unit
+    }
+
+    /// Makes it ready for reuse.
+    fn cleared(mut self) -> Self {
+        if self.unit.bytes.capacity() > KEEP_PART_BYTES {
+            return Self::default();
+        }
+        self.unit.clear();
+        self.indexes.clear();
+        self
     }
 }
 
@@ -187,16 +189,13 @@ impl EpochBuilder {
         }
     }
 
-    /// The parts, by shard; the builder is empty again.
-    pub fn take(&mut self) -> Vec<(ShardId, Part)> {
+    /// The parts, by shard; the builder is empty again. `spare`: parts that were applied ([`Shard::spare_parts`]), whose memory
+    /// it goes on with.
+    pub fn take(&mut self, spare: &mut Vec<Part>) -> Vec<(ShardId, Part)> {
         self.commands = 0;
         self.len_bytes = 0;
         let used = self.parts.iter_mut().zip(0..).filter(|(part, _)| part.unit.count > 0);
-        used.map(|(part, shard)| {
-            let next = Part::with_room_of(part);
-            (shard, std::mem::replace(part, next))
-        })
-        .collect()
+        used.map(|(part, shard)| (shard, std::mem::replace(part, spare.pop().unwrap_or_default()))).collect()
     }
 }
 
@@ -213,8 +212,8 @@ fn stride(command: &Command) -> Option<usize> {
 pub enum EpochMsg {
     /// Home to owner: apply this. `holds`: and let nobody see it before the release.
     Apply { epoch: u64, holds: bool, part: Part },
-    /// Owner to home: it is applied.
-    Applied { epoch: u64, error: Option<EpochError> },
+    /// Owner to home: it is applied, and the part comes back empty.
+    Applied { epoch: u64, error: Option<EpochError>, part: Part },
     /// Home to owner: everybody has applied it.
     Release { epoch: u64 },
     /// Coordinator to home: a transaction that was recalled is to run before the next epoch begins.
@@ -278,7 +277,12 @@ impl Shard {
                 self.part = Some(Box::new(WaitingPart { epoch, holds, part }));
                 self.try_part(host);
             }
-            EpochMsg::Applied { epoch, error } => self.part_applied(from, epoch, error, host),
+            EpochMsg::Applied { epoch, error, part } => {
+                if self.spare_parts.len() < self.map.shards() {
+                    self.spare_parts.push(part);
+                }
+                self.part_applied(from, epoch, error, host);
+            }
             EpochMsg::Release { .. } => self.release_hold(host),
             EpochMsg::Wait => self.recalled_txs += 1,
             EpochMsg::GoOn => {
@@ -330,7 +334,8 @@ impl Shard {
         };
         let WaitingPart { epoch, holds, part } = *waiting;
         let error = self.apply_part(&part, host);
-        self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::Applied { epoch, error })));
+        let part = part.cleared();
+        self.send(self.home(), Msg::Epoch(Box::new(EpochMsg::Applied { epoch, error, part })));
         if !holds {
             self.release_hold(host);
         }

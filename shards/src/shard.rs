@@ -177,6 +177,8 @@ pub struct Shard {
     pub(crate) borrowers: HashMap<TxId, (ShardId, u64)>,
     /// At the home shard: the epoch under way.
     pub(crate) outstanding: Option<Outstanding>,
+    /// Parts of epochs that are over, empty, for the next.
+    pub spare_parts: Vec<Part>,
     /// At the home shard: transactions that were recalled and are to run before the next epoch.
     pub(crate) recalled_txs: usize,
     /// At the home shard: the epoch that waits for them.
@@ -245,6 +247,7 @@ impl Shard {
             next_token: 0,
             borrowers: HashMap::new(),
             outstanding: None,
+            spare_parts: Vec::new(),
             recalled_txs: 0,
             postponed: None,
             part: None,

@@ -172,6 +172,12 @@ impl Unit {
         self.count += 1;
     }
 
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.shared.clear();
+        self.count = 0;
+    }
+
     pub fn commands(&self) -> Commands<'_> {
         Commands::new(&self.bytes, &self.shared)
     }

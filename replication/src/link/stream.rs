@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 /// An epoch is closed when it has so many commands, or bytes.
 pub const EPOCH_MAX_COMMANDS: u32 = 1024;
 pub const EPOCH_MAX_BYTES: usize = 256 << 10;
+/// Room made for what is received at a time.
+const INPUT_BYTES: usize = 64 << 10;
 /// A command is at most this long, but for its long values, and each of those: positions in it have 32 bits.
 const COMMAND_MAX_BYTES: usize = u32::MAX as usize - 1;
 const LIMITS: ParseLimits = ParseLimits { max_bulk_len_bytes: COMMAND_MAX_BYTES as u64, authenticated: true };
@@ -139,7 +141,11 @@ impl Stream {
     /// Takes bytes from the master.
     pub fn receive(&mut self, bytes: &[u8]) {
         let fed = self.parser.feed_big(bytes);
-        self.input.extend_from_slice(&bytes[fed..]);
+        let bytes = &bytes[fed..];
+        if self.input.capacity() - self.input.len() < bytes.len() {
+            self.input.reserve(bytes.len().max(INPUT_BYTES));
+        }
+        self.input.extend_from_slice(bytes);
         self.is_starved = false;
     }
 

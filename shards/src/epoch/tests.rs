@@ -7,7 +7,7 @@ fn apply(cluster: &mut Cluster, epoch: u64, lines: &str) {
     for command in crate::testing::unit(lines).commands() {
         assert_eq!(builder.push(command.id, command.db, command.args()), Fit::Added);
     }
-    cluster.shards[0].apply_epoch(epoch, builder.take());
+    cluster.shards[0].apply_epoch(epoch, builder.take(&mut Vec::new()));
     cluster.shards[0].settle(&mut cluster.told[0]);
 }
 
@@ -35,7 +35,7 @@ fn commands_are_split_by_the_owners_of_their_keys() {
     assert_eq!(push("PING"), Fit::Unfit);
     assert_eq!(builder.commands(), 4);
     assert!(builder.len_bytes() > 20);
-    let parts = builder.take();
+    let parts = builder.take(&mut Vec::new());
     assert!(builder.is_empty() && builder.len_bytes() == 0);
     let lines = |part: &Part| -> Vec<String> {
         let commands = part.unit.commands().map(|command| {
