@@ -2,8 +2,8 @@
 //!
 //! A shard that wrote during a tick takes a ticket and hands in its segment under it. Tickets are dense, so the merge
 //! emits ticket `n` when it has it, then `n + 1`, and never guesses. Nothing goes between the parts of one segment but
-//! `SELECT`, so a `MULTI` … `EXEC` inside one stays whole. Payload is passed on by reference, but for what several shards did
-//! under one ticket ([`crate::weave`]).
+//! `SELECT`, so a `MULTI` … `EXEC` inside one stays whole. What several shards did under one ticket is woven together
+//! ([`crate::weave`]). Long payload is passed on by reference; the log copies the rest.
 
 use std::collections::VecDeque;
 

@@ -48,6 +48,8 @@ pub struct Effects {
     pieces: SmallVec<[Bytes; 1]>,
     buf: BytesMut,
     runs: SmallVec<[Run; 2]>,
+    /// Of all runs together: legs ask after each of them, and may be as many as runs.
+    len_bytes: u64,
     /// Inside a transaction: whether its MULTI has been written.
     multi: Option<bool>,
     multi_db: u16,
@@ -72,7 +74,7 @@ impl Effects {
     }
 
     pub fn len_bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.len_bytes).sum()
+        self.len_bytes
     }
 
     /// Appends one command for database `db`.
@@ -97,6 +99,7 @@ impl Effects {
 
     fn encode(&mut self, db: u16, args: &[&[u8]], shared: &[(u32, Bytes)]) {
         let len_bytes = if shared.is_empty() { self.copy(args) } else { self.refer(args, shared) } as u64;
+        self.len_bytes += len_bytes;
         match self.runs.last_mut() {
             Some(run) if run.db == db => run.len_bytes += len_bytes,
             _ => self.runs.push(Run { db, len_bytes }),
@@ -175,7 +178,10 @@ impl Effects {
         if !self.buf.is_empty() {
             pieces.push(self.buf.split().freeze());
         }
-        Segment { pieces, runs: std::mem::take(&mut self.runs) }
+        let segment = Segment { pieces, runs: std::mem::take(&mut self.runs) };
+        debug_assert_eq!(segment.len_bytes(), self.len_bytes);
+        self.len_bytes = 0;
+        segment
     }
 }
 

@@ -56,6 +56,28 @@ fn commands_are_split_by_the_owners_of_their_keys() {
 }
 
 #[test]
+fn law4_one_stream_a_part_that_is_used_again_holds_nothing_of_before() {
+    let mut builder = EpochBuilder::new(SlotMap::new(1));
+    let value = Bytes::from(vec![b'v'; 100]);
+    let mut spare = Vec::new();
+    for _ in 0..4 {
+        for index in 0..2 {
+            let args: &[&[u8]] = &[b"SET", b"key", &value];
+            let fit = builder.push(
+                registry().find(b"SET").unwrap().0,
+                0,
+                Args::new(args, &[(2, value.clone())][..index]),
+            );
+            assert_eq!(fit, Fit::Added);
+        }
+        let (_, part) = builder.take(&mut spare).pop().expect("one shard is concerned");
+        assert_eq!(part.indexes, [0, 1]);
+        assert_eq!((part.unit.count, part.unit.shared.len(), part.unit.commands().count()), (2, 1, 2));
+        spare.push(part.cleared());
+    }
+}
+
+#[test]
 fn law3_a_reader_never_sees_half_an_epoch() {
     let mut cluster = replica(3);
     let (a, b) = (cluster.key(1, "a"), cluster.key(2, "b"));
