@@ -16,10 +16,9 @@ use crate::parcel::{Caller, ConnId, Msg, RunFlags, TxMsg};
 use crate::pipeline::{Place, place};
 use crate::shard::{AHEAD, Host, Shard, prefetch};
 use crate::slots::{ShardId, SlotMap};
-use crate::unit::{Unit, likely_keys};
-use braid_core::command::{Args, Command, CommandId, Handler, registry};
+use crate::unit::{Decoded, Unit, likely_keys};
+use braid_core::command::{ArgList, Args, Command, CommandId, Handler, registry};
 use braid_core::resp::Reply;
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 /// The connection that the master's commands count as. No real one has this name.
@@ -173,19 +172,18 @@ impl EpochBuilder {
         // Keys of one owner stay in their order.
         owned.sort_unstable();
         for keys in owned.chunk_by(|(left, _), (right, _)| left == right) {
-            let mut list: SmallVec<[&[u8]; 16]> = SmallVec::new();
-            let mut shared: SmallVec<[(u32, Bytes); 1]> = SmallVec::new();
+            let mut list = ArgList::default();
             list.push(args[0]);
             for (_, at) in keys {
                 let at = *at as usize;
                 for index in at..(at + stride).min(args.len()) {
-                    if let Some(value) = args.shared(index) {
-                        shared.push((list.len() as u32, value.clone()));
+                    match args.shared(index) {
+                        Some(value) => list.push_shared(args[index], value),
+                        None => list.push(args[index]),
                     }
-                    list.push(args[index]);
                 }
             }
-            self.add(keys[0].0, id, db, Args::new(&list, &shared));
+            self.add(keys[0].0, id, db, list.args());
         }
     }
 
@@ -346,7 +344,9 @@ impl Shard {
         let mut out = Reply::default();
         let mut error: Option<EpochError> = None;
         let mut keys = likely_keys(&part.unit.bytes);
-        for (at, (command, index)) in part.unit.commands().zip(&part.indexes).enumerate() {
+        let (mut commands, mut command) = (part.unit.commands(), Decoded::default());
+        for (at, index) in part.indexes.iter().enumerate() {
+            assert!(commands.decode(&mut command), "each has its number");
             if at % AHEAD == 0 {
                 prefetch(&keyspace, command.db, keys.by_ref().take(AHEAD));
             }

@@ -25,4 +25,4 @@ pub use sequencer::Sequencer;
 pub use shard::{Counters, Host, Outlet, Ran, Shard, ShardConfig};
 pub use slots::{MAX_SHARDS, ShardId, SlotMap, key_slot};
 pub use tx::{Everything, Work};
-pub use unit::{Invocation, Unit};
+pub use unit::{Decoded, Invocation, Unit};

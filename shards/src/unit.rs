@@ -1,9 +1,8 @@
 //! Commands on their way to the shard that will run them: a flat encoding that is appended to a buffer shared by
 //! everything that leaves in the same tick, so that a command costs no allocation of its own.
 
-use braid_core::command::{Args, CommandId};
+use braid_core::command::{ArgList, Args, CommandId};
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 /// A stretch of encoded commands within a buffer and its shared values.
 ///
@@ -26,16 +25,16 @@ pub struct Invocation<'a> {
 }
 
 /// One decoded command, borrowing from its buffer.
+#[derive(Default)]
 pub struct Decoded<'a> {
     pub id: CommandId,
     pub db: u16,
-    list: SmallVec<[&'a [u8]; 8]>,
-    shared: SmallVec<[(u32, Bytes); 1]>,
+    list: ArgList<'a>,
 }
 
-impl<'a> Decoded<'a> {
+impl Decoded<'_> {
     pub fn args(&self) -> Args<'_> {
-        Args::new(&self.list, &self.shared)
+        self.list.args()
     }
 
     #[inline]
@@ -95,6 +94,27 @@ impl<'a> Commands<'a> {
         unit
     }
 
+    /// Puts the next command in the place of `command`. False: there is none.
+    #[inline]
+    pub fn decode(&mut self, command: &mut Decoded<'a>) -> bool {
+        if self.bytes.is_empty() {
+            return false;
+        }
+        (command.id, command.db) = (self.take_u16(), self.take_u16());
+        let count = self.take_u32() as usize;
+        command.list.clear();
+        for len in self.take(4 * count).chunks_exact(4) {
+            let len = u32::from_ne_bytes(len.try_into().expect("four bytes"));
+            if len & SHARED != 0 {
+                let value = &self.shared[(len & !SHARED) as usize];
+                command.list.push_shared(value, value.clone());
+            } else {
+                command.list.push(self.take(len as usize));
+            }
+        }
+        true
+    }
+
     fn take(&mut self, len: usize) -> &'a [u8] {
         let (head, tail) = self.bytes.split_at(len);
         self.bytes = tail;
@@ -113,24 +133,10 @@ impl<'a> Commands<'a> {
 impl<'a> Iterator for Commands<'a> {
     type Item = Decoded<'a>;
 
+    /// For where it need not be fast: what it returns is moved.
     fn next(&mut self) -> Option<Decoded<'a>> {
-        if self.bytes.is_empty() {
-            return None;
-        }
-        let (id, db, count) = (self.take_u16(), self.take_u16(), self.take_u32() as usize);
-        let mut lengths = self.take(4 * count).chunks_exact(4);
-        let (mut list, mut shared) = (SmallVec::with_capacity(count), SmallVec::new());
-        for index in 0..count {
-            let len = u32::from_ne_bytes(lengths.next().expect("counted").try_into().expect("four bytes"));
-            if len & SHARED != 0 {
-                let value = &self.shared[(len & !SHARED) as usize];
-                list.push(&value[..]);
-                shared.push((index as u32, value.clone()));
-            } else {
-                list.push(self.take(len as usize));
-            }
-        }
-        Some(Decoded { id, db, list, shared })
+        let mut command = Decoded::default();
+        self.decode(&mut command).then_some(command)
     }
 }
 

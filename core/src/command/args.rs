@@ -1,6 +1,7 @@
 //! A command's arguments.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 /// The arguments of one command, its name first. Long ones that arrived in a buffer of their own can be kept without
 /// a copy.
@@ -49,5 +50,36 @@ impl<'a> std::ops::Deref for Args<'a> {
     type Target = [&'a [u8]];
     fn deref(&self) -> &Self::Target {
         self.list
+    }
+}
+
+/// Arguments as they are put together, one after the other. It is filled where it stands: moving one costs more than most
+/// commands do, as a copy in long strides has to wait for the short writes before it.
+#[derive(Default)]
+pub struct ArgList<'a> {
+    list: SmallVec<[&'a [u8]; 8]>,
+    shared: SmallVec<[(u32, Bytes); 1]>,
+}
+
+impl<'a> ArgList<'a> {
+    pub fn args(&self) -> Args<'_> {
+        Args::new(&self.list, &self.shared)
+    }
+
+    #[inline]
+    pub fn push(&mut self, arg: &'a [u8]) {
+        self.list.push(arg);
+    }
+
+    /// Adds one that is `value`, or has the same bytes; the value can be kept without a copy.
+    pub fn push_shared(&mut self, arg: &'a [u8], value: Bytes) {
+        self.shared.push((self.list.len() as u32, value));
+        self.list.push(arg);
+    }
+
+    #[inline]
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.shared.clear();
     }
 }

@@ -12,7 +12,7 @@ pub mod flags;
 mod keyspec;
 mod registry;
 
-pub use args::Args;
+pub use args::{ArgList, Args};
 pub use context::{AccessClock, Ctx, Limits, Settings, Time, WholeCtx};
 pub use effects::{Effects, Run, SHARED_ARG_LEN_BYTES, Segment};
 pub use error::Error;

@@ -1,8 +1,7 @@
 //! Commands parsed ahead of their execution, so that the memory they will touch can be fetched while others run.
 
 use super::parse::{Arg, ParseLimits, Parsed, Parser, ProtocolError};
-use bytes::Bytes;
-use smallvec::SmallVec;
+use crate::command::ArgList;
 
 /// Commands parsed at a time: enough for their cache misses to overlap, few enough to stay in the cache meanwhile.
 pub const BATCH_MAX_COMMANDS: usize = 32;
@@ -25,9 +24,6 @@ pub struct Batch {
     parsed_to: usize,
     error: Option<ProtocolError>,
 }
-
-/// A command's arguments, and those of them that are buffers of their own by index.
-pub type BatchArgs<'a> = (SmallVec<[&'a [u8]; 8]>, SmallVec<[(u32, Bytes); 1]>);
 
 impl Batch {
     /// Every parsed command has been executed.
@@ -106,18 +102,18 @@ impl Batch {
         }
     }
 
-    /// The next command to execute.
+    /// Adds the arguments of the next command to execute to `list`. False: there is none.
     #[inline]
-    pub fn peek<'a>(&'a self, input: &'a [u8]) -> Option<BatchArgs<'a>> {
-        let entry = self.commands.get(self.next)?;
-        let (mut list, mut shared) = (SmallVec::new(), SmallVec::new());
+    pub fn peek<'a>(&'a self, input: &'a [u8], list: &mut ArgList<'a>) -> bool {
+        let Some(entry) = self.commands.get(self.next) else { return false };
         for arg in &self.args[entry.first_arg as usize..entry.end_arg as usize] {
-            if let Arg::Big(value) = arg {
-                shared.push((list.len() as u32, value.clone()));
+            let bytes = self.arg(entry, arg, input);
+            match arg {
+                Arg::Big(value) => list.push_shared(bytes, value.clone()),
+                Arg::Range { .. } => list.push(bytes),
             }
-            list.push(self.arg(entry, arg, input));
         }
-        Some((list, shared))
+        true
     }
 
     /// The command that [`Batch::peek`] showed has been executed.
@@ -168,6 +164,12 @@ mod tests {
 
     const LIMITS: ParseLimits = ParseLimits { max_bulk_len_bytes: 512 << 20, authenticated: true };
 
+    fn next(batch: &Batch, input: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let mut list = ArgList::default();
+        let is_some = batch.peek(input, &mut list);
+        is_some.then(|| list.args().iter().map(|arg| arg.to_vec()).collect())
+    }
+
     #[test]
     fn commands_are_executed_later_and_from_a_shorter_input() {
         let mut input =
@@ -176,19 +178,19 @@ mod tests {
         let (mut batch, mut parser) = (Batch::default(), Parser::new());
         assert_eq!(batch.fill(&mut parser, &input, &LIMITS, 32), None);
         assert_eq!(batch.likely_keys(&input).collect::<Vec<_>>(), [&b"a"[..], b"k 1", b"b"]);
-        assert_eq!(batch.peek(&input).unwrap().0.as_slice(), [&b"GET"[..], b"a"]);
+        assert_eq!(next(&batch, &input).unwrap(), [&b"GET"[..], b"a"]);
         batch.advance();
         let executed = batch.executed_to();
         input.drain(..executed);
         batch.shift(executed);
-        assert_eq!(batch.peek(&input).unwrap().0.as_slice(), [&b"set"[..], b"k 1", b"v"]);
+        assert_eq!(next(&batch, &input).unwrap(), [&b"set"[..], b"k 1", b"v"]);
         batch.advance();
-        assert_eq!(batch.peek(&input).unwrap().0.as_slice(), [&b"GET"[..], b"b"]);
+        assert_eq!(next(&batch, &input).unwrap(), [&b"GET"[..], b"b"]);
         batch.advance();
-        assert!(batch.is_done() && batch.peek(&input).is_none());
+        assert!(batch.is_done() && next(&batch, &input).is_none());
         input.extend_from_slice(b"T\r\n$1\r\nc\r\n");
         batch.fill(&mut parser, &input, &LIMITS, 32);
-        assert_eq!(batch.peek(&input).unwrap().0.as_slice(), [&b"GET"[..], b"c"]);
+        assert_eq!(next(&batch, &input).unwrap(), [&b"GET"[..], b"c"]);
     }
 
     #[test]
@@ -196,7 +198,7 @@ mod tests {
         let input = b"PING\r\n*1\r\n+x\r\n";
         let (mut batch, mut parser) = (Batch::default(), Parser::new());
         batch.fill(&mut parser, input, &LIMITS, 32);
-        assert!(batch.peek(input).is_some());
+        assert!(next(&batch, input).is_some());
         assert_eq!(batch.error(), Some(&ProtocolError::ExpectedDollar(b'+')));
     }
 }

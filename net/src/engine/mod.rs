@@ -40,7 +40,7 @@ use crate::ring::{Event, Ring, Token};
 use crate::session::Flow;
 use crate::session::latency::Event as Slow;
 use accepting::Accepting;
-use braid_core::command::{Args, Time};
+use braid_core::command::{ArgList, Time};
 use braid_core::resp::Batch;
 use braid_core::resp::batch::BATCH_MAX_COMMANDS;
 use braid_core::resp::parse::ParseLimits;
@@ -527,8 +527,11 @@ impl Engine {
         'batches: while !conn.waiting && !conn.closing {
             loop {
                 let flow = {
-                    let Some((list, shared)) = batch.peek(input) else { break };
-                    self.command(conn, Args::new(&list, &shared), &mut pipeline)
+                    let mut list = ArgList::default();
+                    if !batch.peek(input, &mut list) {
+                        break;
+                    }
+                    self.command(conn, list.args(), &mut pipeline)
                 };
                 match flow {
                     Flow::Later => break 'batches,

@@ -4,9 +4,9 @@
 //! An epoch ends with a command, never within `MULTI` … `EXEC`. Its bytes are those of the master, for the log; its
 //! commands go into the parts of the shards concerned. Offsets are counted in bytes of the stream, whatever they mean.
 
-use braid_core::command::{Args, CommandId, Handler, registry};
+use braid_core::command::{ArgList, Args, CommandId, Handler, registry};
 use braid_core::resp::parse::{Arg, BIG_BULK_LEN_BYTES, ParseLimits, Parsed, Parser};
-use braid_shards::Unit;
+use braid_shards::{Decoded, Unit};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -297,8 +297,9 @@ impl Stream {
         draft: &mut Draft,
         parts: &mut impl Parts,
     ) -> Result<bool, String> {
-        let (list, shared) = arguments(&self.parser, &self.input[self.parsed..][..len]);
-        let args = Args::new(&list, &shared);
+        let mut list = ArgList::default();
+        arguments(&self.parser, &self.input[self.parsed..][..len], &mut list);
+        let args = list.args();
         let db = self.block.as_ref().map_or(draft.db, |block| block.db);
         match meaning(args, self.databases)? {
             Meaning::Nothing => {}
@@ -337,7 +338,8 @@ impl Stream {
         let Block { unit, db, fits, .. } = self.block.take().expect("just seen");
         draft.commands += unit.count;
         if fits {
-            for command in unit.commands() {
+            let (mut commands, mut command) = (unit.commands(), Decoded::default());
+            while commands.decode(&mut command) {
                 let is_added = parts.push(command.id, command.db, command.args());
                 assert!(is_added, "it fitted before");
             }
@@ -360,29 +362,24 @@ struct Draft {
     alone: Option<Unit>,
 }
 
-type Arguments<'a> = (SmallVec<[&'a [u8]; 8]>, SmallVec<[(u32, Bytes); 1]>);
-
-/// The arguments of the command the parser has found. Long values are buffers of their own, which the dataset keeps.
-fn arguments<'a>(parser: &'a Parser, command: &'a [u8]) -> Arguments<'a> {
+/// Adds the arguments of the command the parser has found to `list`. Long values are buffers of their own, which the dataset
+/// keeps.
+fn arguments<'a>(parser: &'a Parser, command: &'a [u8], list: &mut ArgList<'a>) {
     let base = parser.base(command);
-    let (mut list, mut shared) = (SmallVec::new(), SmallVec::new());
     for arg in parser.args() {
         match arg {
-            Arg::Big(value) => {
-                shared.push((list.len() as u32, value.clone()));
-                list.push(&value[..]);
-            }
+            Arg::Big(value) => list.push_shared(value, value.clone()),
             Arg::Range { start, len } => {
                 let value = &base[*start as usize..][..*len as usize];
                 if value.len() >= BIG_BULK_LEN_BYTES {
                     // It came whole, so it is no longer than what may wait.
-                    shared.push((list.len() as u32, Bytes::copy_from_slice(value)));
+                    list.push_shared(value, Bytes::copy_from_slice(value));
+                } else {
+                    list.push(value);
                 }
-                list.push(value);
             }
         }
     }
-    (list, shared)
 }
 
 fn no_such_database(databases: u32) -> String {

@@ -2,7 +2,7 @@
 
 use super::{Host, ParkedRun, Ran, Shard};
 use crate::parcel::{Caller, RunFlags};
-use crate::unit::{Commands, Invocation, Unit};
+use crate::unit::{Commands, Decoded, Invocation, Unit};
 use braid_core::command::{Args, Command, Ctx, Error, Flags, Handler, Walk, WholeCtx, registry};
 use braid_core::keyspace::{Keys, Keyspace, WatcherId};
 use braid_core::resp::Reply;
@@ -182,15 +182,19 @@ impl Shard {
             }
             out.array(count);
             self.effects.begin_multi();
-            for command in commands.by_ref() {
+            let mut command = Decoded::default();
+            while commands.decode(&mut command) {
                 self.run_now(caller, command.invocation(), out, host);
             }
             self.effects.end_multi();
             return true;
         }
+        let mut command = Decoded::default();
         loop {
             let rest = commands.rest();
-            let Some(command) = commands.next() else { return true };
+            if !commands.decode(&mut command) {
+                return true;
+            }
             if self.is_blocked(registry().get(command.id).resolve(command.args()), command.args()) {
                 commands.rewind(rest);
                 return false;
