@@ -345,13 +345,16 @@ impl Shard {
         let mut error: Option<EpochError> = None;
         let mut keys = likely_keys(&part.unit.bytes);
         let (mut commands, mut command) = (part.unit.commands(), Decoded::default());
+        let mut now_ns = 0;
         for (at, index) in part.indexes.iter().enumerate() {
             assert!(commands.decode(&mut command), "each has its number");
             if at % AHEAD == 0 {
                 prefetch(&keyspace, command.db, keys.by_ref().take(AHEAD));
+                now_ns = host.monotonic_ns();
             }
             let mark = out.mark();
-            self.run_on(&mut keyspace, MASTER, command.invocation(), &mut out, host);
+            now_ns =
+                self.run_since(now_ns, &mut keyspace, MASTER, command.invocation(), &mut out, host);
             if out.buf.first() == Some(&b'-') {
                 match &mut error {
                     Some(error) => error.count += 1,

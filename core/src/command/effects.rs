@@ -110,12 +110,12 @@ impl Effects {
     fn copy(&mut self, args: &[&[u8]]) -> usize {
         let start = self.buf.len();
         self.buf.reserve(16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>());
-        prefixed(&mut self.buf, b"*", args.len());
+        announce_command(&mut self.buf, args.len());
         for arg in args {
-            prefixed(&mut self.buf, b"$", arg.len());
+            announce_arg(&mut self.buf, arg.len());
             self.buf.extend_from_slice(arg);
-            self.buf.extend_from_slice(b"\r\n");
         }
+        self.buf.extend_from_slice(b"\r\n");
         self.buf.len() - start
     }
 
@@ -127,9 +127,9 @@ impl Effects {
         let mut left_bytes = 0;
         // Arguments mostly come in the order in which they were received.
         let mut rest = shared;
-        prefixed(&mut self.buf, b"*", args.len());
+        announce_command(&mut self.buf, args.len());
         for arg in args {
-            prefixed(&mut self.buf, b"$", arg.len());
+            announce_arg(&mut self.buf, arg.len());
             let is_arg = |(_, own): &(u32, Bytes)| own.as_ptr() == arg.as_ptr() && own.len() == arg.len();
             let is_long = arg.len() >= SHARED_ARG_LEN_BYTES;
             match is_long.then(|| rest.iter().position(is_arg)).flatten() {
@@ -141,8 +141,8 @@ impl Effects {
                 }
                 None => self.buf.extend_from_slice(arg),
             }
-            self.buf.extend_from_slice(b"\r\n");
         }
+        self.buf.extend_from_slice(b"\r\n");
         left_bytes + self.buf.len() - before
     }
 
@@ -185,12 +185,37 @@ impl Effects {
     }
 }
 
-/// A line that announces a length.
+/// A command's first line, without its end.
+fn announce_command(buf: &mut BytesMut, args: usize) {
+    match args {
+        0..10 => buf.extend_from_slice(&[b'*', digit(args)]),
+        _ => {
+            buf.extend_from_slice(b"*");
+            buf.extend_from_slice(itoa::Buffer::new().format(args).as_bytes());
+        }
+    }
+}
+
+/// The end of the line before an argument, and the line with its length. Short ones are so frequent that it shows to write them
+/// at once.
 #[inline]
-fn prefixed(buf: &mut BytesMut, kind: &[u8], len: usize) {
-    buf.extend_from_slice(kind);
-    buf.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
-    buf.extend_from_slice(b"\r\n");
+fn announce_arg(buf: &mut BytesMut, len: usize) {
+    match len {
+        0..10 => buf.extend_from_slice(&[b'\r', b'\n', b'$', digit(len), b'\r', b'\n']),
+        10..100 => {
+            buf.extend_from_slice(&[b'\r', b'\n', b'$', digit(len / 10), digit(len % 10), b'\r', b'\n']);
+        }
+        _ => {
+            buf.extend_from_slice(b"\r\n$");
+            buf.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
+            buf.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+#[inline]
+fn digit(number: usize) -> u8 {
+    b'0' + number as u8
 }
 
 #[cfg(test)]
