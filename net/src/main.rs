@@ -18,6 +18,7 @@ use std::sync::Arc;
 static ALLOCATOR: braid_net::memory::CountingAllocator = braid_net::memory::CountingAllocator;
 
 fn main() -> ExitCode {
+    braid_net::memory::give_back_soon();
     let arguments = config::cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let loaded = match config::load(&arguments) {
         Ok(loaded) => loaded,

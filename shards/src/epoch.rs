@@ -353,8 +353,7 @@ impl Shard {
                 now_ns = host.monotonic_ns();
             }
             let mark = out.mark();
-            now_ns =
-                self.run_since(now_ns, &mut keyspace, MASTER, command.invocation(), &mut out, host);
+            now_ns = self.run_since(now_ns, &mut keyspace, MASTER, command.invocation(), &mut out, host);
             if out.buf.first() == Some(&b'-') {
                 match &mut error {
                     Some(error) => error.count += 1,

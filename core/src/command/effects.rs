@@ -239,6 +239,20 @@ mod tests {
     }
 
     #[test]
+    fn lengths_of_any_number_of_digits() {
+        let mut effects = Effects::default();
+        effects.set_enabled(true);
+        for len in [0, 9, 10, 99, 100, 65_536] {
+            for count in [1, 9, 10, 123] {
+                let arg = "x".repeat(len);
+                effects.push(0, &vec![arg.as_bytes(); count]);
+                let expected = format!("*{count}\r\n{}", format!("${len}\r\n{arg}\r\n").repeat(count));
+                assert!(effects.take().pieces.concat() == expected.as_bytes(), "{len} {count}");
+            }
+        }
+    }
+
+    #[test]
     fn a_transaction_is_one_block_and_an_empty_one_is_nothing() {
         let mut effects = Effects::default();
         effects.push(0, &[b"lost"]);

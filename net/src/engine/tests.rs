@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::ring::RingConfig;
-use braid_core::command::{SHARED_ARG_LEN_BYTES, registry};
+use braid_core::command::{Args, SHARED_ARG_LEN_BYTES, registry};
 use braid_core::rdb::WriterOptions;
 use braid_core::resp::Reply;
 use braid_replication::psync::Replica;

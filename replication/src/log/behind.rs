@@ -7,7 +7,7 @@
 //! it is forgotten.
 //!
 //! **What a replica needs** begins with what it has not acknowledged: what was sent may have been in a socket's buffer when
-//! the connection broke.
+//! the connection broke. Memory keeps of that beyond the backlog what sockets may hold, the disk all of it.
 //!
 //! **When the disk fails** writes pause, and memory keeps what is not written as if there were no disk: until the readers'
 //! limits are exceeded. Who needs bytes that cannot be read is cut off.
@@ -85,6 +85,11 @@ impl Reader {
     /// What it may ask for again begins here.
     fn need(&self) -> u64 {
         self.acked.map_or(self.position, |acked| acked.min(self.position))
+    }
+
+    /// The same, as far as sockets may hold it. It acknowledges once a second, which at full speed is far behind what it has.
+    fn likely_need(&self, sizes: &Sizes) -> u64 {
+        self.need().max(self.position.saturating_sub(sizes.unacked_bytes))
     }
 
     fn fetched_bytes(&self) -> u64 {
@@ -216,16 +221,28 @@ impl Log {
         self.readers().filter(|reader| reader.lost.is_none())
     }
 
+    fn absent_positions(&self) -> impl Iterator<Item = u64> {
+        self.spill.absent.iter().map(|absent| absent.position)
+    }
+
     /// What anybody may ask for begins here.
     fn need(&self) -> u64 {
-        let absent = self.spill.absent.iter().map(|absent| absent.position);
-        self.live_readers().map(Reader::need).chain(absent).fold(self.end, u64::min)
+        self.live_readers().map(Reader::need).chain(self.absent_positions()).fold(self.end, u64::min)
+    }
+
+    /// What anybody at or behind `from` will probably ask for.
+    fn likely_need(&self, from: u64) -> u64 {
+        let live = self.live_readers().filter(|reader| reader.position >= from);
+        let absent = self.absent_positions().filter(|position| *position >= from);
+        live.map(|reader| reader.likely_need(&self.spill.sizes)).chain(absent).fold(self.end, u64::min)
     }
 
     /// Where the last of them is.
     fn last_position(&self) -> u64 {
-        let absent = self.spill.absent.iter().map(|absent| absent.position);
-        self.live_readers().map(|reader| reader.position).chain(absent).fold(self.end, u64::min)
+        self.live_readers()
+            .map(|reader| reader.position)
+            .chain(self.absent_positions())
+            .fold(self.end, u64::min)
     }
 
     /// What memory has to keep begins here.
@@ -235,8 +252,10 @@ impl Log {
         if self.spill.budget_bytes == 0 {
             return positions().fold(window, u64::min);
         }
-        let unacked = self.need().max(window.saturating_sub(self.spill.sizes.unacked_bytes));
-        let floor = window.min(unacked);
+        let Sizes { slack_bytes, unacked_bytes, .. } = self.spill.sizes;
+        // Who is further behind has all of it from disk.
+        let unacked = self.likely_need(window.saturating_sub(slack_bytes));
+        let floor = window.min(unacked.max(window.saturating_sub(unacked_bytes)));
         if self.spill.is_on { floor.min(self.spill.range.end()) } else { positions().fold(floor, u64::min) }
     }
 
@@ -272,7 +291,7 @@ impl Log {
         self.forget_absent_in_memory();
         loop {
             let close = self.window().saturating_sub(self.spill.sizes.slack_bytes / 2);
-            if self.last_position() >= self.start.max(close) {
+            if self.last_position() >= close && self.likely_need(0) >= self.start {
                 self.stop_spilling();
                 return;
             }

@@ -20,8 +20,8 @@ pub struct Sizes {
     pub segment_bytes: u64,
     /// How far beyond the backlog somebody has to be behind before anything is written.
     pub slack_bytes: u64,
-    /// How much beyond the backlog stays in memory until it is acknowledged, so that what a broken connection swallowed can
-    /// be sent again.
+    /// How much of what was sent a broken connection may have swallowed. As long as it is not acknowledged it stays in
+    /// memory, up to so much beyond the backlog, and can be sent again.
     pub unacked_bytes: u64,
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{CONN, Cluster};
+use bytes::Bytes;
 
 /// Begins an epoch of commands at the home; no command of it may need a transaction.
 fn apply(cluster: &mut Cluster, epoch: u64, lines: &str) {
