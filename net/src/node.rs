@@ -88,8 +88,10 @@ pub struct Node {
     pub peak_memory_unix_s: AtomicU64,
     /// Memory in use before the first client came.
     pub startup_memory_bytes: AtomicU64,
-    /// As last measured.
-    pub used_memory_bytes: OwnLine,
+    /// What waits for replicas beyond the backlog, as the home shard last published it.
+    pub waiting_bytes: OwnLine,
+    /// Memory in use that counts for `maxmemory`, as last measured.
+    limited_memory_bytes: OwnLine,
     /// `INFO replication` and `ROLE`, as the home shard last published them.
     pub replication: Mutex<Report>,
     /// The link to the master as last published; None on a master.
@@ -152,7 +154,8 @@ impl Node {
             run_id: (0..40).map(|_| char::from_digit(rng.u32(..16), 16).expect("a hex digit")).collect(),
             next_client: AtomicU64::new(1),
             connected_clients: AtomicUsize::new(0),
-            used_memory_bytes: OwnLine::default(),
+            waiting_bytes: OwnLine::default(),
+            limited_memory_bytes: OwnLine::default(),
             replication: Mutex::default(),
             upstream: Mutex::default(),
             replica: AtomicBool::new(is_replica),
@@ -176,9 +179,16 @@ impl Node {
         self.replica.load(Ordering::Relaxed)
     }
 
+    /// What waits for replicas beyond the backlog. It does not count for `maxmemory`: a slow replica is no reason to refuse
+    /// writes.
+    pub fn replica_buffers_bytes(&self) -> u64 {
+        let parts = self.statistics.shards.iter().map(|shard| shard.part_bytes.get());
+        self.waiting_bytes.load(Ordering::Relaxed) + parts.sum::<u64>()
+    }
+
     /// Whether memory in use exceeds `maxmemory_bytes` (0: no limit).
     pub fn is_out_of_memory(&self, maxmemory_bytes: u64) -> bool {
-        maxmemory_bytes > 0 && self.used_memory_bytes.load(Ordering::Relaxed) > maxmemory_bytes
+        maxmemory_bytes > 0 && self.limited_memory_bytes.load(Ordering::Relaxed) > maxmemory_bytes
     }
 
     /// `master_repl_offset`.
@@ -231,7 +241,8 @@ impl Node {
     /// Measures memory in use.
     pub fn refresh_memory(&self) -> u64 {
         let used_bytes = crate::memory::used_bytes();
-        self.used_memory_bytes.store(used_bytes, Ordering::Relaxed);
+        let limited_bytes = used_bytes.saturating_sub(self.replica_buffers_bytes());
+        self.limited_memory_bytes.store(limited_bytes, Ordering::Relaxed);
         if self.peak_memory_bytes.fetch_max(used_bytes, Ordering::Relaxed) < used_bytes {
             self.peak_memory_unix_s.store(unix_us() / 1_000_000, Ordering::Relaxed);
         }

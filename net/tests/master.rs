@@ -481,3 +481,30 @@ fn a_failover_that_does_not_come_off_leaves_the_master_as_it_was() {
     assert_eq!(call(&mut client, &["WAIT", "1", "30000"]), Value::Int(1));
     assert_eq!(client.info("stats").unwrap()["sync_full"], "1");
 }
+
+#[test]
+fn a_slow_replica_is_no_reason_to_refuse_writes() {
+    let braid = start(master(SHARDS).args(["--rdbcompression", "no"]));
+    let mut client = connect(&braid);
+    let value = "x".repeat(1000);
+    let commands: Vec<_> = (0..40_000).map(|key| cmd!["SET", format!("key:{key}"), value]).collect();
+    for batch in commands.chunks(1000) {
+        assert!(client.pipeline(batch).unwrap().iter().all(|reply| !reply.is_error()));
+    }
+    let memory = |client: &mut Client, name: &str| -> u64 {
+        client.info("memory").unwrap()[name].parse().expect("a number")
+    };
+    let limit_bytes = memory(&mut client, "used_memory") + (4 << 20);
+    call(&mut client, &cmd!["CONFIG", "SET", "maxmemory", limit_bytes]);
+    // It asks for everything, and reads nothing. (What is being sent, and what shards are writing, does count.)
+    let replica = Fake::ask(connect(&braid), "?", -1).expect("asked");
+    wait_until("more waits for it than memory is left", || {
+        memory(&mut client, "mem_clients_slaves") > 8 << 20
+            && memory(&mut client, "used_memory") > limit_bytes
+    });
+    for key in key_per_shard("more", SHARDS) {
+        assert_eq!(call(&mut client, &["SET", &key, "value"]), Value::Simple("OK".into()));
+    }
+    drop(replica);
+    wait_until("nothing waits any more", || memory(&mut client, "mem_clients_slaves") == 0);
+}

@@ -13,7 +13,7 @@ mod watch;
 
 pub use keys::{Collection, Expiry, Keys, StrRef};
 pub use own_expiries::MarkedDbs;
-pub use snapshot::{SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
+pub use snapshot::{PIECE_BYTES, SnapshotBusy, SnapshotPiece, SnapshotProgress, storable};
 pub use text::{edit_string, grow_with_zeros, string_len};
 pub use watch::{WatcherId, Watches};
 

@@ -28,6 +28,11 @@ use crate::types::Object;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+/// How long a piece of a snapshot is meant to be: worth a message and a send of its own.
+pub const PIECE_BYTES: usize = if cfg!(test) { 1 << 10 } else { 240 << 10 };
+/// It is over that by up to one entry, most of which are short.
+const PIECE_ROOM_BYTES: usize = PIECE_BYTES + PIECE_BYTES / 15;
+
 /// A snapshot under way.
 pub(super) struct Snapshot {
     /// `None` after an abort: then the walk only brings the marks in line.
@@ -138,7 +143,7 @@ impl Keyspace {
             db.cut_db = number;
             db.walk = (!db.table.is_empty()).then_some(0);
         }
-        let writer = Some(Writer::new(options));
+        let writer = Some(Writer::in_pieces(options, PIECE_ROOM_BYTES));
         self.snapshot = Some(Box::new(Snapshot {
             writer,
             piece_db: None,

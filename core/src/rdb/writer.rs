@@ -35,6 +35,8 @@ pub struct Writer {
     options: WriterOptions,
     checksum: Checksum,
     taken_bytes: u64,
+    /// Room for a piece.
+    piece_bytes: usize,
     /// Made when the first string is long enough: `DUMP` of a small value needs none.
     compressor: Option<lzf::Compressor>,
     /// Room for the compressed form: its length stands before it but is known only after.
@@ -51,6 +53,7 @@ impl Writer {
             options,
             checksum: Checksum::default(),
             taken_bytes: 0,
+            piece_bytes: 0,
             compressor: None,
             packed: Vec::new(),
         }
@@ -62,6 +65,11 @@ impl Writer {
     }
 
     /// Bytes waiting to be taken.
+    /// As [`Writer::new`], for who takes pieces ([`Writer::take_piece`]) that mostly have room in `piece_bytes`.
+    pub fn in_pieces(options: WriterOptions, piece_bytes: usize) -> Self {
+        Writer { piece_bytes, out: Vec::with_capacity(piece_bytes), ..Writer::new(options) }
+    }
+
     pub fn len_bytes(&self) -> usize {
         self.out.len()
     }
@@ -80,9 +88,15 @@ impl Writer {
     }
 
     /// Like [`Writer::take`], for a piece of a file whose other pieces are written elsewhere: also hands over its
-    /// checksum, to be given to [`Writer::append_piece`] of who writes the whole, and starts a new one.
+    /// checksum, to be given to [`Writer::append_piece`] of who writes the whole, and starts a new one. A piece may wait for
+    /// long: it takes hardly more memory than it is long.
     pub fn take_piece(&mut self) -> (Vec<u8>, Checksum) {
-        let piece = self.take();
+        let mut piece = self.take();
+        if piece.capacity() - piece.len() > piece.len() / 4 {
+            // The allocator may leave what is made shorter where it is.
+            piece = piece.as_slice().to_vec();
+        }
+        self.out.reserve(self.piece_bytes);
         (piece, std::mem::take(&mut self.checksum))
     }
 
@@ -295,6 +309,21 @@ mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn pieces_take_hardly_more_memory_than_they_are_long() {
+        let mut writer = Writer::in_pieces(WriterOptions { compress: false, ..Default::default() }, 10_000);
+        for len in [9_000, 100, 20_000, 9_999, 0] {
+            let value = vec![b'x'; len];
+            writer.string(&value);
+            let (piece, _) = writer.take_piece();
+            assert!(
+                piece.len() >= len && piece.capacity() <= piece.len() * 5 / 4 + 1,
+                "{len} {}",
+                piece.capacity()
+            );
+        }
     }
 
     #[test]

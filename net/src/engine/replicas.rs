@@ -8,6 +8,7 @@ use crate::log_notice;
 use crate::ring::{SendBuffer, Token};
 use crate::session::Session;
 use crate::session::replication::ReplicaSession;
+use braid_core::keyspace::PIECE_BYTES;
 use braid_core::keyspace::SnapshotPiece;
 use braid_replication::acks::ReplicaId;
 use braid_replication::home::{Action, Home, Piece, Rules, Unsent};
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// The shard with the merge stage and the log.
 pub const HOME: ShardId = 0;
-/// A shard hands in its part of a snapshot in pieces of about this size.
-const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of values that one slice of the walk serializes: some 25 us of work.
 const WALK_SLICE_BYTES: usize = 8 << 10;
 
@@ -339,8 +338,9 @@ impl Front {
         if now_ms >= self.next_report_ms || replicas != self.reported_replicas {
             self.next_report_ms = now_ms + PERIOD_MS;
             self.reported_replicas = replicas;
-            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                home.report(now_ms);
+            let report = home.report(now_ms);
+            self.node.waiting_bytes.store(report.waiting_bytes, Ordering::Relaxed);
+            *self.node.replication.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = report;
             self.stale_report_ms = None;
         } else if may_differ {
             self.stale_report_ms = Some(self.next_report_ms);

@@ -308,10 +308,10 @@ fn memory_section(page: &mut Page<'_>, call: &Call<'_>, survey: &Survey) {
     page.field("allocator_rss_bytes", usage.resident.saturating_sub(usage.committed));
     page.field("mem_fragmentation_ratio", format_args!("{:.2}", usage.fragmentation()));
     page.field("mem_fragmentation_bytes", usage.resident as i64 - usage.used as i64);
-    page.field("mem_not_counted_for_evict", usage.replication_backlog);
+    page.field("mem_not_counted_for_evict", usage.replicas);
     page.field("mem_replication_backlog", usage.replication_backlog);
-    page.field("mem_total_replication_buffers", usage.replication_backlog);
-    page.field("mem_clients_slaves", 0);
+    page.field("mem_total_replication_buffers", usage.replication_backlog + usage.replicas);
+    page.field("mem_clients_slaves", usage.replicas);
     page.field("mem_clients_normal", usage.clients);
     page.zeros(&["mem_cluster_links", "mem_aof_buffer"]);
     page.field("mem_allocator", "mimalloc");

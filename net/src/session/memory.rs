@@ -19,6 +19,8 @@ pub struct Usage {
     /// What the allocator holds from the system.
     pub committed: u64,
     pub clients: u64,
+    /// What waits for replicas beyond the backlog.
+    pub replicas: u64,
     pub replication_backlog: u64,
     pub tables: u64,
 }
@@ -36,14 +38,15 @@ impl Usage {
             resident: memory::resident_bytes(),
             committed: memory::committed_bytes(),
             clients: (node.connected_clients.load(Ordering::Relaxed) * AT_REST_BYTES) as u64,
-            replication_backlog: replication.memory_bytes,
+            replicas: node.replica_buffers_bytes(),
+            replication_backlog: replication.memory_bytes.min(replication.backlog_bytes),
             tables: survey.table_bytes,
         }
     }
 
     /// What is not keys and values.
     pub fn overhead(&self) -> u64 {
-        self.startup + self.clients + self.replication_backlog + self.tables
+        self.startup + self.clients + self.replicas + self.replication_backlog + self.tables
     }
 
     /// Keys and values.
@@ -80,7 +83,7 @@ pub fn stats(call: &mut Call<'_>, survey: &Survey) {
         ("total.allocated", usage.used),
         ("startup.allocated", usage.startup),
         ("replication.backlog", usage.replication_backlog),
-        ("clients.slaves", 0),
+        ("clients.slaves", usage.replicas),
         ("clients.normal", usage.clients),
         ("aof.buffer", 0),
     ];

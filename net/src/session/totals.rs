@@ -75,6 +75,8 @@ pub struct ShardPublic {
     pub blocked_clients: Counter,
     pub watched_keys: Counter,
     pub own_expiries: Counter,
+    /// Of snapshots in parts, what waits to be sent from this shard.
+    pub part_bytes: Counter,
 }
 
 /// Databases up to which their sizes are published with every change.

@@ -23,6 +23,8 @@ pub struct Report {
     /// Of the stream, what is on disk, and what is in memory; some may be in both.
     pub disk_bytes: u64,
     pub memory_bytes: u64,
+    /// What waits in memory for replicas beyond the backlog: of the stream, and of snapshots at the home shard.
+    pub waiting_bytes: u64,
     pub replicas: Vec<ReplicaLine>,
     /// What the replicas that are online have acknowledged.
     pub acked_offsets: Vec<u64>,
@@ -56,6 +58,8 @@ impl Home {
             histlen_bytes: self.log.histlen_bytes(),
             disk_bytes: self.log.disk_bytes(),
             memory_bytes: self.log.memory_bytes(),
+            waiting_bytes: self.log.memory_bytes().saturating_sub(self.log.backlog_bytes())
+                + self.peers.values().map(|peer| peer.queue.len_bytes()).sum::<u64>(),
             replicas: shown
                 .enumerate()
                 .map(|(index, (id, peer))| {

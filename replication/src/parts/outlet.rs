@@ -109,6 +109,11 @@ impl Outlet {
         is_end.then_some(self.len_bytes)
     }
 
+    /// What waits to be sent.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queue.len_bytes()
+    }
+
     /// So much waits that the shards should hand in no more for now. Who has handed in everything holds nobody up.
     pub fn is_full(&self) -> bool {
         self.feeders_left > 0 && self.queue.len_bytes() > self.window_bytes

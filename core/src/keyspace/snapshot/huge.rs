@@ -6,13 +6,13 @@
 //!
 //! What is to be removed anyway moves here with its entry.
 
-use super::{Db, KeyEntry, Keyspace, Object, SnapshotPiece, VISIT_EFFORT_BYTES};
+use super::{Db, KeyEntry, Keyspace, Object, PIECE_ROOM_BYTES, SnapshotPiece, VISIT_EFFORT_BYTES};
 use crate::rdb::{Checksum, Stretches, Writer, WriterOptions};
 use crate::table::{EntryRef, ValueRef};
 use std::collections::VecDeque;
 
 /// Output is set aside in chunks of about this size, so that none is ever copied or freed at length.
-const CHUNK_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
+const CHUNK_BYTES: usize = if cfg!(test) { 1 << 10 } else { PIECE_ROOM_BYTES - STRETCH_BYTES };
 /// The longest stretch without a look at the output: some 0.1 ms.
 const STRETCH_BYTES: usize = if cfg!(test) { 1 << 10 } else { 32 << 10 };
 
@@ -53,7 +53,7 @@ pub(super) struct Huge {
 
 impl Written {
     fn begin(options: WriterOptions, cut_db: u16, entry: EntryRef<'_, Object>) -> Self {
-        let mut writer = Writer::new(options);
+        let mut writer = Writer::in_pieces(options, PIECE_ROOM_BYTES);
         writer.select_db(u64::from(cut_db));
         let stretches = Stretches::begin(&mut writer, entry);
         Written { stretches, writer, chunks: Vec::new(), checksum: Checksum::default() }

@@ -229,8 +229,15 @@ impl Front {
         }
     }
 
+    /// Lets `INFO` see how much waits here.
+    fn count_part_bytes(&self) {
+        let sends = self.parts.sending.parts.values().filter_map(|part| part.sends.as_ref());
+        self.public().part_bytes.set(sends.map(|sends| sends.outlet.queued_bytes()).sum());
+    }
+
     /// Lets the shards that a connection sends for wait while it has much to send.
     fn regulate_walks(&mut self, replica: ReplicaId, index: usize) {
+        self.count_part_bytes();
         let (node, shards) = (Arc::clone(&self.node), self.shards());
         let Some(part) = self.parts.sending.parts.get_mut(&(replica, index)) else { return };
         match part.sends.as_ref().filter(|sends| sends.outlet.is_full()) {
@@ -289,6 +296,7 @@ impl Front {
         if let Some(part) = self.parts.sending.parts.remove(&(replica, session.index)) {
             let why = part.why.unwrap_or_else(|| "it was closed".to_owned());
             self.parts.send(HOME, PartMsg::Gone { replica, part: session.index, why });
+            self.count_part_bytes();
         }
     }
 
