@@ -5,8 +5,10 @@
 //! for byte `n + 1`.
 //!
 //! The log holds long pieces by reference count and hands out slices of them; it copies the others together. A short piece
-//! kept by reference would keep all of the buffer that it was cut from. Bytes are kept as long as the backlog's size says, or longer if a reader has not had them: then in memory
-//! or, if it may use the disk, there ([`behind`], [`spill`]). A reader is whoever consumes the stream, such as a replica.
+//! kept by reference would keep all of the buffer that it was cut from.
+//!
+//! Bytes are kept as long as the backlog's size says, or longer if a reader has not had them: then in memory or, if it may
+//! use the disk, there ([`behind`], [`spill`]). A reader is whoever consumes the stream, such as a replica.
 
 mod behind;
 pub mod spill;
@@ -18,8 +20,10 @@ use braid_core::command::SHARED_ARG_LEN_BYTES;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Shorter pieces are copied together. What is by reference thereby keeps at most four times as much in memory as it is long:
-/// effects are cut from buffers of 64 KiB, or are most of a longer one.
+/// effects are cut from buffers of 64 KiB.
 const COPY_BELOW_BYTES: usize = if cfg!(test) { 256 } else { SHARED_ARG_LEN_BYTES };
+/// If its buffer is kept anyway, for the piece before it, one is copied if it is shorter than this.
+const COPY_NEXT_BELOW_BYTES: usize = if cfg!(test) { 64 } else { 4 << 10 };
 /// Room made for copied pieces at a time.
 const TAIL_BYTES: usize = 64 << 10;
 
@@ -206,7 +210,7 @@ impl Log {
     pub fn append_first(&mut self, bytes: &mut Bytes, len_bytes: usize) {
         let start = self.end;
         self.end += len_bytes as u64;
-        if self.is_active && len_bytes >= COPY_BELOW_BYTES {
+        if self.is_active && (len_bytes >= COPY_BELOW_BYTES || self.is_next(bytes, len_bytes)) {
             self.seal_before(start);
             return self.push(Piece { start, bytes: bytes.split_to(len_bytes) });
         }
@@ -219,12 +223,26 @@ impl Log {
         bytes.advance(len_bytes);
     }
 
-    fn copy(&mut self, bytes: &[u8], start: u64) {
-        if self.tail.capacity() - self.tail.len() < bytes.len() {
-            self.seal_before(start);
-            self.tail = BytesMut::with_capacity(TAIL_BYTES);
+    /// Whether bytes stand behind those appended last, which are by reference, and are worth a piece.
+    fn is_next(&self, bytes: &Bytes, len_bytes: usize) -> bool {
+        let last = || self.pieces.back().filter(|_| self.tail.is_empty());
+        len_bytes >= COPY_NEXT_BELOW_BYTES
+            && last().is_some_and(|last| last.bytes.as_ptr_range().end == bytes.as_ptr())
+    }
+
+    /// Copies `bytes`, which begin at `start` in the stream.
+    fn copy(&mut self, mut bytes: &[u8], mut start: u64) {
+        while !bytes.is_empty() {
+            let room = self.tail.capacity() - self.tail.len();
+            let (here, rest) = bytes.split_at(bytes.len().min(room));
+            self.tail.extend_from_slice(here);
+            start += here.len() as u64;
+            bytes = rest;
+            if !bytes.is_empty() {
+                self.seal_before(start);
+                self.tail = BytesMut::with_capacity(TAIL_BYTES);
+            }
         }
-        self.tail.extend_from_slice(bytes);
     }
 
     /// Makes the copied pieces readable. What is left of their room stays usable.

@@ -70,13 +70,17 @@ impl Shard {
     }
 
     fn walk(&mut self, effort_bytes: usize, piece_bytes: usize, paused: bool) -> Option<Walked> {
+        let is_home_full = self.is_home_full();
         let keyspace = self.keyspace.as_mut().filter(|keyspace| keyspace.has_snapshot())?;
         let room = if paused { 0 } else { piece_bytes };
         let progress = keyspace.snapshot_slice(effort_bytes, room);
         let snapshot = keyspace.snapshot_id;
         let is_ready = match progress {
             SnapshotProgress::Walked => true,
-            SnapshotProgress::Full => !paused,
+            // What commands added meanwhile waits in pieces of its length, rather than in one buffer that grows.
+            SnapshotProgress::Full => {
+                !paused || !is_home_full && keyspace.snapshot_output_len_bytes() >= piece_bytes
+            }
             SnapshotProgress::Idle | SnapshotProgress::More => false,
         };
         let piece = if is_ready { keyspace.take_snapshot_output() } else { None };

@@ -13,8 +13,8 @@ pub struct Run {
 /// A tick's effects, frozen: RESP commands, and to which database each stretch of them belongs. May be empty.
 #[derive(Debug, Clone, Default)]
 pub struct Segment {
-    /// In the stream's order; none is empty. Most ticks make one. A long argument is a piece of its own, which it shares with
-    /// the dataset; so pieces may begin and end within a command.
+    /// In the stream's order; none is empty. Most ticks make one, those of more than 64 KiB several. A long argument is a
+    /// piece of its own, which it shares with the dataset; so pieces may begin and end within a command.
     pub pieces: SmallVec<[Bytes; 1]>,
     /// Together as long as `pieces`.
     pub runs: SmallVec<[Run; 2]>,
@@ -44,7 +44,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub struct Effects {
     /// Off while nobody listens: no replica, no backlog, no append-only file.
     enabled: bool,
-    /// What was encoded before `buf`, since long arguments were among it.
+    /// What was encoded before `buf`: long arguments, what was before them, and what filled the buffers before.
     pieces: SmallVec<[Bytes; 1]>,
     buf: BytesMut,
     runs: SmallVec<[Run; 2]>,
@@ -108,8 +108,13 @@ impl Effects {
 
     /// Encodes a command into the buffer. Returns its length.
     fn copy(&mut self, args: &[&[u8]]) -> usize {
+        let len_bytes = 16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>();
+        if len_bytes > self.buf.capacity() - self.buf.len() {
+            // The buffer is full. What is in it stays where it is: in a longer one half of the room might be lost.
+            self.set_aside();
+            self.buf.reserve(len_bytes);
+        }
         let start = self.buf.len();
-        self.buf.reserve(16 + args.iter().map(|arg| arg.len() + 16).sum::<usize>());
         announce_command(&mut self.buf, args.len());
         for arg in args {
             announce_arg(&mut self.buf, arg.len());
@@ -117,6 +122,13 @@ impl Effects {
         }
         self.buf.extend_from_slice(b"\r\n");
         self.buf.len() - start
+    }
+
+    /// Makes what is in the buffer a piece of its own.
+    fn set_aside(&mut self) {
+        if !self.buf.is_empty() {
+            self.pieces.push(self.buf.split().freeze());
+        }
     }
 
     /// Encodes a command among whose arguments there are buffers of their own. Returns its length.
@@ -174,11 +186,9 @@ impl Effects {
     /// Freezes what has been collected.
     pub fn take(&mut self) -> Segment {
         assert!(self.multi.is_none(), "a segment ends between transactions");
-        let mut pieces = std::mem::take(&mut self.pieces);
-        if !self.buf.is_empty() {
-            pieces.push(self.buf.split().freeze());
-        }
-        let segment = Segment { pieces, runs: std::mem::take(&mut self.runs) };
+        self.set_aside();
+        let (pieces, runs) = (std::mem::take(&mut self.pieces), std::mem::take(&mut self.runs));
+        let segment = Segment { pieces, runs };
         debug_assert_eq!(segment.len_bytes(), self.len_bytes);
         self.len_bytes = 0;
         segment
@@ -236,6 +246,24 @@ mod tests {
         let follows = |pair: &[Bytes]| pair[0].as_ptr().addr() + pair[0].len() == pair[1].as_ptr().addr();
         let followers = taken.windows(2).filter(|pair| follows(pair)).count();
         assert!(followers > 950, "only {followers} of 999 stand behind the one before");
+    }
+
+    #[test]
+    fn what_a_tick_does_beyond_a_buffer_is_in_the_next() {
+        let mut effects = Effects::default();
+        effects.set_enabled(true);
+        let value = [b'x'; 1000];
+        let command = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000\r\n".len() + 1002;
+        for count in [10, 100, 100, 1, 200] {
+            (0..count).for_each(|_| effects.push(0, &[b"SET", b"k", &value]));
+            let Segment { pieces, runs } = effects.take();
+            let whole = pieces.concat();
+            assert_eq!(whole.len(), count * command);
+            assert!(whole.chunks(command).all(|bytes| bytes == &whole[..command]));
+            assert_eq!(runs.as_slice(), [Run { db: 0, len_bytes: whole.len() as u64 }]);
+            assert!(pieces.iter().all(|piece| piece.len() <= CHUNK_BYTES));
+            assert!(pieces.len() <= whole.len() / (CHUNK_BYTES - 2 * command) + 2, "{}", pieces.len());
+        }
     }
 
     #[test]

@@ -160,8 +160,7 @@ impl Keyspace {
     }
 
     /// Bytes that wait to be taken.
-    #[cfg(test)]
-    fn snapshot_output_len_bytes(&self) -> usize {
+    pub fn snapshot_output_len_bytes(&self) -> usize {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.output_len_bytes())
     }
 

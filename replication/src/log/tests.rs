@@ -114,6 +114,30 @@ fn law8_what_is_short_keeps_no_more_than_itself() {
 }
 
 #[test]
+fn what_stands_behind_a_long_piece_is_kept_with_it() {
+    let buffer = Bytes::from((0..=255).cycle().take(4 * COPY_BELOW_BYTES).collect::<Vec<u8>>());
+    for (gap, len_bytes) in
+        [(0, COPY_NEXT_BELOW_BYTES), (0, COPY_NEXT_BELOW_BYTES - 1), (1, COPY_NEXT_BELOW_BYTES)]
+    {
+        let mut log = Log::new(0, 1 << 20);
+        log.activate();
+        let mut rest = buffer.clone();
+        log.append_first(&mut rest, COPY_BELOW_BYTES);
+        rest.advance(gap);
+        log.append_first(&mut rest, len_bytes);
+        log.trim();
+        let mut slices = Vec::new();
+        log.slices(0, 1 << 20, 10, &mut slices);
+        assert_eq!(
+            slices.concat(),
+            [&buffer[..COPY_BELOW_BYTES], &buffer[COPY_BELOW_BYTES + gap..][..len_bytes]].concat()
+        );
+        let is_kept = slices[1].as_ptr() == buffer[COPY_BELOW_BYTES + gap..].as_ptr();
+        assert_eq!(is_kept, gap == 0 && len_bytes == COPY_NEXT_BELOW_BYTES, "{gap} {len_bytes}");
+    }
+}
+
+#[test]
 fn psync_range_is_that_of_redis() {
     let mut log = Log::new(100, 50);
     assert!(!log.can_continue_with(101), "inactive");

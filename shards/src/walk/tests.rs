@@ -52,6 +52,32 @@ fn law8_a_change_waits_for_the_walk_and_nothing_else_does() {
 }
 
 #[test]
+fn what_commands_add_while_the_walk_pauses_comes_in_pieces() {
+    const PIECE_BYTES: usize = 10_000;
+    let mut cluster = Cluster::new(1);
+    let value = "v".repeat(100);
+    for number in 0..1000 {
+        cluster.ask(&format!("SET key:{number} {value}"));
+    }
+    let options = WriterOptions { version: 10, compress: false, checksum: true };
+    cluster.shards[0].keyspace.as_mut().unwrap().begin_snapshot(options).unwrap();
+    let walk = |cluster: &mut Cluster, paused| {
+        cluster.shards[0].walk_snapshot(32 << 10, PIECE_BYTES, paused, &mut cluster.told[0])
+    };
+    let mut lens = Vec::new();
+    for number in 0..1000 {
+        cluster.ask(&format!("SET key:{number} new"));
+        let piece = walk(&mut cluster, true).and_then(|walked| walked.piece);
+        lens.extend(piece.map(|piece| piece.chunks.iter().map(Vec::len).sum::<usize>()));
+    }
+    assert!(lens.len() >= 10, "{lens:?}");
+    assert!(lens.iter().all(|len| (PIECE_BYTES..PIECE_BYTES + 200).contains(len)), "{lens:?}");
+    let rest: Vec<_> =
+        std::iter::from_fn(|| walk(&mut cluster, false)).filter_map(|walked| walked.piece).collect();
+    assert!(rest.last().is_some_and(|piece| piece.is_last));
+}
+
+#[test]
 fn law8_transactions_wait_for_the_walk_too() {
     let (mut cluster, big, small, other) = owing();
     // One of two shards, and one of this shard alone.
